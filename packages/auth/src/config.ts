@@ -1,0 +1,33 @@
+import { rule, type SettingsValues, secretSetting, setting, z } from '@keytrail/settings';
+
+export const authSettings = {
+  environment: setting(
+    'KEYTRAIL_ENVIRONMENT',
+    z.enum(['development', 'production']).default('production'),
+    'development or production; the development issuer runs only in development',
+  ),
+  jwksUrl: setting('KEYTRAIL_JWKS_URL', rule.url(), "where the token issuer's public keys (JWKS) are"),
+  tokenIssuer: setting('KEYTRAIL_TOKEN_ISSUER', rule.text(), 'claim `iss` that tokens must have'),
+  tokenAudience: setting(
+    'KEYTRAIL_TOKEN_AUDIENCE',
+    rule.text().default('keytrail'),
+    'claim `aud` that tokens must have',
+  ),
+  serviceCredential: secretSetting(
+    'KEYTRAIL_SERVICE_CREDENTIAL',
+    z.string().min(32).optional(),
+    'credential shared by the services, 32 characters or more; without it, calls between services are refused',
+  ),
+  tokenCacheSize: setting(
+    'KEYTRAIL_TOKEN_CACHE_SIZE',
+    rule.count().default(20_000),
+    'verified tokens remembered until they expire',
+  ),
+  jwksCooldownMs: setting(
+    'KEYTRAIL_JWKS_COOLDOWN_MS',
+    rule.count().default(5_000),
+    'least time between two fetches of the key set, in ms; a token with a new key id causes a fetch',
+  ),
+};
+
+export type AuthConfig = SettingsValues<typeof authSettings>;
