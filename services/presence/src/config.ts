@@ -1,0 +1,50 @@
+import { authSettings } from '@keytrail/auth';
+import { eventSettings } from '@keytrail/events';
+import { serverSettings } from '@keytrail/rpc';
+import { readSettings, rule, type SettingsValues, secretSetting, setting } from '@keytrail/settings';
+import { telemetrySettings } from '@keytrail/telemetry';
+
+export const presenceSettings = {
+  ...serverSettings,
+  ...authSettings,
+  ...telemetrySettings,
+  ...eventSettings,
+  redisUrl: secretSetting('KEYTRAIL_REDIS_URL', rule.url(), 'Redis or Valkey that keeps the leases of gateways and devices'),
+  peerConversation: setting(
+    'KEYTRAIL_PEER_CONVERSATION',
+    rule.text(),
+    'gRPC target of the service conversation, which tells who shares a conversation',
+  ),
+  gatewayLeaseMs: setting(
+    'KEYTRAIL_GATEWAY_LEASE_MS',
+    rule.durationMs().default(10_000),
+    "how long a gateway's devices stay online after its last renewal",
+  ),
+  gatewayRenewMs: setting('KEYTRAIL_GATEWAY_RENEW_MS', rule.durationMs().default(3_000), 'how often a gateway renews its lease'),
+  heartbeatIntervalMs: setting(
+    'KEYTRAIL_HEARTBEAT_INTERVAL_MS',
+    rule.durationMs().default(10_000),
+    'how often an attached device must call Heartbeat; three missed ones end its stream',
+  ),
+  sweepMs: setting(
+    'KEYTRAIL_PRESENCE_SWEEP_MS',
+    rule.durationMs().default(60_000),
+    'how often a gateway re-asserts all its devices in Redis; device entries expire after three sweeps',
+  ),
+  maxAttachments: setting(
+    'KEYTRAIL_MAX_ATTACHMENTS',
+    rule.count().default(20_000),
+    'how many streams one replica holds; more are refused with LIMIT_EXCEEDED',
+  ),
+  maxQueuedNotifications: setting(
+    'KEYTRAIL_MAX_QUEUED_NOTIFICATIONS',
+    rule.count().default(1_000),
+    'how many notifications wait for a slow device before its stream is ended; it attaches again and pulls',
+  ),
+} as const;
+
+export type PresenceConfig = SettingsValues<typeof presenceSettings>;
+
+export function readConfig(environment: Readonly<Record<string, string | undefined>>): PresenceConfig {
+  return readSettings(presenceSettings, environment);
+}

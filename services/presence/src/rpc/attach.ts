@@ -1,0 +1,100 @@
+import { randomUUID } from 'node:crypto';
+import { create } from '@bufbuild/protobuf';
+import { timestampFromDate } from '@bufbuild/protobuf/wkt';
+import { DeviceAttachedSchema, PresenceService } from '@keytrail/contracts';
+import { deviceAttached, type EventBus, publishHint } from '@keytrail/events';
+import { deviceCaller, type Rpc, refuse, serverStream } from '@keytrail/rpc';
+import { Attachment } from '../domain/attachment.ts';
+import type { Gateway } from '../gateway.ts';
+
+interface Parts {
+  readonly gateway: Gateway;
+  readonly bus: EventBus;
+  readonly heartbeatIntervalMs: number;
+  readonly maxAttachments: number;
+  readonly maxQueuedNotifications: number;
+}
+
+/** How long a drained device waits before it attaches again, jittered by the device. */
+const reconnectAfterMs = 500;
+
+export function attach(parts: Parts): Rpc {
+  const { gateway, bus, heartbeatIntervalMs } = parts;
+  return serverStream(PresenceService.method.attach, {
+    allow: ['device'],
+    async *handle(request, call) {
+      const { userId, deviceId } = deviceCaller(call);
+      if (gateway.attachments.size >= parts.maxAttachments) {
+        throw refuse('LIMIT_EXCEEDED', 'this replica holds as many streams as it may', {
+          metadata: { limit: String(parts.maxAttachments), scope: 'attachments' },
+          retryAfterMs: reconnectAfterMs,
+        });
+      }
+      const attachment = new Attachment({
+        userId,
+        deviceId,
+        connectionId: randomUUID(),
+        counter: request.attachCounter,
+        attachedAt: new Date(),
+        nowMs: performance.now(),
+        maxQueued: parts.maxQueuedNotifications,
+      });
+      const superseded = () =>
+        refuse('CONNECTION_SUPERSEDED', 'a newer attachment of this device is live', {
+          metadata: { connection_id: attachment.connectionId },
+        });
+      const older = gateway.attachments.of(userId, deviceId);
+      if (older && !older.ended && older.counter >= attachment.counter) throw superseded();
+      // Before the entry says online, the queue must be able to take what is sent to it.
+      gateway.attachments.put(attachment);
+      try {
+        if (!(await gateway.assert(attachment))) throw superseded();
+        yield {
+          message: {
+            case: 'greeting',
+            value: {
+              connectionId: attachment.connectionId,
+              heartbeatIntervalMs,
+              attachedAt: timestampFromDate(attachment.attachedAt),
+            },
+          },
+        };
+        void publishHint(
+          bus,
+          deviceAttached,
+          create(DeviceAttachedSchema, {
+            device: { userId, deviceId },
+            attachedAt: timestampFromDate(attachment.attachedAt),
+          }),
+        ).catch((error: unknown) => call.log.warn({ err: error }, 'the hint that a device attached was not published'));
+
+        const drain = () => attachment.end('draining');
+        call.draining.addEventListener('abort', drain, { once: true });
+        if (call.draining.aborted) drain();
+        for (;;) {
+          const notification = await attachment.next(call.signal);
+          if (!notification) break;
+          yield { message: { case: 'notification', value: notification } };
+        }
+        call.draining.removeEventListener('abort', drain);
+        if (attachment.ended === 'draining') yield { message: { case: 'draining', value: { reconnectAfterMs } } };
+        if (attachment.ended === 'superseded') throw superseded();
+        if (attachment.ended === 'overflow') {
+          throw refuse('LIMIT_EXCEEDED', 'the device does not read its notifications; attach again and pull', {
+            metadata: { limit: String(parts.maxQueuedNotifications), scope: 'queued_notifications' },
+            retryAfterMs: reconnectAfterMs,
+          });
+        }
+        if (attachment.ended === 'heartbeats-missed') {
+          throw refuse('CONNECTION_UNKNOWN', 'three heartbeats were missed', {
+            metadata: { connection_id: attachment.connectionId },
+          });
+        }
+      } finally {
+        await gateway
+          .release(attachment)
+          .catch((error: unknown) => call.log.warn({ err: error }, 'the entry of a device that left was not removed'));
+      }
+    },
+  });
+}

@@ -1,0 +1,14 @@
+import { createAuthenticator, createServiceIdentity } from '@keytrail/auth';
+import { ConversationService, NotificationRequestedSchema, PresenceService } from '@keytrail/contracts';
+import { connectEvents, startConsumer } from '@keytrail/events';
+import { connectPeer, startServer } from '@keytrail/rpc';
+import { startTelemetry } from '@keytrail/telemetry';
+import { fromBinary } from '@bufbuild/protobuf';
+import type { PresenceConfig } from './config.ts';
+import { notifyDevices } from './consumers/notify-devices.ts';
+import { Gateway } from './gateway.ts';
+import { endSilentDevices, keepLease, sweepDevices } from './jobs/gateway-jobs.ts';
+import { attach } from './rpc/attach.ts';
+import { heartbeat } from './rpc/heartbeat.ts';
+import { listOnline } from './rpc/list-online.ts';
+import { LeaseStore } from './store/lease-store.ts';
