@@ -1,0 +1,69 @@
+/** Every span attribute this project writes: its name after the semantic conventions where they have one, and what it holds. */
+const registry = {
+  rpcSystem: ['rpc.system.name', 'The wire: grpc or connectrpc'],
+  rpcMethod: ['rpc.method', 'The method in full, keytrail.session.v1.SessionService/GetInitialSession'],
+  rpcStatusCode: ['rpc.status_code', 'The canonical code of the answer by name, OK or NOT_FOUND'],
+  serverAddress: ['server.address', 'Host of the server that a client calls'],
+  serverPort: ['server.port', 'Port of the server that a client calls'],
+  errorType: ['error.type', 'Reason name or error class of a failure; absent on success'],
+
+  dbSystem: ['db.system.name', 'postgresql or redis'],
+  dbNamespace: ['db.namespace', 'The database'],
+  dbOperation: ['db.operation.name', 'The operation, SELECT or EVALSHA'],
+  dbSummary: ['db.query.summary', 'The name of the prepared statement; never its text or its values'],
+  dbRows: ['db.response.returned_rows', 'Rows that came back or were written'],
+  dbStatusCode: ['db.response.status_code', 'SQLSTATE of a failed statement'],
+
+  messagingSystem: ['messaging.system.name', 'nats'],
+  messagingDestination: ['messaging.destination.name', 'The subject'],
+  messagingOperation: ['messaging.operation.name', 'publish or process'],
+  messagingOperationType: ['messaging.operation.type', 'send or process'],
+  messagingMessageId: ['messaging.message.id', 'Id of the message, which is the id of its outbox row'],
+  messagingConsumer: ['messaging.consumer.group.name', 'The durable consumer'],
+  messagingDelivery: ['keytrail.messaging.delivery', 'Which delivery of the message this is; 1 is the first'],
+  outboxWaitMs: ['keytrail.outbox.wait_ms', 'From the write of the outbox row to its publication, in ms'],
+
+  miss: ['keytrail.miss', 'True on the span that answered with a miss or saw one in an answer'],
+  missCause: ['keytrail.miss.cause', 'The cause of the miss, DEVICE_ADDED_AFTER_SESSION'],
+  recovery: ['keytrail.recovery', 'The state of recovery told with a miss, REQUESTABLE'],
+  reason: ['keytrail.reason', 'The reason of a refusal that is not a miss'],
+  kept: ['keytrail.kept', 'Why this part of the trace is exported though it was not sampled'],
+  longLived: ['keytrail.long_lived', 'True on a span that is meant to last, such as an attached stream: never slow'],
+
+  conversationId: ['keytrail.conversation.id', 'The conversation'],
+  sessionId: ['keytrail.session.id', 'The session'],
+  epoch: ['keytrail.epoch', 'The epoch of the session'],
+  rosterVersion: ['keytrail.roster.version', 'The version of the roster'],
+  user: ['keytrail.user', 'The user, as a pseudonym'],
+  device: ['keytrail.device', 'The device, as a pseudonym'],
+  holder: ['keytrail.holder', 'The device that is offered a key request or fulfils it, as a pseudonym'],
+  caller: ['keytrail.caller.kind', 'Kind of the caller: device, service or operator'],
+  requestId: ['keytrail.request.id', 'The idempotency id of a mutation'],
+  claimId: ['keytrail.claim.id', 'The idempotency id of a claim of prekey bundles'],
+  devicesClaimed: ['keytrail.devices.claimed', 'Devices in a claim of prekey bundles'],
+  keyRequestId: ['keytrail.key_request.id', 'The key request'],
+  keyRequestState: ['keytrail.key_request.state', 'State of the key request after this operation'],
+  attempt: ['keytrail.key_request.attempt', 'Which attempt at fulfilment this is; 1 is the first'],
+  holdersOnline: ['keytrail.holders.online', 'Holders of the key that can be reached now'],
+  holdersKnown: ['keytrail.holders.known', 'Holders of the key that are entitled to help'],
+  envelopesWritten: ['keytrail.envelopes.written', 'Envelopes that a write stored'],
+  envelopesExpected: ['keytrail.envelopes.expected', 'Envelopes that it should have stored'],
+  connectionId: ['keytrail.connection.id', 'The attached stream'],
+  gatewayId: ['keytrail.gateway.id', 'The process that holds the attached stream, new for each boot'],
+  peer: ['keytrail.peer', 'The service that a call goes to'],
+  writerBuild: ['keytrail.writer.build', 'The build that wrote the row'],
+} as const;
+
+type Registry = typeof registry;
+
+/** Names of span attributes by what they mean: `attr.missCause` is `keytrail.miss.cause`. */
+export const attr = Object.fromEntries(Object.entries(registry).map(([key, [name]]) => [key, name])) as {
+  readonly [K in keyof Registry]: Registry[K][0];
+};
+
+export type AttributeName = Registry[keyof Registry][0];
+
+/** The registry as a list, for the generated reference. */
+export const attributeReference: readonly { readonly name: AttributeName; readonly describe: string }[] = Object.values(
+  registry,
+).map(([name, describe]) => ({ name, describe }));

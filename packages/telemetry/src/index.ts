@@ -1,0 +1,27 @@
+export type { Attributes, Context, Counter, Histogram, Link, Meter, Span, Tracer } from '@opentelemetry/api';
+export { context, ROOT_CONTEXT, SpanKind, SpanStatusCode, trace } from '@opentelemetry/api';
+export type { DestinationStream, Logger } from 'pino';
+export type { AttributeName } from './attributes.ts';
+export { attr, attributeReference } from './attributes.ts';
+export type { BuildIdentity } from './build.ts';
+export { buildIdentity, digestSources } from './build.ts';
+export { meter } from './metrics.ts';
+export { pseudonym } from './pseudonym.ts';
+export { describeError, redactText } from './redaction.ts';
+export type { TelemetryConfig } from './settings.ts';
+export { telemetrySettings } from './settings.ts';
+export type { SpanSettings } from './spans.ts';
+export {
+  contextFromTraceparent,
+  currentTraceId,
+  currentTraceparent,
+  keepTrace,
+  linkFromTraceparent,
+  markMiss,
+  recordError,
+  traceparentOf,
+  tracer,
+  withSpan,
+} from './spans.ts';
+export type { Telemetry, TelemetryOptions } from './telemetry.ts';
+export { startTelemetry } from './telemetry.ts';

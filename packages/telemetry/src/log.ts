@@ -1,0 +1,40 @@
+import { isSpanContextValid, trace } from '@opentelemetry/api';
+import type { DestinationStream, Logger } from 'pino';
+import { pino } from 'pino';
+import type { BuildIdentity } from './build.ts';
+import { redactFields, redactText } from './redaction.ts';
+import type { TelemetryConfig } from './settings.ts';
+
+/** JSON lines, each with the trace it belongs to, and without credentials, keys, or ids of users and devices. */
+export function createLog(
+  config: Pick<TelemetryConfig, 'logLevel'>,
+  build: BuildIdentity,
+  instance: string,
+  destination?: DestinationStream,
+): Logger {
+  const options = {
+    level: config.logLevel,
+    base: { service: build.service, instance, build: build.writerBuild, pid: build.pid, host: build.host },
+    messageKey: 'message',
+    errorKey: 'error',
+    timestamp: () => `,"time":"${new Date().toISOString()}"`,
+    formatters: {
+      level: (label: string) => ({ level: label }),
+      bindings: redactFields,
+      log: redactFields,
+    },
+    serializers: { err: (value: unknown) => value, error: (value: unknown) => value },
+    hooks: {
+      logMethod(this: Logger, args: Parameters<Logger['info']>, write: (...args: Parameters<Logger['info']>) => void) {
+        write.apply(this, args.map((arg: unknown) => (typeof arg === 'string' ? redactText(arg) : arg)) as typeof args);
+      },
+    },
+    mixin: activeTrace,
+  };
+  return destination === undefined ? pino(options) : pino(options, destination);
+}
+
+function activeTrace(): { trace_id?: string; span_id?: string } {
+  const active = trace.getActiveSpan()?.spanContext();
+  return active !== undefined && isSpanContextValid(active) ? { trace_id: active.traceId, span_id: active.spanId } : {};
+}

@@ -1,0 +1,39 @@
+import type { SettingsValues } from '@keytrail/settings';
+import { rule, secretSetting, setting, z } from '@keytrail/settings';
+
+/** What every process needs to be observable. */
+export const telemetrySettings = {
+  environment: setting(
+    'KEYTRAIL_ENVIRONMENT',
+    z.enum(['development', 'production']).default('production'),
+    'Where this runs; development allows known credentials and a local token issuer',
+  ),
+  logLevel: setting(
+    'KEYTRAIL_LOG_LEVEL',
+    z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
+    'The least severe log lines to write',
+  ),
+  otlpUrl: setting(
+    'KEYTRAIL_OTLP_URL',
+    rule.url().optional(),
+    'Base URL of an OTLP/HTTP receiver, such as http://127.0.0.1:4318; nothing is exported when unset',
+  ),
+  traceRatio: setting(
+    'KEYTRAIL_TRACE_RATIO',
+    rule.ratio().default(0.01),
+    'Share of traces exported whole; misses, errors, slow requests and writes of keys are exported besides',
+  ),
+  slowMs: setting('KEYTRAIL_SLOW_MS', rule.durationMs().default(500), 'A request that takes longer is always exported'),
+  pseudonymKey: secretSetting(
+    'KEYTRAIL_PSEUDONYM_KEY',
+    z.string().min(16).optional(),
+    'Key of the pseudonyms that stand for user and device ids in telemetry; the same for all services; required in production',
+  ),
+  revision: setting(
+    'KEYTRAIL_REVISION',
+    rule.text().optional(),
+    'Revision of the sources, for images without a .git folder',
+  ),
+};
+
+export type TelemetryConfig = SettingsValues<typeof telemetrySettings>;

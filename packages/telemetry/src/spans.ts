@@ -1,0 +1,156 @@
+import type { Attributes, Context, Link, Span, SpanContext, SpanKind, Tracer } from '@opentelemetry/api';
+import { context, isSpanContextValid, ROOT_CONTEXT, SpanStatusCode, TraceFlags, trace } from '@opentelemetry/api';
+import { attr } from './attributes.ts';
+import type { LocalParts } from './local-parts.ts';
+import { localPartOf } from './local-parts.ts';
+import { describeError } from './redaction.ts';
+
+interface Recording {
+  readonly tracer: Tracer;
+  readonly parts: LocalParts;
+  readonly ratio: number;
+}
+
+let recording: Recording | undefined;
+
+/** Makes the functions of this file record; without a recording they are no-ops that still run the work. */
+export function record(into: Recording | undefined): void {
+  recording = into;
+}
+
+/** The tracer of this process; a no-op before startTelemetry. Ask again rather than hold on to it. */
+export function tracer(): Tracer {
+  return recording?.tracer ?? trace.getTracer('keytrail');
+}
+
+export interface SpanSettings {
+  readonly kind?: SpanKind;
+  readonly attributes?: Attributes;
+  readonly links?: Link[];
+  /** The context to start from; the active one by default. */
+  readonly parent?: Context;
+  /** Whether what the work threw is an error of this span; an expected refusal is not. By default everything is. */
+  readonly isError?: (thrown: unknown) => boolean;
+}
+
+/**
+ * Runs the work in a span of its own, which ends when the work does. What it throws is recorded, makes the status ERROR,
+ * and is thrown on.
+ */
+export function withSpan<T>(name: string, settings: SpanSettings, work: (span: Span) => Promise<T>): Promise<T>;
+export function withSpan<T>(name: string, settings: SpanSettings, work: (span: Span) => T): T;
+export function withSpan<T>(
+  name: string,
+  settings: SpanSettings,
+  work: (span: Span) => T | Promise<T>,
+): T | Promise<T> {
+  const parent = settings.parent ?? context.active();
+  const span = tracer().startSpan(name, settings, parent);
+  let result: T | Promise<T>;
+  try {
+    result = context.with(trace.setSpan(parent, span), work, undefined, span);
+  } catch (thrown) {
+    endWith(span, settings, thrown);
+    throw thrown;
+  }
+  if (!(result instanceof Promise)) {
+    span.end();
+    return result;
+  }
+  return result.then(
+    (value) => {
+      span.end();
+      return value;
+    },
+    (thrown) => {
+      endWith(span, settings, thrown);
+      throw thrown;
+    },
+  );
+}
+
+function endWith(span: Span, { isError }: SpanSettings, thrown: unknown): void {
+  if (isError === undefined || isError(thrown)) recordError(span, thrown);
+  span.end();
+}
+
+/** Records an error on a span, without secrets, and sets its status. Does not end it. */
+export function recordError(span: Span, thrown: unknown): void {
+  if (!span.isRecording()) return;
+  const error = describeError(thrown);
+  span.recordException({ name: error.type, message: error.message, ...(error.stack && { stack: error.stack }) });
+  span.setAttribute(attr.errorType, error.type);
+  span.setStatus({ code: SpanStatusCode.ERROR, message: error.message });
+}
+
+/** Trace id of the active span, 32 hex digits; '' without one. */
+export function currentTraceId(): string {
+  const active = trace.getActiveSpan()?.spanContext();
+  return active !== undefined && isSpanContextValid(active) ? active.traceId : '';
+}
+
+/** W3C traceparent of the active span; its sampled flag is set once this trace is certain to be exported. '' without a span. */
+export function currentTraceparent(): string {
+  const span = trace.getActiveSpan();
+  return span === undefined ? '' : traceparentOf(span);
+}
+
+/** W3C traceparent of a span. */
+export function traceparentOf(span: Span): string {
+  const { traceId, spanId, traceFlags } = span.spanContext();
+  if (traceId === '00000000000000000000000000000000') return '';
+  const sampled = localPartOf(span)?.exported ?? (traceFlags & TraceFlags.SAMPLED) !== 0;
+  return `00-${traceId}-${spanId}-${sampled ? '01' : '00'}`;
+}
+
+const traceparentForm = /^(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?$/;
+
+function parseTraceparent(traceparent: string): SpanContext | undefined {
+  const parts = traceparentForm.exec(traceparent);
+  if (parts === null) return undefined;
+  const [, traceId = '', spanId = '', flags = ''] = parts;
+  const remote = { traceId, spanId, traceFlags: Number.parseInt(flags, 16) & TraceFlags.SAMPLED, isRemote: true };
+  return isSpanContextValid(remote) ? remote : undefined;
+}
+
+/**
+ * A context that continues the caller's trace; an empty one, which starts a new trace, when the traceparent is empty or broken.
+ * `sampling: 'ours'` is for the public edge: the trace id is kept, the caller's wish to be sampled is not.
+ */
+export function contextFromTraceparent(traceparent: string, options?: { sampling: 'theirs' | 'ours' }): Context {
+  const remote = parseTraceparent(traceparent);
+  if (remote === undefined) return ROOT_CONTEXT;
+  // Drawn anew: a verdict by trace id would be the stranger's choice again.
+  if (options?.sampling === 'ours')
+    remote.traceFlags = Math.random() < (recording?.ratio ?? 0) ? TraceFlags.SAMPLED : TraceFlags.NONE;
+  return trace.setSpanContext(ROOT_CONTEXT, remote);
+}
+
+/** A link to the span that a stored traceparent names; undefined when it is empty or broken. */
+export function linkFromTraceparent(traceparent: string, attributes?: Attributes): Link | undefined {
+  const remote = parseTraceparent(traceparent);
+  return remote && { context: remote, ...(attributes && { attributes }) };
+}
+
+/** Says that the active span answered with a miss, or saw one in an answer, and keeps this trace. `cause` is the name of the cause. */
+export function markMiss(cause: string): void {
+  const span = trace.getActiveSpan();
+  if (span === undefined) return;
+  span.setAttribute(attr.miss, true);
+  span.setAttribute(attr.missCause, cause);
+  keep(span, 'miss');
+}
+
+/** Exports the local part of the active trace whatever the sampler said: for writes of sessions, devices and rosters. */
+export function keepTrace(why: string): void {
+  const span = trace.getActiveSpan();
+  if (span !== undefined) keep(span, why);
+}
+
+function keep(span: Span, why: string): void {
+  const part = localPartOf(span);
+  if (part === undefined || part.exported) return;
+  span.setAttribute(attr.kept, why);
+  span.spanContext().traceFlags |= TraceFlags.SAMPLED;
+  recording?.parts.keep(part);
+}

@@ -1,0 +1,149 @@
+import { randomUUID } from 'node:crypto';
+import type { Attributes, BatchObservableCallback } from '@opentelemetry/api';
+import { context, trace } from '@opentelemetry/api';
+import { AsyncLocalStorageContextManager } from '@opentelemetry/context-async-hooks';
+import { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-http';
+import { resourceFromAttributes } from '@opentelemetry/resources';
+import { TracerProvider } from '@opentelemetry/sdk-trace';
+import type { DestinationStream, Logger } from 'pino';
+import type { BuildIdentity } from './build.ts';
+import { buildIdentity } from './build.ts';
+import { LocalParts } from './local-parts.ts';
+import { createLog } from './log.ts';
+import { exportMetrics, meter, stopMetrics } from './metrics.ts';
+import { setPseudonymKey } from './pseudonym.ts';
+import { RecordAllSampler } from './sampler.ts';
+import type { TelemetryConfig } from './settings.ts';
+import { SpanQueue } from './span-queue.ts';
+import { record } from './spans.ts';
+
+export interface Telemetry {
+  readonly log: Logger;
+  readonly build: BuildIdentity;
+  /** Sends what waits. Later spans are no-ops. Safe to call twice. */
+  shutdown(): Promise<void>;
+}
+
+export interface TelemetryOptions {
+  /** Name of the service, such as `session`. */
+  readonly service: string;
+  readonly config: TelemetryConfig;
+  /** Distinguishes replicas; random by default. */
+  readonly instance?: string;
+  /** Where log lines go; stdout by default. */
+  readonly logTo?: DestinationStream;
+}
+
+const developmentPseudonymKey = 'keytrail-development-pseudonyms';
+
+let running: { users: number; stop: () => Promise<void> } | undefined;
+
+/**
+ * Starts logs, traces and metrics of this process. Several services in one process, as in tests, share the first one's traces
+ * and metrics; the last to shut down stops them. Throws when a production process has no pseudonym key.
+ */
+export function startTelemetry({ service, config, instance = randomUUID(), logTo }: TelemetryOptions): Telemetry {
+  setPseudonymKey(pseudonymKey(config));
+  const build = buildIdentity(service, { revision: config.revision });
+  const log = createLog(config, build, instance, logTo);
+  running ??= { users: 0, stop: startSignals(build, config, instance) };
+  running.users += 1;
+  const shared = running;
+  let stopped = false;
+  return {
+    log,
+    build,
+    async shutdown() {
+      if (stopped) return;
+      stopped = true;
+      shared.users -= 1;
+      if (shared.users > 0) return;
+      if (running === shared) running = undefined;
+      await shared.stop();
+    },
+  };
+}
+
+function pseudonymKey(config: TelemetryConfig): string {
+  if (config.pseudonymKey !== undefined) return config.pseudonymKey;
+  if (config.environment !== 'development') throw new Error('KEYTRAIL_PSEUDONYM_KEY is required outside development');
+  return developmentPseudonymKey;
+}
+
+function startSignals(build: BuildIdentity, config: TelemetryConfig, instance: string): () => Promise<void> {
+  const resource = resourceFromAttributes(resourceAttributes(build, config, instance));
+  const exporter =
+    config.otlpUrl === undefined
+      ? undefined
+      : new OTLPTraceExporter({ url: `${config.otlpUrl.replace(/\/$/, '')}/v1/traces`, timeoutMillis: 5_000 });
+  const queue = new SpanQueue(exporter);
+  const parts = new LocalParts(queue, { slowMs: config.slowMs });
+  const provider = new TracerProvider({
+    resource,
+    sampler: new RecordAllSampler(config.traceRatio),
+    spanProcessors: [parts],
+    spanLimits: { attributeValueLengthLimit: 4_096 },
+  });
+  context.setGlobalContextManager(new AsyncLocalStorageContextManager().enable());
+  trace.setGlobalTracerProvider(provider);
+  record({ tracer: provider.getTracer('keytrail', build.version), parts, ratio: config.traceRatio });
+  if (config.otlpUrl !== undefined) exportMetrics(config.otlpUrl, resource);
+  const forgetMeasures = measure(build, parts, queue);
+  return async () => {
+    record(undefined);
+    trace.disable();
+    context.disable();
+    await Promise.all([provider.shutdown(), stopMetrics()]);
+    forgetMeasures();
+  };
+}
+
+function resourceAttributes(build: BuildIdentity, config: TelemetryConfig, instance: string): Attributes {
+  return {
+    'service.namespace': 'keytrail',
+    'service.name': build.service,
+    'service.version': build.version,
+    'service.instance.id': instance,
+    'deployment.environment.name': config.environment,
+    'vcs.ref.head.revision': build.revision,
+    'host.name': build.host,
+    'process.pid': build.pid,
+    'process.runtime.name': 'nodejs',
+    'process.runtime.version': build.nodeVersion,
+    'process.creation.time': build.startedAt,
+    'keytrail.build': build.writerBuild,
+    'keytrail.build.sources_digest': build.sourcesDigest,
+  };
+}
+
+function measure(build: BuildIdentity, parts: LocalParts, queue: SpanQueue): () => void {
+  const info = meter().createObservableGauge('build_info', {
+    description: 'The build that runs; the value is always 1',
+  });
+  const spans = meter().createObservableCounter('keytrail.telemetry.spans', {
+    description: 'Ended spans by their fate',
+  });
+  const waiting = meter().createObservableGauge('keytrail.telemetry.spans.waiting', {
+    description: 'Spans in memory by what they wait for',
+  });
+  const observe: BatchObservableCallback = (result) => {
+    result.observe(info, 1, {
+      service: build.service,
+      version: build.version,
+      revision: build.revision,
+      sources_digest: build.sourcesDigest,
+      node_version: build.nodeVersion,
+      started_at: build.startedAt,
+    });
+    result.observe(spans, queue.exported, { fate: 'exported' });
+    result.observe(spans, parts.unsampled, { fate: 'unsampled' });
+    result.observe(spans, parts.overflowed, { fate: 'buffer_full' });
+    result.observe(spans, queue.overflowed, { fate: 'queue_full' });
+    result.observe(spans, queue.failed, { fate: 'export_failed' });
+    result.observe(waiting, parts.waiting, { for: 'root' });
+    result.observe(waiting, queue.length, { for: 'export' });
+  };
+  const observed = [info, spans, waiting];
+  meter().addBatchObservableCallback(observe, observed);
+  return () => meter().removeBatchObservableCallback(observe, observed);
+}
