@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import { setTimeout as delay } from 'node:timers/promises'
 import { findFreePort } from '../free-port.ts'
@@ -36,8 +37,6 @@ const mayBeTriedAgain = /address already in use|could not create any TCP\/IP soc
 /** Starts a server on a free port of 127.0.0.1. Removes its folder when it does not become ready. */
 export async function startOwnServer(plan: OwnServer): Promise<ServerHandle> {
   const logFile = `${plan.folder}/server.log`
-  let launched: Launched | undefined
-
   const run = async (port: number): Promise<Launched> => {
     const next = await launch({
       name: plan.kind,
@@ -62,7 +61,8 @@ export async function startOwnServer(plan: OwnServer): Promise<ServerHandle> {
     }
   }
 
-  let port = await findFreePort()
+  let port = 0
+  let launched: Launched
   try {
     launched = await retrying(10, async () => {
       port = await findFreePort()
@@ -74,13 +74,8 @@ export async function startOwnServer(plan: OwnServer): Promise<ServerHandle> {
   }
 
   const stop = async () => {
-    await launched?.stop()
+    await launched.stop()
     await rm(plan.folder, { recursive: true, force: true, maxRetries: 5 })
-    launched = undefined
-  }
-  const current = () => {
-    if (launched === undefined) throw new Error(`this ${plan.kind} server was stopped and its data removed`)
-    return launched
   }
   return {
     kind: plan.kind,
@@ -89,19 +84,20 @@ export async function startOwnServer(plan: OwnServer): Promise<ServerHandle> {
     port,
     url: plan.url(port),
     get pid() {
-      return current().pid
+      return launched.pid
     },
     get record() {
-      return current().record
+      return launched.record
     },
     stop,
     [Symbol.asyncDispose]: stop,
-    halt: () => current().stop({ signal: plan.haltSignal }),
+    halt: () => launched.stop({ signal: plan.haltSignal }),
     async restart() {
-      await current().stop({ signal: plan.haltSignal })
+      await launched.stop({ signal: plan.haltSignal })
+      if (!existsSync(plan.folder)) throw new Error(`this ${plan.kind} server was stopped and its data removed`)
       launched = await retrying(100, () => run(port))
     },
-    kill: (signal) => current().kill(signal),
+    kill: (signal) => launched.kill(signal),
   }
 }
 

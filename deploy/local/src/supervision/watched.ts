@@ -24,7 +24,7 @@ function startWatchdog(): void {
     // A session of its own: neither Ctrl-C nor a signal to the parent's process group may reach it.
     detached: true,
     cwd: '/',
-    stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+    stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
     env,
   })
   watchdog.unref()

@@ -9,8 +9,8 @@ import { isOlder } from '../servers/version.ts'
 import { PrivateApt, readAptSources, releaseCodename } from './apt.ts'
 import { toolchainPart } from './toolchain.ts'
 
-/** For `go install`; newer than what Debian has, and without its patches. */
-const goVersion = 'v2.12.3'
+/** For `go install`, where no archive has a version that is new enough. */
+const goVersion = 'v2.15.2'
 
 /** Releases whose nats-server is new enough and runs on somewhat older machines (it needs libc6 only), newest last. */
 const newerReleases: Readonly<Record<string, readonly string[]>> = {
