@@ -1,0 +1,180 @@
+import { attr, context, SpanKind, SpanStatusCode, trace, tracer } from '@keytrail/telemetry';
+import { PrismaPg } from '@prisma/adapter-pg';
+import pg from 'pg';
+import { isConnectionFailure, isDatabaseError, isSerializationFailure, TransactionAborted } from './errors.ts';
+import { type Statement, statement } from './statement.ts';
+import { typeParsers } from './type-parsers.ts';
+
+export interface DatabaseOptions {
+  readonly url: string;
+  /** Shown by PostgreSQL as `application_name`. */
+  readonly service: string;
+  readonly connections: number;
+  readonly statementTimeoutMs: number;
+}
+
+/** Runs statements. Columns: int8 → bigint, bytea → Buffer, timestamptz → Date, json → parsed. */
+export interface Queryable {
+  /** The rows. Throws pg.DatabaseError (see isUniqueViolation and its siblings) or a connection failure. */
+  query<R>(statement: Statement, values: readonly unknown[]): Promise<R[]>;
+}
+
+export interface Transaction extends Queryable {
+  readonly database: Database;
+  /** `run` is called once the transaction is committed, and never when it is rolled back. */
+  afterCommit(run: () => void): void;
+}
+
+export interface Database extends Queryable {
+  readonly service: string;
+  readonly pool: pg.Pool;
+  /**
+   * Commits what `work` did when it returns, rolls back when it throws. READ COMMITTED. Serialization failures and
+   * deadlocks run `work` again, three times in all: outside `tx` it may do nothing but `afterCommit`.
+   */
+  transaction<T>(work: (tx: Transaction) => Promise<T>): Promise<T>;
+  /** Prisma over the same pool: `new PrismaClient({ adapter: db.prismaAdapter() })`. */
+  prismaAdapter(): PrismaPg;
+  /** A connection of its own, outside the pool, for session-level locks. The caller ends it. */
+  dedicatedConnection(): Promise<pg.Client>;
+  close(): Promise<void>;
+}
+
+const attempts = 3;
+const begin = statement('begin', 'BEGIN');
+const commit = statement('commit', 'COMMIT');
+const rollback = statement('rollback', 'ROLLBACK');
+
+/** Opens the pool; connects on first use. */
+export function openDatabase({ url, service, connections, statementTimeoutMs }: DatabaseOptions): Database {
+  const connection = {
+    connectionString: url,
+    application_name: `keytrail-${service}`,
+    types: typeParsers,
+    keepAlive: true,
+    statement_timeout: statementTimeoutMs,
+    connectionTimeoutMillis: statementTimeoutMs,
+  } satisfies pg.ClientConfig;
+  const pool = new pg.Pool({
+    ...connection,
+    max: connections,
+    // The server cancels first; this is for a server that no longer answers at all.
+    query_timeout: statementTimeoutMs + 1000,
+    idle_in_transaction_session_timeout: statementTimeoutMs * 4,
+  });
+  // An idle connection that breaks is replaced at the next use; without a listener it would end the process.
+  pool.on('error', () => {});
+  const attributesOf = spanAttributes(url);
+
+  async function run<R>(on: pg.Pool | pg.PoolClient, stmt: Statement, values: readonly unknown[], prepare = true) {
+    const span = tracer().startSpan(stmt.name, { kind: SpanKind.CLIENT, attributes: attributesOf(stmt) });
+    try {
+      const result = await on.query<R & pg.QueryResultRow>(
+        prepare ? { name: stmt.name, text: stmt.text, values: values as unknown[] } : stmt.text,
+      );
+      if (result.rowCount !== null) span.setAttribute(attr.dbRows, result.rowCount);
+      return result;
+    } catch (error) {
+      // Never the message: PostgreSQL quotes values in some of them.
+      const state = isDatabaseError(error) ? (error.code ?? 'unknown') : (error as Error).name;
+      span.setAttributes({ [attr.errorType]: state, ...(isDatabaseError(error) && { [attr.dbStatusCode]: state }) });
+      span.setStatus({ code: SpanStatusCode.ERROR, message: state });
+      throw error;
+    } finally {
+      span.end();
+    }
+  }
+
+  async function attempt<T>(work: (tx: Transaction) => Promise<T>): Promise<T> {
+    const client = await pool.connect();
+    const hooks: (() => void)[] = [];
+    let over = false;
+    let last: Promise<unknown> = Promise.resolve();
+    const tx: Transaction = {
+      database,
+      query<R>(stmt: Statement, values: readonly unknown[]) {
+        if (over) return Promise.reject(new Error(`statement ${stmt.name} after the end of its transaction`));
+        // One connection runs one statement at a time, also for a caller with Promise.all.
+        const rows = last.then(async () => (await run<R>(client, stmt, values)).rows as R[]);
+        last = rows.catch(() => {});
+        return rows;
+      },
+      afterCommit: (hook) => void hooks.push(hook),
+    };
+    let result: T;
+    let broken: Error | undefined;
+    try {
+      await run(client, begin, [], false);
+      result = await work(tx);
+      await last;
+      over = true;
+      if ((await run(client, commit, [], false)).command === 'ROLLBACK') throw new TransactionAborted();
+    } catch (error) {
+      over = true;
+      await last;
+      if (isConnectionFailure(error)) broken = error as Error;
+      else if (!(error instanceof TransactionAborted)) {
+        await run(client, rollback, [], false).catch((failure: Error) => {
+          broken = failure;
+        });
+      }
+      throw error;
+    } finally {
+      client.release(broken);
+    }
+    for (const hook of hooks) {
+      try {
+        hook();
+      } catch (error) {
+        trace.getSpan(context.active())?.recordException(error as Error);
+      }
+    }
+    return result;
+  }
+
+  const database: Database = {
+    service,
+    pool,
+    async query<R>(stmt: Statement, values: readonly unknown[]) {
+      return (await run<R>(pool, stmt, values)).rows as R[];
+    },
+    async transaction(work) {
+      for (let left = attempts - 1; ; left--) {
+        try {
+          return await attempt(work);
+        } catch (error) {
+          if (left === 0 || !isSerializationFailure(error)) throw error;
+        }
+      }
+    },
+    prismaAdapter: () => new PrismaPg(pool, { onPoolError: () => {}, onConnectionError: () => {} }),
+    async dedicatedConnection() {
+      const client = new pg.Client(connection);
+      await client.connect();
+      return client;
+    },
+    close: () => pool.end(),
+  };
+  return database;
+}
+
+/** The attributes of a statement's span, made once per statement: OpenTelemetry's database conventions, never values. */
+function spanAttributes(url: string) {
+  const { hostname, port, pathname } = new URL(url);
+  const known = new Map<string, Record<string, string | number>>();
+  return (stmt: Statement) => {
+    let attributes = known.get(stmt.name);
+    if (!attributes) {
+      attributes = {
+        [attr.dbSystem]: 'postgresql',
+        [attr.dbNamespace]: pathname.slice(1),
+        [attr.dbOperation]: stmt.operation,
+        [attr.dbSummary]: stmt.name,
+        [attr.serverAddress]: hostname,
+        [attr.serverPort]: Number(port || 5432),
+      };
+      known.set(stmt.name, attributes);
+    }
+    return attributes;
+  };
+}

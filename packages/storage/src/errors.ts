@@ -1,0 +1,58 @@
+import pg from 'pg';
+
+/** The error of a statement that PostgreSQL refused: `code` is the SQLSTATE, `constraint` the name of a violated one. */
+export function isDatabaseError(error: unknown): error is pg.DatabaseError {
+  return error instanceof pg.DatabaseError;
+}
+
+function hasState(error: unknown, state: string, constraint?: string): boolean {
+  return (
+    isDatabaseError(error) && error.code === state && (constraint === undefined || error.constraint === constraint)
+  );
+}
+
+export function isUniqueViolation(error: unknown, constraint?: string): boolean {
+  return hasState(error, '23505', constraint);
+}
+
+export function isCheckViolation(error: unknown, constraint?: string): boolean {
+  return hasState(error, '23514', constraint);
+}
+
+export function isForeignKeyViolation(error: unknown, constraint?: string): boolean {
+  return hasState(error, '23503', constraint);
+}
+
+/** `column` is the column that may not be NULL. */
+export function isNotNullViolation(error: unknown, column?: string): boolean {
+  return hasState(error, '23502') && (column === undefined || (error as pg.DatabaseError).column === column);
+}
+
+/** A serialization failure or a deadlock: the transaction is rolled back and may be run again. */
+export function isSerializationFailure(error: unknown): boolean {
+  return hasState(error, '40001') || hasState(error, '40P01');
+}
+
+/** The statement was cancelled, most often by `statement_timeout`. */
+export function isStatementTimeout(error: unknown): boolean {
+  return hasState(error, '57014');
+}
+
+/** The database could not be reached, or went away. Of a COMMIT the outcome is then unknown; request ids make a retry safe. */
+export function isConnectionFailure(error: unknown): boolean {
+  if (isDatabaseError(error)) return /^(08|57P0[123]|53300)/.test(error.code ?? '');
+  if (!(error instanceof Error)) return false;
+  const code = (error as { code?: unknown }).code;
+  if (typeof code === 'string') return /^E(CONN|PIPE|TIMEDOUT|NOTFOUND|HOSTUNREACH|NETUNREACH|AI_AGAIN)/.test(code);
+  return /^(Connection terminated|timeout expired|timeout exceeded|Query read timeout|Client has encountered a connection error)/.test(
+    error.message,
+  );
+}
+
+/** COMMIT answered with ROLLBACK: a statement had failed before, and `work` went on as if it had not. */
+export class TransactionAborted extends Error {
+  constructor() {
+    super('the transaction was rolled back because one of its statements had failed');
+    this.name = 'TransactionAborted';
+  }
+}

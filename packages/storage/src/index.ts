@@ -1,0 +1,32 @@
+export {
+  type Database,
+  type DatabaseOptions,
+  openDatabase,
+  type Queryable,
+  type Transaction,
+} from './database.ts';
+export {
+  isCheckViolation,
+  isConnectionFailure,
+  isDatabaseError,
+  isForeignKeyViolation,
+  isNotNullViolation,
+  isSerializationFailure,
+  isStatementTimeout,
+  isUniqueViolation,
+  TransactionAborted,
+} from './errors.ts';
+export type { MigrationState } from './migration-history.ts';
+export { type MigrationOptions, MigrationsRefused, migrateDatabase, migrationState } from './migrations.ts';
+export {
+  onceByRequestId,
+  purgeRequestIds,
+  type RequestIdentity,
+  RequestIdReused,
+  requestIdRetentionMs,
+  requestIdsMigration,
+} from './request-ids.ts';
+export { type SchemaReadiness, schemaFloorMigration, schemaReadiness } from './schema-readiness.ts';
+export { createServiceDatabase, type ServiceDatabase } from './service-database.ts';
+export { databaseSettings } from './settings.ts';
+export { type Statement, statement } from './statement.ts';
