@@ -1,5 +1,5 @@
 import { isSpanContextValid, trace } from '@opentelemetry/api';
-import type { DestinationStream, Logger } from 'pino';
+import type { Bindings, DestinationStream, Logger } from 'pino';
 import { pino } from 'pino';
 import type { BuildIdentity } from './build.ts';
 import { redactFields, redactText } from './redaction.ts';
@@ -31,7 +31,17 @@ export function createLog(
     },
     mixin: activeTrace,
   };
-  return destination === undefined ? pino(options) : pino(options, destination);
+  const log = destination === undefined ? pino(options) : pino(options, destination);
+  return redactChildren(log);
+}
+
+// pino applies `formatters.bindings` to the first logger only; children inherit this method.
+function redactChildren(log: Logger): Logger {
+  const child = log.child;
+  log.child = function redactedChild(this: Logger, bindings: Bindings, ...options: never[]) {
+    return child.call(this, redactFields(bindings), ...options);
+  } as Logger['child'];
+  return log;
 }
 
 function activeTrace(): { trace_id?: string; span_id?: string } {

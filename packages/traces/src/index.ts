@@ -1,0 +1,11 @@
+export type { FetchTraceOptions } from './fetch.ts';
+export { fetchTrace, TraceNotFound } from './fetch.ts';
+export type { TraceBounds, TraceSummary } from './memory.ts';
+export { NotOtlp, readOtlpSpans } from './otlp.ts';
+export type { RenderOptions } from './render.ts';
+export { renderTrace } from './render.ts';
+export type { SpanKindName, TraceAttributes, TraceLink, TraceSpan } from './span.ts';
+export type { TraceStore, TraceStoreOptions } from './store.ts';
+export { startTraceStore } from './store.ts';
+export type { TraceNode, TraceTree } from './tree.ts';
+export { assembleTrace, walkTrace } from './tree.ts';
