@@ -1,0 +1,101 @@
+export {
+  certifiedAtMs,
+  certifyDevice,
+  createRootKey,
+  type DeviceKeys,
+  deviceCertificateStatement,
+  deviceCertificateText,
+  verifyDeviceCertificate,
+} from './certificate.ts';
+export {
+  checkSealer,
+  envelopeStatement,
+  envelopeText,
+  type OpenEnvelope,
+  type Opener,
+  openEnvelope,
+  type SealEnvelope,
+  type Sealer,
+  sealEnvelope,
+  sealingKey,
+  sealingText,
+  verifyEnvelope,
+} from './envelope.ts';
+export {
+  conversationIdText,
+  deriveConversationId,
+  headerHash,
+  keyCommitment,
+  keyCommitmentText,
+  type Ref,
+  rosterHash,
+  rosterText,
+  type SessionName,
+} from './hashes.ts';
+export {
+  type ExpectedSession,
+  headerStatement,
+  headerText,
+  parseHeader,
+  type Session,
+  type SessionRef,
+  signHeader,
+  signWithholding,
+  verifyHeader,
+  withholdingStatement,
+  withholdingText,
+} from './header.ts';
+export { checkEd25519, checkKemKey, checkX25519, type KeyProblem } from './key-checks.ts';
+export {
+  type DecryptMessage,
+  decryptMessage,
+  type EncryptMessage,
+  encryptMessage,
+  type MessageSession,
+  messageAssociatedData,
+  messageNonce,
+  messageStatement,
+  messageText,
+  type SentMessage,
+  senderKey,
+  senderKeyInfo,
+} from './message.ts';
+export { noblePrimitives } from './noble-primitives.ts';
+export {
+  createKemPrekey,
+  createOneTimePrekey,
+  createSignedPrekey,
+  type NewPrekey,
+  type PrekeySigner,
+  prekeyStatement,
+  prekeyText,
+  type SignedPrekeyKind,
+  type VerifiedRecipient,
+  verifyBundle,
+  verifyDevice,
+} from './prekeys.ts';
+export { type Encapsulation, type KeyPair, lengths, type Primitives, suite } from './primitives.ts';
+export {
+  CertificateError,
+  type CertificateProblem,
+  EnvelopeError,
+  type EnvelopeProblem,
+  HeaderError,
+  type HeaderProblem,
+  MessageError,
+  type MessageProblem,
+  RecipientError,
+  type RecipientProblem,
+  SealedRootKeyError,
+  type SealedRootKeyProblem,
+  VerificationError,
+} from './problems.ts';
+export {
+  type LinkingDevice,
+  type LinkRequest,
+  openSealedRootKey,
+  rootKeySealingText,
+  sealRootKeyToDevice,
+} from './root-key.ts';
+export { type Statement, verifyStatement } from './statement.ts';
+export { decodeParts, type Part, transcript } from './transcript.ts';
