@@ -1,7 +1,7 @@
-import { fileURLToPath } from 'node:url'
+import { fileURLToPath } from 'node:url';
 
 /** The root folder of this checkout, with a trailing slash removed. */
-export const checkoutFolder: string = fileURLToPath(new URL('../../..', import.meta.url)).replace(/\/$/, '')
+export const checkoutFolder: string = fileURLToPath(new URL('../../..', import.meta.url)).replace(/\/$/, '');
 
 /** Git-ignored folder for downloaded programs; safe to delete while nothing runs. */
-export const toolchainFolder: string = `${checkoutFolder}/.toolchain`
+export const toolchainFolder: string = `${checkoutFolder}/.toolchain`;

@@ -1,4 +1,4 @@
 /** Says one line on stderr: downloads and installs take long enough for people to wonder. */
 export function progress(text: string): void {
-  process.stderr.write(`keytrail: ${text}\n`)
+  process.stderr.write(`keytrail: ${text}\n`);
 }
