@@ -61,5 +61,5 @@ function entryOf(name: string, version: string, dev: boolean): LockedPackage {
   if (system === undefined || processor === undefined)
     throw new Error(`${name} is not in package-lock.json, and its name tells no platform`);
   const libc = words.some((word) => word.startsWith('musl')) ? { libc: ['musl'] } : {};
-  return { version, cpu: [processor], ...(dev ? { dev } : {}), optional: true, os: [system], ...libc };
+  return { version, cpu: [processor], ...(dev ? { dev } : {}), ...libc, optional: true, os: [system] };
 }
