@@ -25,6 +25,9 @@ export interface Transaction extends Queryable {
   afterCommit(run: () => void): void;
 }
 
+/** A connection outside the pool; it ends when its holder ends it, or breaks with an 'error' event. */
+export type DedicatedConnection = pg.Client;
+
 export interface Database extends Queryable {
   readonly service: string;
   readonly pool: pg.Pool;
@@ -35,8 +38,8 @@ export interface Database extends Queryable {
   transaction<T>(work: (tx: Transaction) => Promise<T>): Promise<T>;
   /** Prisma over the same pool: `new PrismaClient({ adapter: db.prismaAdapter() })`. */
   prismaAdapter(): PrismaPg;
-  /** A connection of its own, outside the pool, for session-level locks. The caller ends it. */
-  dedicatedConnection(): Promise<pg.Client>;
+  /** For session-level locks. The caller ends it. */
+  dedicatedConnection(): Promise<DedicatedConnection>;
   close(): Promise<void>;
 }
 

@@ -1,6 +1,7 @@
 export {
   type Database,
   type DatabaseOptions,
+  type DedicatedConnection,
   openDatabase,
   type Queryable,
   type Transaction,

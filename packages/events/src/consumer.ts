@@ -1,0 +1,224 @@
+import type { Database } from '@keytrail/storage';
+import {
+  attr,
+  context,
+  contextFromTraceparent,
+  type Logger,
+  linkFromTraceparent,
+  ROOT_CONTEXT,
+  SpanKind,
+  withSpan,
+} from '@keytrail/telemetry';
+import type { ConsumerMessages, JsMsg } from '@nats-io/jetstream';
+import type { EventBus } from './bus.ts';
+import type { ConsumerType } from './catalogue.ts';
+import { type DeliveredEvent, type EventHandler, type Handler, UnknownEvent } from './handlers.ts';
+import { addDeadLetter, receiveOnce } from './inbox.ts';
+import { eventHeader } from './publish.ts';
+import { ackWaitMs, sourcesOf } from './topology.ts';
+
+export interface ConsumerOptions {
+  readonly bus: EventBus;
+  readonly consumer: ConsumerType;
+  /** Holds the inbox and the dead letters. Without it handlers get no transaction, and dead letters are only logged. */
+  readonly db?: Database;
+  /** By subject: `{ ...on(keyRequestDue, …), ...onInTransaction(deviceListChanged, …) }`, or bare functions. */
+  readonly handlers: Readonly<Record<string, EventHandler | Handler>>;
+  readonly log: Logger;
+  /** Events handled at once, of different aggregates; 16. Of one aggregate always one after another, in this process. */
+  readonly concurrency?: number;
+  /** Deliveries of one event after which it becomes a dead letter; 8. */
+  readonly maxDeliveries?: number;
+  /** Wait before the next delivery, by the number of the failed one; 200 ms doubling up to 30 s. */
+  readonly retryDelayMs?: (delivery: number) => number;
+  /** A first delivery later than this after the publication starts a trace of its own, with a link; 30 s. */
+  readonly freshMs?: number;
+}
+
+export interface Consumer {
+  /** Resolves once the consumer receives from all its streams. */
+  readonly ready: Promise<void>;
+  /** Takes no more events, and resolves when those at hand are handled. */
+  stop(): Promise<void>;
+}
+
+/**
+ * Starts handling the events of a consumer; replicas share them. An event is acknowledged when its handler resolves;
+ * when it throws, or nothing knows the subject or can decode it, it is delivered again later, and after maxDeliveries
+ * kept as a dead letter. A handler in a transaction has effect exactly once; any other at least once.
+ */
+export function startConsumer({
+  bus,
+  consumer,
+  db,
+  handlers,
+  log,
+  concurrency = 16,
+  maxDeliveries = 8,
+  retryDelayMs = (delivery) => Math.min(200 * 2 ** (delivery - 1), 30_000),
+  freshMs = 30_000,
+}: ConsumerOptions): Consumer {
+  for (const [subject, handler] of Object.entries(handlers)) {
+    if (typeof handler !== 'function' && handler.inTransaction && !db) {
+      throw new Error(`the handler of ${subject} needs a transaction, but ${consumer.name} has no database`);
+    }
+  }
+  const running = new Set<Promise<void>>();
+  const chains = new Map<string, Promise<void>>();
+  const subscriptions = new Set<ConsumerMessages>();
+  let stopping = false;
+  let wakeLoops = () => {};
+
+  async function handle(event: DeliveredEvent): Promise<void> {
+    const handler = handlers[event.subject];
+    if (!handler) throw new UnknownEvent(`nothing here handles ${event.subject}`);
+    const { inTransaction, run } =
+      typeof handler === 'function' ? { inTransaction: db !== undefined, run: handler } : handler;
+    if (!inTransaction || !db) return run(event, undefined);
+    return db.transaction(async (tx) => {
+      if (await receiveOnce(tx, consumer.name, event.id)) await run(event, tx);
+    });
+  }
+
+  async function deliver(message: JsMsg): Promise<void> {
+    const { subject, headers, info } = message;
+    const traceparent = headers?.get(eventHeader.traceparent) ?? '';
+    const publishedAt = new Date(info.timestampNanos / 1e6);
+    const event: DeliveredEvent = {
+      id: headers?.get(eventHeader.id) || `${info.stream}:${info.streamSequence}`,
+      subject,
+      bytes: message.data,
+      delivery: info.deliveryCount,
+      redelivered: info.deliveryCount > 1,
+      publishedAt,
+    };
+    const fresh = !event.redelivered && Date.now() - publishedAt.getTime() < freshMs;
+    const link = fresh ? undefined : linkFromTraceparent(traceparent);
+    const alive = setInterval(() => message.working(), ackWaitMs / 3);
+    try {
+      await withSpan(
+        `process ${subject}`,
+        {
+          kind: SpanKind.CONSUMER,
+          parent: fresh ? contextFromTraceparent(traceparent) : ROOT_CONTEXT,
+          ...(link && { links: [link] }),
+          attributes: {
+            [attr.messagingSystem]: 'nats',
+            [attr.messagingDestination]: subject,
+            [attr.messagingOperation]: 'process',
+            [attr.messagingOperationType]: 'process',
+            [attr.messagingConsumer]: consumer.name,
+            [attr.messagingMessageId]: event.id,
+            [attr.messagingDelivery]: event.delivery,
+          },
+        },
+        () => handle(event),
+      );
+      message.ack();
+    } catch (error) {
+      await failed(message, event, traceparent, error);
+    } finally {
+      clearInterval(alive);
+    }
+  }
+
+  async function failed(message: JsMsg, event: DeliveredEvent, traceparent: string, error: unknown): Promise<void> {
+    const told = {
+      err: error,
+      consumer: consumer.name,
+      subject: event.subject,
+      eventId: event.id,
+      delivery: event.delivery,
+    };
+    if (event.delivery < maxDeliveries) {
+      log.warn(told, 'an event could not be handled; it comes again');
+      message.nak(retryDelayMs(event.delivery));
+      return;
+    }
+    const reason = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
+    try {
+      if (db) {
+        const { id: eventId, subject, bytes: payload } = event;
+        await addDeadLetter(db, { consumer: consumer.name, subject, eventId, payload, traceparent, reason });
+      }
+    } catch (unkept) {
+      log.error({ ...told, unkept }, 'a dead letter could not be kept; the event comes again');
+      message.nak(retryDelayMs(event.delivery));
+      return;
+    }
+    log.error(told, 'an event is a dead letter');
+    message.term(reason.slice(0, 200));
+  }
+
+  function begin(message: JsMsg): void {
+    const aggregate = message.headers?.get(eventHeader.aggregate);
+    const work = (aggregate ? (chains.get(aggregate) ?? Promise.resolve()) : Promise.resolve())
+      .then(() => deliver(message))
+      .catch((error) => log.error({ err: error, consumer: consumer.name }, 'an event could not be settled'))
+      .then(() => {
+        running.delete(work);
+        if (aggregate && chains.get(aggregate) === work) chains.delete(aggregate);
+      });
+    running.add(work);
+    if (aggregate) chains.set(aggregate, work);
+  }
+
+  async function receive(stream: string, ready: () => void): Promise<void> {
+    for (let failures = 0; !stopping; failures++) {
+      try {
+        const source = await bus.jetstream.consumers.get(stream, consumer.name);
+        const messages = await source.consume({ max_messages: concurrency * 2 });
+        subscriptions.add(messages);
+        void restoreWhenMissing(messages);
+        ready();
+        failures = 0;
+        for await (const message of messages) {
+          if (stopping) message.nak();
+          else begin(message);
+          if (running.size >= concurrency) await Promise.race(running);
+        }
+        subscriptions.delete(messages);
+      } catch (error) {
+        if (!stopping) log.warn({ err: error, consumer: consumer.name, stream }, 'the consumer cannot receive');
+      }
+      if (!stopping) await pause(Math.min(50 * 2 ** failures, 5000));
+    }
+  }
+
+  // A NATS that lost its state gets its streams and consumers back; what was in them is repaired by who polls state.
+  async function restoreWhenMissing(messages: ConsumerMessages): Promise<void> {
+    for await (const { type } of messages.status()) {
+      if (type === 'consumer_not_found' || type === 'stream_not_found' || type === 'consumer_deleted') {
+        await bus.ensure().catch((error) => log.error({ err: error }, 'streams could not be restored'));
+      }
+    }
+  }
+
+  function pause(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, ms);
+      const others = wakeLoops;
+      wakeLoops = () => {
+        clearTimeout(timer);
+        resolve();
+        others();
+      };
+    });
+  }
+
+  const sources = sourcesOf(consumer).map(({ stream }) => {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    return { ready: promise, done: context.with(ROOT_CONTEXT, () => receive(stream, resolve)) };
+  });
+  return {
+    ready: Promise.all(sources.map(({ ready }) => ready)).then(() => {}),
+    async stop() {
+      stopping = true;
+      wakeLoops();
+      await Promise.all([...subscriptions].map((messages) => messages.close()));
+      await Promise.all(sources.map(({ done }) => done));
+      await Promise.all(running);
+      if (bus.isConnected()) await bus.connection.flush();
+    },
+  };
+}

@@ -1,0 +1,170 @@
+import type { Database, DedicatedConnection } from '@keytrail/storage';
+import { context, type Logger, ROOT_CONTEXT } from '@keytrail/telemetry';
+import type { EventBus } from './bus.ts';
+import { onEventsAdded } from './outbox.ts';
+import { type OutboxRow, publishInOrder } from './publish.ts';
+import { type HeldPartitions, joinRelays } from './relay-partitions.ts';
+
+export interface RelayOptions {
+  readonly db: Database;
+  readonly bus: EventBus;
+  readonly service: string;
+  readonly log: Logger;
+  /** How often to look without a nudge; 500 ms. */
+  readonly pollMs?: number;
+  /** How often to look for relays that came or went without saying so; 5 s. */
+  readonly rebalanceMs?: number;
+}
+
+/** Publishes the outbox of one database. */
+export interface Relay {
+  /** Looks now; commits on the same Database do this by themselves. */
+  nudge(): void;
+  /** Resolves when the batch at hand is published and its partitions are free for other relays. */
+  stop(): Promise<void>;
+}
+
+const batchSize = 128;
+const longestBackoffMs = 5000;
+
+const selectText = `SELECT seq, id, aggregate, subject, payload, traceparent, created_at FROM outbox
+  WHERE partition = ANY ($1::smallint[]) ORDER BY seq LIMIT ${batchSize}`;
+
+/**
+ * Starts relaying. A partition is relayed by one relay at a time, over all replicas of the service; partitions are
+ * shared evenly. Rows are deleted once JetStream has stored them, so that a crash in between publishes them again with
+ * the same Nats-Msg-Id. While NATS or PostgreSQL is away it waits and tries again; nothing is lost.
+ */
+export function startRelay({ db, bus, service, log, pollMs = 500, rebalanceMs = 5000 }: RelayOptions): Relay {
+  const subject = `keytrail.outbox.${service}`;
+  let stopping = false;
+  let awake = false;
+  let rebalanceDue = true;
+  let wake = () => {};
+  let partitions: HeldPartitions | undefined;
+
+  function nudge(): void {
+    awake = true;
+    wake();
+  }
+
+  // A sleep that a nudge ends early, or skips when it came meanwhile.
+  function rest(ms: number): Promise<void> {
+    if (awake || stopping) return Promise.resolve();
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, ms);
+      wake = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+
+  function tellOthers(what: string): void {
+    if (!bus.connection.isClosed()) bus.connection.publish(subject, what);
+  }
+
+  function nudgeHolder(partition: number): void {
+    if (partitions?.held.has(partition)) nudge();
+    else tellOthers(String(partition));
+  }
+
+  const heard = bus.connection.subscribe(subject, {
+    callback(error, message) {
+      if (error) return;
+      const what = message.string();
+      if (what === 'rebalance') rebalanceDue = true;
+      if (what === 'rebalance' || partitions?.held.has(Number(what))) nudge();
+    },
+  });
+  const forgetEvents = onEventsAdded(db, nudgeHolder);
+  const forgetReconnect = bus.onReconnect(nudge);
+
+  async function relayBatch(
+    session: DedicatedConnection,
+    held: ReadonlySet<number>,
+  ): Promise<{ full: boolean; failure?: unknown }> {
+    const { rows } = await session.query<OutboxRow>({ name: 'outbox_next', text: selectText, values: [[...held]] });
+    if (rows.length === 0) return { full: false };
+    const { published, failure } = await publishInOrder(bus, rows);
+    if (published.length > 0) {
+      await session.query({
+        name: 'outbox_done',
+        text: 'DELETE FROM outbox WHERE seq = ANY ($1::bigint[])',
+        values: [published],
+      });
+    }
+    if (failure)
+      log.warn({ err: failure, waiting: rows.length - published.length }, 'events could not be published yet');
+    return { full: rows.length === batchSize, failed: failure !== undefined };
+  }
+
+  async function relay(session: DedicatedConnection): Promise<void> {
+    let broken: Error | undefined;
+    session.on('error', (error) => {
+      broken = error;
+      nudge();
+    });
+    // The outbox is mostly empty, so its statistics would lead to plans that are wrong for a backlog.
+    await session.query('SET enable_seqscan = off; SET enable_bitmapscan = off');
+    partitions = await joinRelays(session);
+    tellOthers('rebalance');
+    let failures = 0;
+    let rebalanceAt = 0;
+    while (!stopping) {
+      if (broken) throw broken;
+      awake = false;
+      if (rebalanceDue || Date.now() >= rebalanceAt) {
+        rebalanceDue = false;
+        rebalanceAt = Date.now() + rebalanceMs;
+        if (await partitions.rebalance()) tellOthers('rebalance');
+      }
+      if (!bus.isConnected()) {
+        await rest(pollMs);
+        continue;
+      }
+      const { full, failure } = await relayBatch(session, partitions.held);
+      failures = failure === undefined ? 0 : failures + 1;
+      if (failure !== undefined) {
+        log.warn({ err: failure, failures }, 'events could not be published yet');
+        awake = false;
+        await rest(Math.min(50 * 2 ** failures, longestBackoffMs));
+      } else if (!full) await rest(pollMs);
+    }
+  }
+
+  async function run(): Promise<void> {
+    let failures = 0;
+    while (!stopping) {
+      let session: DedicatedConnection | undefined;
+      try {
+        session = await db.dedicatedConnection();
+        failures = 0;
+        await relay(session);
+      } catch (error) {
+        failures++;
+        log.warn({ err: error }, 'the relay lost its database session');
+        awake = false;
+        await rest(Math.min(50 * 2 ** failures, longestBackoffMs));
+      } finally {
+        partitions = undefined;
+        await session?.end().catch(() => {});
+      }
+    }
+  }
+
+  // The loop belongs to no request, whoever starts it.
+  const finished = context.with(ROOT_CONTEXT, run);
+  return {
+    nudge,
+    async stop() {
+      stopping = true;
+      wake();
+      await finished;
+      forgetEvents();
+      forgetReconnect();
+      heard.unsubscribe();
+      tellOthers('rebalance');
+    },
+  };
+}
