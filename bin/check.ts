@@ -26,7 +26,8 @@ interface Check {
 
 const contractsOfOthers = existsSync(join(root, '.toolchain/protos/validate/buf/validate/validate.proto'));
 const hasGo = spawnSync('go', ['version']).status === 0;
-if (!contractsOfOthers && hasGo) execFileSync('node', ['bin/generate.ts', '--fetch-only'], { cwd: root, stdio: 'inherit' });
+if (!contractsOfOthers && hasGo)
+  execFileSync('node', ['bin/generate.ts', '--fetch-only'], { cwd: root, stdio: 'inherit' });
 const noContracts = contractsOfOthers || hasGo ? undefined : 'needs Go to fetch buf/validate/validate.proto';
 
 const checks: Check[] = [

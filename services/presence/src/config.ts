@@ -9,7 +9,11 @@ export const presenceSettings = {
   ...authSettings,
   ...telemetrySettings,
   ...eventSettings,
-  redisUrl: secretSetting('KEYTRAIL_REDIS_URL', rule.url(), 'Redis or Valkey that keeps the leases of gateways and devices'),
+  redisUrl: secretSetting(
+    'KEYTRAIL_REDIS_URL',
+    rule.url(),
+    'Redis or Valkey that keeps the leases of gateways and devices',
+  ),
   peerConversation: setting(
     'KEYTRAIL_PEER_CONVERSATION',
     rule.text(),
@@ -20,7 +24,11 @@ export const presenceSettings = {
     rule.durationMs().default(10_000),
     "how long a gateway's devices stay online after its last renewal",
   ),
-  gatewayRenewMs: setting('KEYTRAIL_GATEWAY_RENEW_MS', rule.durationMs().default(3_000), 'how often a gateway renews its lease'),
+  gatewayRenewMs: setting(
+    'KEYTRAIL_GATEWAY_RENEW_MS',
+    rule.durationMs().default(3_000),
+    'how often a gateway renews its lease',
+  ),
   heartbeatIntervalMs: setting(
     'KEYTRAIL_HEARTBEAT_INTERVAL_MS',
     rule.durationMs().default(10_000),

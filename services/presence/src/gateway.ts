@@ -65,7 +65,10 @@ export class Gateway {
     this.#id = randomUUID();
     this.#unsubscribe = this.#listen(this.#id);
     await this.#leases.openGateway(this.#id, this.#leaseMs);
-    this.#log.warn({ lost, gateway: this.#id, attachments: this.attachments.size }, 'gateway lease was lost, asserting devices again');
+    this.#log.warn(
+      { lost, gateway: this.#id, attachments: this.attachments.size },
+      'gateway lease was lost, asserting devices again',
+    );
     await this.assertAll();
     unsubscribeLost?.();
   }
@@ -99,8 +102,17 @@ export class Gateway {
 
   /** Hands a notification to the gateway that holds the device's stream: this one, or another over core NATS. */
   deliver(found: FoundDevice, notification: Notification): void {
-    if (found.entry.gatewayId === this.#id) this.#deliverHere(found.userId, found.deviceId, found.entry.connectionId, notification);
-    else this.#send(found.entry.gatewayId, 'deliver', found.userId, found.deviceId, found.entry.connectionId, notification);
+    if (found.entry.gatewayId === this.#id)
+      this.#deliverHere(found.userId, found.deviceId, found.entry.connectionId, notification);
+    else
+      this.#send(
+        found.entry.gatewayId,
+        'deliver',
+        found.userId,
+        found.deviceId,
+        found.entry.connectionId,
+        notification,
+      );
   }
 
   passHeartbeatOn(gatewayId: string, userId: string, deviceId: string, connectionId: string): void {
@@ -122,7 +134,10 @@ export class Gateway {
     if (attachment?.connectionId !== connectionId) return;
     void withSpan(
       'deliver notification',
-      { kind: SpanKind.PRODUCER, attributes: { 'messaging.system': 'keytrail', 'messaging.operation.name': 'deliver' } },
+      {
+        kind: SpanKind.PRODUCER,
+        attributes: { 'messaging.system': 'keytrail', 'messaging.operation.name': 'deliver' },
+      },
       async () => {
         // The device continues the trace from the hop that reached it, not from the one that wanted it reached.
         attachment.deliver({ ...notification, traceparent: currentTraceparent() || notification.traceparent });
@@ -130,26 +145,41 @@ export class Gateway {
     );
   }
 
-  #send(gatewayId: string, errand: Errand, userId: string, deviceId: string, connectionId: string, notification?: Notification): void {
+  #send(
+    gatewayId: string,
+    errand: Errand,
+    userId: string,
+    deviceId: string,
+    connectionId: string,
+    notification?: Notification,
+  ): void {
     const delivery = create(GatewayDeliverySchema, {
       device: { userId, deviceId },
       connectionId,
       ...(notification ? { notification } : {}),
     });
-    publishCore(this.#bus, `keytrail.gateway.${gatewayId}.${errand}`, toBinary(GatewayDeliverySchema, delivery));
+    publishCore(this.#bus, `keytrail.gateway.${gatewayId}.${errand}`, toBinary(GatewayDeliverySchema, delivery), {
+      template: `keytrail.gateway.{gateway}.${errand}`,
+    });
   }
 
   #listen(gatewayId: string): () => void {
-    return subscribeCore(this.#bus, `keytrail.gateway.${gatewayId}.*`, async (message) => {
-      const { device, connectionId, notification } = fromBinary(GatewayDeliverySchema, message.bytes);
-      if (!device) return;
-      const attachment = this.attachments.of(device.userId, device.deviceId);
-      if (attachment?.connectionId !== connectionId) return;
-      const errand = message.subject.slice(message.subject.lastIndexOf('.') + 1) as Errand;
-      if (errand === 'superseded') attachment.end('superseded');
-      if (errand === 'heartbeat') attachment.lastHeartbeatMs = performance.now();
-      if (errand === 'deliver' && notification) this.#deliverHere(device.userId, device.deviceId, connectionId, notification);
-    });
+    const subscription = subscribeCore(
+      this.#bus,
+      `keytrail.gateway.${gatewayId}.*`,
+      async (bytes, subject) => {
+        const { device, connectionId, notification } = fromBinary(GatewayDeliverySchema, bytes);
+        if (!device) return;
+        const attachment = this.attachments.of(device.userId, device.deviceId);
+        if (attachment?.connectionId !== connectionId) return;
+        const errand = subject.slice(subject.lastIndexOf('.') + 1) as Errand;
+        if (errand === 'superseded') attachment.end('superseded');
+        if (errand === 'heartbeat') attachment.lastHeartbeatMs = performance.now();
+        if (errand === 'deliver' && notification)
+          this.#deliverHere(device.userId, device.deviceId, connectionId, notification);
+      },
+      { template: 'keytrail.gateway.{gateway}.*' },
+    );
+    return () => subscription.stop();
   }
 }
-

@@ -1,9 +1,8 @@
-import { createAuthenticator, createServiceIdentity } from '@keytrail/auth';
-import { ConversationService, NotificationRequestedSchema, PresenceService } from '@keytrail/contracts';
-import { connectEvents, startConsumer } from '@keytrail/events';
+import { type Authenticator, createAuthenticator, createServiceIdentity } from '@keytrail/auth';
+import { ConversationService, PresenceService } from '@keytrail/contracts';
+import { connectEvents, consumers, notificationRequested, on, startConsumer } from '@keytrail/events';
 import { connectPeer, startServer } from '@keytrail/rpc';
 import { startTelemetry } from '@keytrail/telemetry';
-import { fromBinary } from '@bufbuild/protobuf';
 import type { PresenceConfig } from './config.ts';
 import { notifyDevices } from './consumers/notify-devices.ts';
 import { Gateway } from './gateway.ts';
@@ -12,3 +11,97 @@ import { attach } from './rpc/attach.ts';
 import { heartbeat } from './rpc/heartbeat.ts';
 import { listOnline } from './rpc/list-online.ts';
 import { LeaseStore } from './store/lease-store.ts';
+
+export interface RunningPresence {
+  readonly grpcPort: number;
+  readonly webPort: number;
+  stop(): Promise<void>;
+}
+
+/** The only seam for tests. */
+export interface PresenceOverrides {
+  readonly authenticator?: Authenticator;
+}
+
+/** Composition root: everything that presence is made of, wired in one place. */
+export async function startPresence(
+  config: PresenceConfig,
+  overrides: PresenceOverrides = {},
+): Promise<RunningPresence> {
+  const telemetry = startTelemetry({ service: 'presence', config });
+  const { log } = telemetry;
+  const bus = await connectEvents({ config, log, name: 'presence' });
+  await bus.ensure();
+  const leases = new LeaseStore({
+    url: config.redisUrl,
+    deviceTtlMs: config.sweepMs * 3,
+    onError: (error) => log.warn({ err: error }, 'Redis reported an error'),
+  });
+  const gateway = new Gateway({ leases, bus, leaseMs: config.gatewayLeaseMs, log });
+  await gateway.open();
+  const conversation = connectPeer(ConversationService, {
+    target: config.peerConversation,
+    identity: createServiceIdentity(config, 'presence'),
+    peer: 'conversation',
+    timeoutMs: 2_000,
+  });
+
+  const notifier = startConsumer({
+    bus,
+    consumer: consumers.presenceNotifier,
+    handlers: Object.assign(
+      {},
+      ...Object.values(notificationRequested).map((type) =>
+        on(type, (requested) => notifyDevices({ gateway, leases }, requested)),
+      ),
+    ),
+    log,
+  });
+  const jobs = [
+    keepLease(gateway, config.gatewayRenewMs, log),
+    sweepDevices(gateway, config.sweepMs, log),
+    endSilentDevices(gateway, config.heartbeatIntervalMs, log),
+  ];
+
+  const server = await startServer({
+    service: 'presence',
+    services: [PresenceService],
+    rpcs: [
+      attach({
+        gateway,
+        bus,
+        heartbeatIntervalMs: config.heartbeatIntervalMs,
+        maxAttachments: config.maxAttachments,
+        maxQueuedNotifications: config.maxQueuedNotifications,
+      }),
+      heartbeat({ gateway, leases }),
+      listOnline({ leases, conversation }),
+    ],
+    config,
+    authenticator: overrides.authenticator ?? createAuthenticator(config),
+    telemetry,
+    readiness: async () => {
+      try {
+        await leases.ping();
+        return { ready: true };
+      } catch {
+        return { ready: false, why: 'Redis does not answer' };
+      }
+    },
+  });
+
+  return {
+    grpcPort: server.grpcPort,
+    webPort: server.webPort,
+    async stop() {
+      await server.stop();
+      await notifier.stop();
+      await Promise.all(jobs.map((stop) => stop()));
+      await gateway.close();
+      conversation.close();
+      await bus.close();
+      leases.close();
+      await telemetry.shutdown();
+    },
+  };
+}

@@ -14,6 +14,7 @@ export function formatDeviceEntry(entry: DeviceEntry): string {
 /** Undefined for text that is no entry: a foreign value in Redis makes a device offline, and never throws. */
 export function parseDeviceEntry(text: string): DeviceEntry | undefined {
   const [counter, gatewayId, connectionId, attachedAtMs] = text.split('|');
-  if (!counter || !/^\d{1,20}$/.test(counter) || !gatewayId || !connectionId || !/^\d+$/.test(attachedAtMs ?? '')) return undefined;
+  if (!counter || !/^\d{1,20}$/.test(counter) || !gatewayId || !connectionId || !/^\d+$/.test(attachedAtMs ?? ''))
+    return undefined;
   return { counter: BigInt(counter), gatewayId, connectionId, attachedAtMs: Number(attachedAtMs) };
 }

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
-import { create } from '@bufbuild/protobuf';
+import type { MessageInitShape } from '@bufbuild/protobuf';
 import { timestampFromDate } from '@bufbuild/protobuf/wkt';
-import { DeviceAttachedSchema, PresenceService } from '@keytrail/contracts';
+import { type AttachResponseSchema, PresenceService } from '@keytrail/contracts';
 import { deviceAttached, type EventBus, publishHint } from '@keytrail/events';
 import { deviceCaller, type Rpc, refuse, serverStream } from '@keytrail/rpc';
 import { Attachment } from '../domain/attachment.ts';
@@ -22,7 +22,7 @@ export function attach(parts: Parts): Rpc {
   const { gateway, bus, heartbeatIntervalMs } = parts;
   return serverStream(PresenceService.method.attach, {
     allow: ['device'],
-    async *handle(request, call) {
+    async *handle(request, call): AsyncGenerator<MessageInitShape<typeof AttachResponseSchema>> {
       const { userId, deviceId } = deviceCaller(call);
       if (gateway.attachments.size >= parts.maxAttachments) {
         throw refuse('LIMIT_EXCEEDED', 'this replica holds as many streams as it may', {
@@ -59,14 +59,10 @@ export function attach(parts: Parts): Rpc {
             },
           },
         };
-        void publishHint(
-          bus,
-          deviceAttached,
-          create(DeviceAttachedSchema, {
-            device: { userId, deviceId },
-            attachedAt: timestampFromDate(attachment.attachedAt),
-          }),
-        ).catch((error: unknown) => call.log.warn({ err: error }, 'the hint that a device attached was not published'));
+        void publishHint(bus, deviceAttached, {
+          device: { userId, deviceId },
+          attachedAt: timestampFromDate(attachment.attachedAt),
+        });
 
         const drain = () => attachment.end('draining');
         call.draining.addEventListener('abort', drain, { once: true });

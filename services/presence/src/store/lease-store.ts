@@ -33,11 +33,17 @@ local current = redis.call('HGET', KEYS[1], ARGV[1])
 if current == ARGV[2] then return redis.call('HDEL', KEYS[1], ARGV[1]) end
 return 0`;
 
-declare module 'ioredis' {
-  interface RedisCommander<Context> {
-    attachDevice(key: string, deviceId: string, counter: string, entry: string, dead: string, ttlMs: number): Result<[number, string], Context>;
-    detachDevice(key: string, deviceId: string, entry: string): Result<number, Context>;
-  }
+/** The commands that `defineCommand` adds. */
+interface LeaseCommands {
+  attachDevice(
+    key: string,
+    deviceId: string,
+    counter: string,
+    entry: string,
+    dead: string,
+    ttlMs: number,
+  ): Promise<[number, string]>;
+  detachDevice(key: string, deviceId: string, entry: string): Promise<number>;
 }
 
 const gatewayKey = (gatewayId: string) => `keytrail:gateway:${gatewayId}`;
@@ -48,20 +54,21 @@ const devicesKey = (userId: string) => `keytrail:devices:{${userId}}`;
  * Two-level leases: a gateway's key lives for one lease, a device's entry points to a gateway. A device is online when both are there.
  */
 export class LeaseStore {
-  readonly #redis: Redis;
+  readonly #redis: Redis & LeaseCommands;
   readonly #deviceTtlMs: number;
 
   constructor(options: { url: string; deviceTtlMs: number; onError: (error: Error) => void }) {
     this.#deviceTtlMs = options.deviceTtlMs;
-    this.#redis = new Redis(options.url, {
+    const redis = new Redis(options.url, {
       maxRetriesPerRequest: 2,
       connectTimeout: 2_000,
       commandTimeout: 2_000,
       retryStrategy: (attempt) => Math.min(attempt * 50, 1_000),
     });
-    this.#redis.on('error', options.onError);
-    this.#redis.defineCommand('attachDevice', { numberOfKeys: 1, lua: attachScript });
-    this.#redis.defineCommand('detachDevice', { numberOfKeys: 1, lua: detachScript });
+    redis.on('error', options.onError);
+    redis.defineCommand('attachDevice', { numberOfKeys: 1, lua: attachScript });
+    redis.defineCommand('detachDevice', { numberOfKeys: 1, lua: detachScript });
+    this.#redis = redis as Redis & LeaseCommands;
   }
 
   /** Takes the lease of a gateway id that nobody has. */
@@ -95,14 +102,17 @@ export class LeaseStore {
       );
       const other = text === '' ? undefined : parseDeviceEntry(text);
       if (held === 1) return { outcome: 'held', replaced: other };
-      if (other && (await this.#gatewaysAlive([other.gatewayId])).has(other.gatewayId)) return { outcome: 'newer-attached', by: other };
+      if (other && (await this.#gatewaysAlive([other.gatewayId])).has(other.gatewayId))
+        return { outcome: 'newer-attached', by: other };
       dead = text;
     }
   }
 
   /** Compare-and-delete: a newer attachment of the device stays. */
   async detach(userId: string, deviceId: string, entry: DeviceEntry): Promise<void> {
-    await this.#command('EVALSHA detach', () => this.#redis.detachDevice(devicesKey(userId), deviceId, formatDeviceEntry(entry)));
+    await this.#command('EVALSHA detach', () =>
+      this.#redis.detachDevice(devicesKey(userId), deviceId, formatDeviceEntry(entry)),
+    );
   }
 
   /** The device's entry, whether or not its gateway lives. */

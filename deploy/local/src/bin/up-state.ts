@@ -1,0 +1,45 @@
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { checkoutFolder } from '../checkout.ts';
+import type { StopRecord } from '../supervision/stop-recorded.ts';
+
+/** What `make up` started, for `make down`, the README's curl examples and other programs. */
+export interface UpState {
+  readonly record: StopRecord;
+  readonly services: readonly { readonly service: string; readonly grpcTarget: string; readonly webUrl: string }[];
+  readonly issuer: string;
+  readonly traces: string;
+  readonly servers: readonly {
+    readonly kind: string;
+    readonly version: string;
+    readonly origin: string;
+    readonly port: number;
+  }[];
+}
+
+export const upStateFile = join(checkoutFolder, '.local', 'up.json');
+/** Shell variables for the examples of the README: `. .local/up.env`. */
+export const upEnvironmentFile = join(checkoutFolder, '.local', 'up.env');
+
+export function readUpState(): UpState | undefined {
+  return existsSync(upStateFile) ? (JSON.parse(readFileSync(upStateFile, 'utf8')) as UpState) : undefined;
+}
+
+export function writeUpState(state: UpState): void {
+  mkdirSync(dirname(upStateFile), { recursive: true });
+  writeFileSync(upStateFile, `${JSON.stringify(state, null, 2)}\n`);
+  const lines = [
+    ...state.services.flatMap(({ service, grpcTarget, webUrl }) => {
+      const name = service.toUpperCase().replaceAll('-', '_');
+      return [`${name}=${webUrl}`, `${name}_GRPC=${grpcTarget}`];
+    }),
+    `ISSUER=${state.issuer}`,
+    `TRACES=${state.traces}`,
+  ];
+  writeFileSync(upEnvironmentFile, `${lines.join('\n')}\n`);
+}
+
+export function removeUpState(): void {
+  rmSync(upStateFile, { force: true });
+  rmSync(upEnvironmentFile, { force: true });
+}

@@ -1,0 +1,69 @@
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { checkoutFolder } from '../checkout.ts';
+import { startProcess } from '../processes.ts';
+import { isRecordedAlive } from '../supervision/stop-recorded.ts';
+import { readUpState, removeUpState, type UpState, writeUpState } from './up-state.ts';
+
+const { values } = parseArgs({ options: { json: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } } });
+if (values.help) {
+  console.log(`Usage: make up
+
+Starts PostgreSQL, Redis, NATS, a development issuer, a trace store and the four services in the background, on free ports,
+and prints where they listen. State: .local/up.json, shell variables: .local/up.env, logs: .local/up/. Stop with: make down
+  --json   print the state as JSON
+Exit codes: 0 running, 1 could not start.`);
+  process.exit(0);
+}
+
+const running = readUpState();
+if (running && isRecordedAlive(running.record)) {
+  console.error('Keytrail is up already.');
+  print(running);
+  process.exit(0);
+}
+removeUpState();
+
+console.error('Starting Keytrail; the first time this downloads what the machine lacks. Log: .local/up/host.log');
+try {
+  const host = await startProcess({
+    name: 'keytrail',
+    args: ['deploy/local/src/bin/host.ts'],
+    logFile: join(checkoutFolder, '.local', 'up', 'host.log'),
+    // Explicit servers and ways of getting them, and Go for the way that needs it, must reach the host.
+    env: Object.fromEntries(
+      Object.entries(process.env).filter(
+        (entry): entry is [string, string] =>
+          entry[1] !== undefined && /^(KEYTRAIL_|GO|DOCKER_|npm_config_)/i.test(entry[0]),
+      ),
+    ),
+    readyTimeoutMs: 300_000,
+    graceMs: 30_000,
+    detached: true,
+  });
+  const line = await host.waitForLine((each) => each.event === 'listening');
+  const { event: _, ...rest } = line as { event: string } & Omit<UpState, 'record'>;
+  const state: UpState = { record: host.record, ...rest };
+  writeUpState(state);
+  print(state);
+  process.exit(0);
+} catch (error) {
+  console.error(error instanceof Error ? error.message : error);
+  process.exit(1);
+}
+
+function print(state: UpState): void {
+  if (values.json) {
+    console.log(JSON.stringify(state, null, 2));
+    return;
+  }
+  for (const { kind, version, origin, port } of state.servers) {
+    console.log(`${kind.padEnd(14)} 127.0.0.1:${port}  (${version}, from ${origin})`);
+  }
+  for (const { service, grpcTarget, webUrl } of state.services) {
+    console.log(`${service.padEnd(14)} gRPC ${grpcTarget}  web ${webUrl}`);
+  }
+  console.log(`${'issuer'.padEnd(14)} ${state.issuer}  (development tokens: POST /token {"user","device"})`);
+  console.log(`${'traces'.padEnd(14)} ${state.traces}  (GET /traces/<trace id>)`);
+  console.log('\nShell variables for the examples: . .local/up.env     Stop: make down');
+}
