@@ -1,10 +1,7 @@
 import { attr, contextFromTraceparent, currentTraceparent, SpanKind, withSpan } from '@keytrail/telemetry';
-import { headers, type MsgHdrs } from '@nats-io/nats-core';
+import { headers, type Msg, type MsgHdrs } from '@nats-io/nats-core';
 import type { EventBus } from './bus.ts';
 import { eventHeader } from './publish.ts';
-
-/** Answers a request with the bytes it returns, when it returns some. */
-export type CoreHandler = (bytes: Uint8Array, subject: string) => Promise<Uint8Array | undefined | void>;
 
 export interface CoreOptions {
   /** Names the spans when the subject holds ids, e.g. `keytrail.gateway.{gateway}.deliver`. */
@@ -34,7 +31,27 @@ function traced(): { headers?: MsgHdrs } {
 export function subscribeCore(
   bus: EventBus,
   subject: string,
-  handler: CoreHandler,
+  handle: (bytes: Uint8Array, subject: string) => Promise<void>,
+  options?: CoreOptions,
+): { stop(): void } {
+  return listen(bus, subject, (message) => handle(message.data, message.subject), options);
+}
+
+/** Answers what others ask with `requestCore`; when `answer` throws they get no answer. */
+export function answerCore(
+  bus: EventBus,
+  subject: string,
+  answer: (bytes: Uint8Array, subject: string) => Promise<Uint8Array>,
+  options?: CoreOptions,
+): { stop(): void } {
+  const handle = async (message: Msg) => void message.respond(await answer(message.data, message.subject));
+  return listen(bus, subject, handle, options);
+}
+
+function listen(
+  bus: EventBus,
+  subject: string,
+  handle: (message: Msg) => Promise<void>,
   { template = subject, queue }: CoreOptions = {},
 ): { stop(): void } {
   const subscription = bus.connection.subscribe(subject, {
@@ -46,10 +63,9 @@ export function subscribeCore(
       }
       const parent = contextFromTraceparent(message.headers?.get(eventHeader.traceparent) ?? '');
       const settings = { kind: SpanKind.CONSUMER, parent, attributes: attributes(template, 'process') };
-      withSpan(`process ${template}`, settings, async () => {
-        const answer = await handler(message.data, message.subject);
-        if (answer && message.reply) message.respond(answer);
-      }).catch((failure) => bus.log.warn({ err: failure, subject: template }, 'a message could not be handled'));
+      withSpan(`process ${template}`, settings, () => handle(message)).catch((failure) =>
+        bus.log.warn({ err: failure, subject: template }, 'a message could not be handled'),
+      );
     },
   });
   return { stop: () => subscription.unsubscribe() };

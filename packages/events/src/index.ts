@@ -1,7 +1,7 @@
 export { connectEvents, type EventBus, type EventBusOptions } from './bus.ts';
 export * from './catalogue.ts';
 export { type Consumer, type ConsumerOptions, startConsumer } from './consumer.ts';
-export { type CoreHandler, type CoreOptions, publishCore, requestCore, subscribeCore } from './core-nats.ts';
+export { answerCore, type CoreOptions, publishCore, requestCore, subscribeCore } from './core-nats.ts';
 export { type DeliveredEvent, type EventHandler, type Handler, on, onInTransaction, UnknownEvent } from './handlers.ts';
 export { inboxMigration, inboxRetentionMs, purgeInbox } from './inbox.ts';
 export { type AddEventOptions, addEvent, largestEventBytes, outboxMigration } from './outbox.ts';

@@ -94,9 +94,7 @@ export function startRelay({ db, bus, service, log, pollMs = 500, rebalanceMs = 
         values: [published],
       });
     }
-    if (failure)
-      log.warn({ err: failure, waiting: rows.length - published.length }, 'events could not be published yet');
-    return { full: rows.length === batchSize, failed: failure !== undefined };
+    return { full: rows.length === batchSize, failure };
   }
 
   async function relay(session: DedicatedConnection): Promise<void> {
