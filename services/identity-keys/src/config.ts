@@ -1,0 +1,50 @@
+import { authSettings } from '@keytrail/auth';
+import { eventSettings } from '@keytrail/events';
+import { serverSettings } from '@keytrail/rpc';
+import { readSettings, rule, type SettingsValues, setting } from '@keytrail/settings';
+import { databaseSettings } from '@keytrail/storage';
+import { telemetrySettings } from '@keytrail/telemetry';
+
+export const identityKeysSettings = {
+  ...serverSettings,
+  ...authSettings,
+  ...telemetrySettings,
+  ...databaseSettings,
+  ...eventSettings,
+  maxDevicesPerUser: setting(
+    'KEYTRAIL_MAX_DEVICES_PER_USER',
+    rule.count().min(1).default(50),
+    'devices that a user may have, revoked ones not counted',
+  ),
+  maxPrekeysPerPool: setting(
+    'KEYTRAIL_MAX_PREKEYS_PER_POOL',
+    rule.count().min(1).default(1_000),
+    'unclaimed one-time prekeys of one kind that a device may have',
+  ),
+  lowPrekeysBelow: setting(
+    'KEYTRAIL_LOW_PREKEYS_BELOW',
+    rule.count().default(20),
+    'a device is told that its prekeys are low when a claim leaves fewer than this of a kind',
+  ),
+  lowPrekeysReminderMs: setting(
+    'KEYTRAIL_LOW_PREKEYS_REMINDER_MS',
+    rule.durationMs().default(3_600_000),
+    'least time between two such notices to a device that has not added prekeys since',
+  ),
+  maxDevicesPerAnswer: setting(
+    'KEYTRAIL_MAX_DEVICES_PER_ANSWER',
+    rule.count().min(1).default(2_000),
+    'devices in one answer of GetDevices; more would not fit into KEYTRAIL_MAX_MESSAGE_BYTES',
+  ),
+  forgetEveryMs: setting(
+    'KEYTRAIL_FORGET_EVERY_MS',
+    rule.durationMs().default(600_000),
+    'how often request ids and claims that are older than seven days are forgotten',
+  ),
+} as const;
+
+export type IdentityKeysConfig = SettingsValues<typeof identityKeysSettings>;
+
+export function readConfig(environment: Readonly<Record<string, string | undefined>>): IdentityKeysConfig {
+  return readSettings(identityKeysSettings, environment);
+}

@@ -1,0 +1,146 @@
+import { create } from '@bufbuild/protobuf';
+import { timestampFromDate } from '@bufbuild/protobuf/wkt';
+import {
+  IdentityKeysService,
+  type RegisterDeviceRequest,
+  RegisterDeviceRequestSchema,
+  type RegisterDeviceResponse,
+  RegisterDeviceResponseSchema,
+} from '@keytrail/contracts';
+import { CertificateError, certifiedAtMs, type Ref } from '@keytrail/crypto';
+import { addEvent, deviceListChanged } from '@keytrail/events';
+import { deviceCaller, invalidField, type Rpc, refuse, unary } from '@keytrail/rpc';
+import type { Database, Transaction } from '@keytrail/storage';
+import { currentTraceId, keepTrace, pseudonym } from '@keytrail/telemetry';
+import {
+  digestKeys,
+  keysOfDevice,
+  repeatedKeyId,
+  signaturesOfDevice,
+  type UploadedSignature,
+  wholeKeySet,
+} from '../domain/key-set.ts';
+import {
+  countActiveDevices,
+  findRegistered,
+  insertDeviceRow,
+  lockRootKey,
+  type RegisteredDevice,
+} from '../store/devices.ts';
+import { addKemPrekeys, addOneTimePrekeys } from '../store/prekeys.ts';
+import { refuseInvalidKeys, refuseInvalidSignatures } from '../verify-keys.ts';
+import { oncePerRequest } from './once-per-request.ts';
+import { refuseRevoked } from './refuse-revoked.ts';
+
+export interface RegisterDeviceParts {
+  readonly db: Database;
+  readonly writerBuild: string;
+  readonly maxDevicesPerUser: number;
+}
+
+/**
+ * Adds the calling device with its whole key set, verified, or nothing. Idempotent by request_id, and by content: the same device with
+ * the same keys gets the first answer again.
+ */
+export function registerDevice({ db, writerBuild, maxDevicesPerUser }: RegisterDeviceParts): Rpc {
+  return unary(IdentityKeysService.method.registerDevice, {
+    allow: ['device'],
+    async handle(request, call) {
+      const device = deviceCaller(call);
+      const repeated = repeatedKeyId(request, wholeKeySet(request).lastResortPrekey.keyId);
+      if (repeated) throw invalidField(repeated, 'the key id stands twice in this upload');
+      const signatures = signaturesToVerify(device, request);
+      await refuseInvalidKeys(keysOfDevice(request));
+      await refuseInvalidSignatures(signatures);
+      keepTrace('device registered');
+
+      const outcome = await oncePerRequest(
+        db,
+        call,
+        { input: RegisterDeviceRequestSchema, output: RegisterDeviceResponseSchema, request },
+        (tx) => addDevice(tx, device, request, { writerBuild, maxDevicesPerUser }),
+      );
+      call.log.info(
+        {
+          user: pseudonym(device.userId),
+          device: pseudonym(device.deviceId),
+          version: String(outcome.response.deviceListVersion),
+          repeated: outcome.repeated,
+        },
+        'device registered',
+      );
+      return outcome.response;
+    },
+  });
+}
+
+function signaturesToVerify(device: Ref, request: RegisterDeviceRequest): UploadedSignature[] {
+  try {
+    return signaturesOfDevice(device, request);
+  } catch (error) {
+    if (!(error instanceof CertificateError)) throw error;
+    const field = error.problem === 'time' ? 'certificate.certified_at' : 'certificate';
+    throw refuse('CERTIFICATE_INVALID', `${field}: ${error.problem}`, {
+      metadata: { field, rule: error.problem },
+      fields: [{ field, description: 'must be whole milliseconds, not before 1970' }],
+    });
+  }
+}
+
+async function addDevice(
+  tx: Transaction,
+  device: Ref,
+  request: RegisterDeviceRequest,
+  { writerBuild, maxDevicesPerUser }: Omit<RegisterDeviceParts, 'db'>,
+): Promise<RegisterDeviceResponse> {
+  const { certificate } = wholeKeySet(request);
+  const keysDigest = digestKeys(request);
+  const rootKey = await lockRootKey(tx, device.userId, certificate.rootKey);
+  const known = await findRegistered(tx, device);
+  if (known) return firstAnswer(device, request, known, keysDigest);
+  if (Buffer.compare(rootKey, certificate.rootKey) !== 0)
+    throw refuse('ROOT_KEY_MISMATCH', 'the user has another root key', { metadata: { user_id: device.userId } });
+  if ((await countActiveDevices(tx, device.userId)) >= maxDevicesPerUser)
+    throw refuse('DEVICE_LIMIT_REACHED', `the user has ${maxDevicesPerUser} devices`, {
+      metadata: { limit: String(maxDevicesPerUser) },
+    });
+
+  const added = await insertDeviceRow(tx, device, request, {
+    keysDigest,
+    certifiedAtMs: certifiedAtMs(certificate) ?? 0n,
+    writerBuild,
+    traceId: currentTraceId(),
+  });
+  await addOneTimePrekeys(tx, added.device_number, request.oneTimePrekeys);
+  await addKemPrekeys(tx, added.device_number, request.oneTimeKemPrekeys);
+  const change = {
+    userId: device.userId,
+    deviceId: device.deviceId,
+    version: added.added_in_version,
+    revoked: false,
+    changedAt: timestampFromDate(added.added_at),
+  };
+  await addEvent(tx, deviceListChanged, change, { aggregate: device.userId });
+  return answer(added.added_in_version, request);
+}
+
+function firstAnswer(
+  device: Ref,
+  request: RegisterDeviceRequest,
+  known: RegisteredDevice,
+  keysDigest: Uint8Array,
+): RegisterDeviceResponse {
+  refuseRevoked(device, known.revoked_at);
+  if (Buffer.compare(known.registered_keys_digest, keysDigest) !== 0)
+    throw refuse('DEVICE_ALREADY_REGISTERED', 'the device id is registered with other keys', {
+      metadata: { device_id: device.deviceId },
+    });
+  return answer(known.added_in_version, request);
+}
+
+function answer(version: bigint, { oneTimePrekeys, oneTimeKemPrekeys }: RegisterDeviceRequest): RegisterDeviceResponse {
+  return create(RegisterDeviceResponseSchema, {
+    deviceListVersion: version,
+    counts: { oneTime: oneTimePrekeys.length, kem: oneTimeKemPrekeys.length },
+  });
+}
