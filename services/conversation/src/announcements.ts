@@ -1,0 +1,61 @@
+import { timestampNow } from '@bufbuild/protobuf/wkt';
+import { type Conversation, NotificationKind } from '@keytrail/contracts';
+import { addEvent, conversationChanged, messageAdded, notificationRequested } from '@keytrail/events';
+import type { Transaction } from '@keytrail/storage';
+import { currentTraceparent } from '@keytrail/telemetry';
+
+export interface ChangeAudience {
+  /** Users whose devices are told; those who just left too. */
+  readonly notify: readonly string[];
+  /** Members are also told that a rotation is due now, or due for a weightier reason. */
+  readonly rotationBecameDue?: boolean;
+}
+
+/** Tells other services and the members' devices that a conversation was created or rotated, or that its roster changed. */
+export async function announceChange(
+  tx: Transaction,
+  conversation: Conversation,
+  { notify, rotationBecameDue = false }: ChangeAudience,
+): Promise<void> {
+  const { conversationId, epoch, sessionId, rosterVersion, rotationDue, members } = conversation;
+  const about = { aggregate: conversationId };
+  await addEvent(
+    tx,
+    conversationChanged,
+    { conversationId, epoch, sessionId, rosterVersion, rotationDue, changedAt: timestampNow() },
+    about,
+  );
+  await requestNotification(tx, notify, NotificationKind.CONVERSATION_CHANGED, conversationId, sessionId);
+  if (rotationBecameDue) {
+    const remaining = members.map(({ userId }) => userId);
+    await requestNotification(tx, remaining, NotificationKind.ROTATION_DUE, conversationId, sessionId);
+  }
+}
+
+/** Tells other services and the members' devices that a message was appended. */
+export async function announceMessage(
+  tx: Transaction,
+  message: { readonly conversationId: string; readonly sessionId: string; readonly sequence: bigint },
+  notify: readonly string[],
+): Promise<void> {
+  const { conversationId, sessionId, sequence } = message;
+  await addEvent(tx, messageAdded, { conversationId, sequence }, { aggregate: conversationId });
+  await requestNotification(tx, notify, NotificationKind.MESSAGE_ADDED, conversationId, sessionId);
+}
+
+async function requestNotification(
+  tx: Transaction,
+  userIds: readonly string[],
+  kind: NotificationKind,
+  conversationId: string,
+  sessionId: string,
+): Promise<void> {
+  if (userIds.length === 0) return;
+  const notification = { kind, conversationId, sessionId, traceparent: currentTraceparent() };
+  await addEvent(
+    tx,
+    notificationRequested.conversation,
+    { userIds: [...userIds], notification },
+    { aggregate: conversationId },
+  );
+}

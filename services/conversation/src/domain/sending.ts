@@ -1,0 +1,29 @@
+import { type HistoryPolicy, RotationDueReason } from '@keytrail/contracts';
+import { isEntitled, type MembershipSpan } from './entitlement.ts';
+
+/** Where a conversation stands when a message comes. */
+export interface SendingState {
+  readonly epoch: bigint;
+  /** Messages under earlier epochs are refused: a member left since. */
+  readonly minSendEpoch: bigint;
+  readonly rotationDue: RotationDueReason;
+  readonly historyPolicy: HistoryPolicy;
+}
+
+export type SendingVerdict = 'accepted' | 'rotation-required' | 'not-entitled';
+
+/**
+ * Whether a current member may send under the session of an epoch. Earlier epochs are accepted as long as no member has left
+ * since; a member for whom no session has been made yet must wait for the rotation that is due.
+ */
+export function judgeSending(
+  state: SendingState,
+  spans: readonly MembershipSpan[],
+  sessionEpoch: bigint,
+): SendingVerdict {
+  if (sessionEpoch < state.minSendEpoch) return 'rotation-required';
+  if (isEntitled(spans, state.historyPolicy, sessionEpoch)) return 'accepted';
+  return sessionEpoch === state.epoch && state.rotationDue !== RotationDueReason.UNSPECIFIED
+    ? 'rotation-required'
+    : 'not-entitled';
+}

@@ -1,0 +1,72 @@
+import { ConnectError } from '@connectrpc/connect';
+import { type ReasonName, SessionIncompleteSchema, type StoreSessionResponse } from '@keytrail/contracts';
+import { readRefusal, refuse } from '@keytrail/rpc';
+import type { Parts } from '../parts.ts';
+import { sessionAborted } from '../refusals.ts';
+import type { Writer } from '../store/conversations.ts';
+import { decisionOn, recordCandidate } from '../store/epochs.ts';
+import type { CheckedSession } from './check-session.ts';
+
+/** What the service session refuses because of what the caller sent; it travels on to the caller. */
+const theCallersFault: ReadonlySet<string> = new Set<ReasonName>([
+  'INVALID_FIELD',
+  'HEADER_MISMATCH',
+  'SIGNATURE_INVALID',
+  'CERTIFICATE_INVALID',
+  'KEY_INVALID',
+  'SESSION_INCOMPLETE',
+  'SESSION_CONFLICT',
+  'SESSION_ABORTED',
+]);
+
+/**
+ * Records the intent to commit a session, then stores it with the service session: from then on either the commit or the
+ * reconciler decides it. Idempotent by conversation and session id. Throws SESSION_ABORTED when the reconciler was first,
+ * and what StoreSession throws.
+ */
+export async function storeCandidate(
+  parts: Parts,
+  session: CheckedSession,
+  request: { readonly requestId: string; readonly userId: string },
+  by: Writer,
+): Promise<StoreSessionResponse> {
+  await parts.db.transaction(async (tx) => {
+    await recordCandidate(tx, session, request, by);
+    // Read after the candidate's row is ours: the reconciler decides while it holds that row.
+    if ((await decisionOn(tx, session)) === 'ABORTED') throw sessionAborted(session.sessionId);
+  });
+  await parts.atFaultPoint('conversation.after-candidate');
+
+  const { initiator } = session;
+  const stored = await parts.sessions
+    .storeSession({
+      conversationId: session.conversationId,
+      initiator: { userId: initiator.userId, deviceId: initiator.deviceId },
+      session: session.upload,
+      rosterDevices: session.rosterDevices,
+    })
+    .catch((error: unknown) => {
+      throw passedOn(error);
+    });
+  const expected = session.upload.envelopes.length;
+  if (stored.envelopesWritten !== expected || stored.envelopesExpected !== expected)
+    throw new Error(
+      `session wrote ${stored.envelopesWritten} envelopes and expected ${stored.envelopesExpected} where ${expected} were sent`,
+    );
+  await parts.atFaultPoint('conversation.after-store-session');
+  return stored;
+}
+
+function passedOn(error: unknown): unknown {
+  const refusal = readRefusal(error);
+  if (!theCallersFault.has(refusal.reason)) return error;
+  const details = ConnectError.from(error)
+    .findDetails(SessionIncompleteSchema)
+    .map((value) => ({ desc: SessionIncompleteSchema, value }));
+  return refuse(refusal.reason as ReasonName, refusal.message, {
+    metadata: refusal.metadata,
+    fields: refusal.fields,
+    details,
+    cause: error,
+  });
+}

@@ -1,0 +1,41 @@
+import { ConversationService } from '@keytrail/contracts';
+import { type Rpc, unary } from '@keytrail/rpc';
+import { isEntitled, isMemberNow } from '../domain/entitlement.ts';
+import type { Parts } from '../parts.ts';
+import { findConversationWithSession } from '../store/conversations.ts';
+import { membershipsOf } from '../store/memberships.ts';
+
+/** Tells other services what users may have of a session. An epoch that is not committed entitles nobody. */
+export function checkEntitlement({ db }: Parts): Rpc {
+  return unary(ConversationService.method.checkEntitlement, {
+    allow: ['service'],
+    async handle({ conversationId, sessionId, userIds }) {
+      const conversation = await findConversationWithSession(db, conversationId, sessionId);
+      // Read later: a membership may be newer than the session, never the other way round.
+      const memberships = await membershipsOf(db, conversationId, userIds);
+      const epoch = conversation?.askedEpoch;
+      return {
+        conversationKnown: conversation !== undefined,
+        sessionCommitted: epoch !== undefined,
+        epoch: epoch ?? 0n,
+        ...(conversation && {
+          currentEpoch: conversation.epoch,
+          currentSessionId: conversation.sessionId,
+          historyPolicy: conversation.historyPolicy,
+          lastWriteTraceId: conversation.lastWriteTraceId,
+        }),
+        entitlements: userIds.map((userId) => {
+          const { spans } = memberships(userId);
+          return {
+            userId,
+            everMember: spans.length > 0,
+            entitled:
+              conversation !== undefined && epoch !== undefined && isEntitled(spans, conversation.historyPolicy, epoch),
+            memberNow: isMemberNow(spans),
+            memberships: spans.map(({ fromEpoch, toEpoch }) => ({ fromEpoch, toEpoch: toEpoch ?? 0n })),
+          };
+        }),
+      };
+    },
+  });
+}

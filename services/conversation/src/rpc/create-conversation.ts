@@ -1,0 +1,99 @@
+import { create } from '@bufbuild/protobuf';
+import {
+  ConversationKind,
+  ConversationService,
+  CreateConversationRequestSchema,
+  CreateConversationResponseSchema,
+} from '@keytrail/contracts';
+import { deriveConversationId } from '@keytrail/crypto';
+import { deviceCaller, invalidField, type Rpc, unary } from '@keytrail/rpc';
+import type { Transaction } from '@keytrail/storage';
+import { keepTrace } from '@keytrail/telemetry';
+import { announceChange } from '../announcements.ts';
+import { answerOnce, askedRequest, earlierAnswer } from '../answer-once.ts';
+import { inRosterOrder, problemOfNewRoster } from '../domain/roster.ts';
+import { type CheckedSession, checkSession } from '../epochs/check-session.ts';
+import { commitSession } from '../epochs/commit-session.ts';
+import { storeCandidate } from '../epochs/store-candidate.ts';
+import type { Parts } from '../parts.ts';
+import { directConversationExists, requestIdReused } from '../refusals.ts';
+import { findDirectConversation, insertConversation, readConversation } from '../store/conversations.ts';
+import { openMemberships } from '../store/memberships.ts';
+import { writerOf } from '../writer.ts';
+
+/** Makes a conversation with its first session: the session is stored first, and the commit makes both visible at once. */
+export function createConversation(parts: Parts): Rpc {
+  return unary(ConversationService.method.createConversation, {
+    allow: ['device'],
+    async handle(request, call) {
+      const caller = deviceCaller(call);
+      const problem = problemOfNewRoster(request.kind, request.members, caller.userId);
+      if (problem) throw invalidField(problem.field, problem.description);
+      keepTrace('conversation_created');
+
+      const asked = askedRequest(CreateConversationRequestSchema, request, call, caller.userId);
+      const before = await earlierAnswer(parts.db, asked, CreateConversationResponseSchema);
+      if (before) return before;
+
+      const members = inRosterOrder(request.members);
+      const pair = request.kind === ConversationKind.DIRECT ? members.map(({ userId }) => userId) : undefined;
+      const existing = pair && (await findDirectConversation(parts.db, pair));
+      if (existing) throw directConversationExists(existing);
+
+      const conversationId = deriveConversationId(caller.userId, request.requestId);
+      const session = await checkSession(
+        parts,
+        caller,
+        request.initialSession,
+        { conversationId, epoch: 1n, rosterVersion: 1n, members },
+        'initial_session',
+      );
+      const by = writerOf(parts);
+      const stored = await storeCandidate(parts, session, { requestId: request.requestId, userId: caller.userId }, by);
+
+      await parts.atFaultPoint('conversation.before-commit');
+      const answer = await answerOnce(parts.db, asked, CreateConversationResponseSchema, async (tx) => {
+        await commitSession(tx, session, stored, by, () => insertNew(tx, session));
+        await openMemberships(
+          tx,
+          conversationId,
+          1n,
+          members.map(({ userId, role }) => ({ userId, role, fromEpoch: 1n })),
+        );
+        const conversation = await readConversation(tx, conversationId);
+        await announceChange(tx, conversation, { notify: members.map(({ userId }) => userId) });
+        return create(CreateConversationResponseSchema, {
+          conversation,
+          envelopesWritten: stored.envelopesWritten,
+        });
+      });
+      await parts.atFaultPoint('conversation.after-commit');
+      call.log.info(
+        {
+          conversationId,
+          sessionId: session.sessionId,
+          members: members.length,
+          envelopesWritten: stored.envelopesWritten,
+          envelopesExpected: stored.envelopesExpected,
+          withheld: session.upload.withholdings.length,
+        },
+        'conversation created',
+      );
+      return answer;
+
+      async function insertNew(tx: Transaction, { sessionId, header }: CheckedSession): Promise<void> {
+        const { kind } = request;
+        const inserted = await insertConversation(
+          tx,
+          { conversationId, kind, historyPolicy: header.historyPolicy, sessionId, members },
+          by,
+        );
+        if (inserted) return;
+        const winner = pair && (await findDirectConversation(tx, pair));
+        throw winner && winner !== conversationId
+          ? directConversationExists(winner)
+          : requestIdReused(request.requestId);
+      }
+    },
+  });
+}

@@ -1,0 +1,71 @@
+import { create } from '@bufbuild/protobuf';
+import {
+  ConversationKind,
+  ConversationService,
+  MemberRole,
+  RemoveMembersRequestSchema,
+  RemoveMembersResponseSchema,
+} from '@keytrail/contracts';
+import { deviceCaller, type Rpc, unary } from '@keytrail/rpc';
+import { keepTrace } from '@keytrail/telemetry';
+import { announceChange } from '../announcements.ts';
+import { answerOnce, askedRequest } from '../answer-once.ts';
+import { rotationDueAfter, successorOfLastAdmin } from '../domain/roster.ts';
+import type { Parts } from '../parts.ts';
+import { directRosterFixed, memberStateConflict, roleNotSufficient, rosterConflict } from '../refusals.ts';
+import { advanceToRoster, readConversation, readRoster } from '../store/conversations.ts';
+import { closeMemberships, setRole } from '../store/memberships.ts';
+import { writerOf } from '../writer.ts';
+import { lockAsMember } from './lock-as-member.ts';
+
+/** Removes members from a group; from now on messages under the current epoch are refused, until the session is rotated. */
+export function removeMembers(parts: Parts): Rpc {
+  return unary(ConversationService.method.removeMembers, {
+    allow: ['device'],
+    async handle(request, call) {
+      const caller = deviceCaller(call);
+      const removed = request.userIds;
+      const asked = askedRequest(RemoveMembersRequestSchema, request, call, caller.userId);
+      return answerOnce(parts.db, asked, RemoveMembersResponseSchema, async (tx) => {
+        const locked = await lockAsMember(tx, request.conversationId, caller.userId, removed);
+        const { current, own } = locked;
+        const { conversationId } = current;
+        if (current.kind === ConversationKind.DIRECT) throw directRosterFixed(conversationId);
+        const leaves = removed.length === 1 && removed[0] === caller.userId;
+        if (own.role !== MemberRole.ADMIN && !leaves) throw roleNotSufficient(own.role);
+        if (current.rosterVersion !== request.expectedRosterVersion) throw rosterConflict(current);
+        const absent = removed.find((userId) => locked.membershipsOf(userId).role === undefined);
+        if (absent !== undefined) throw memberStateConflict(absent, 'is not a member');
+
+        keepTrace('members_removed');
+        const rotationDue = rotationDueAfter(current.rotationDue, 'removed', current.historyPolicy);
+        const due = { rotationDue, minSendEpoch: current.epoch + 1n };
+        const version = await advanceToRoster(tx, current, due, writerOf(parts));
+        if (version === undefined) throw rosterConflict(current);
+        const leaving = new Set(removed);
+        const remaining = (await readRoster(tx, conversationId)).filter(({ userId }) => !leaving.has(userId));
+        const successor = successorOfLastAdmin(remaining);
+        if (successor) await setRole(tx, conversationId, successor.userId, MemberRole.ADMIN);
+        await closeMemberships(tx, conversationId, current.epoch, version, removed);
+
+        const conversation = await readConversation(tx, conversationId);
+        await announceChange(tx, conversation, {
+          notify: [...conversation.members.map(({ userId }) => userId), ...removed],
+          rotationBecameDue: rotationDue !== current.rotationDue,
+        });
+        tx.afterCommit(() =>
+          call.log.info(
+            {
+              conversationId,
+              rosterVersion: String(version),
+              removed: removed.length,
+              promoted: successor ? 1 : 0,
+            },
+            'members removed',
+          ),
+        );
+        return create(RemoveMembersResponseSchema, { conversation });
+      });
+    },
+  });
+}

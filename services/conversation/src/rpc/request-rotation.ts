@@ -1,0 +1,40 @@
+import { create } from '@bufbuild/protobuf';
+import { ConversationService, RequestRotationRequestSchema, RequestRotationResponseSchema } from '@keytrail/contracts';
+import { deviceCaller, type Rpc, unary } from '@keytrail/rpc';
+import { keepTrace } from '@keytrail/telemetry';
+import { announceChange } from '../announcements.ts';
+import { answerOnce, askedRequest } from '../answer-once.ts';
+import { rotationDueAfter } from '../domain/roster.ts';
+import type { Parts } from '../parts.ts';
+import { epochConflict } from '../refusals.ts';
+import { readConversation, setRotationDue } from '../store/conversations.ts';
+import { writerOf } from '../writer.ts';
+import { lockAsMember } from './lock-as-member.ts';
+
+/** Marks a rotation as due, unless the epoch has been replaced already or one is due for a weightier reason. */
+export function requestRotation(parts: Parts): Rpc {
+  return unary(ConversationService.method.requestRotation, {
+    allow: ['device'],
+    async handle(request, call) {
+      const caller = deviceCaller(call);
+      const asked = askedRequest(RequestRotationRequestSchema, request, call, caller.userId);
+      return answerOnce(parts.db, asked, RequestRotationResponseSchema, async (tx) => {
+        const { current } = await lockAsMember(tx, request.conversationId, caller.userId);
+        const { conversationId } = current;
+        if (request.expectedEpoch > current.epoch) throw epochConflict(current);
+        const due = rotationDueAfter(current.rotationDue, 'requested', current.historyPolicy);
+        if (request.expectedEpoch < current.epoch || due === current.rotationDue)
+          return create(RequestRotationResponseSchema, { conversation: await readConversation(tx, conversationId) });
+
+        keepTrace('rotation_requested');
+        await setRotationDue(tx, conversationId, due, writerOf(parts));
+        const conversation = await readConversation(tx, conversationId);
+        await announceChange(tx, conversation, {
+          notify: conversation.members.map(({ userId }) => userId),
+          rotationBecameDue: true,
+        });
+        return create(RequestRotationResponseSchema, { conversation });
+      });
+    },
+  });
+}

@@ -1,0 +1,157 @@
+import { join } from 'node:path';
+import { createAuthenticator, createServiceIdentity } from '@keytrail/auth';
+import { ConversationService, IdentityKeysService, SessionService } from '@keytrail/contracts';
+import { connectEvents, startRelay } from '@keytrail/events';
+import { connectPeer, startServer } from '@keytrail/rpc';
+import { openDatabase, purgeRequestIds, schemaReadiness } from '@keytrail/storage';
+import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
+import type { ConversationConfig } from './config.ts';
+import { type AtFaultPoint, dieAt } from './fault-points.ts';
+import { startJob } from './jobs/job.ts';
+import { type Reconciled, reconcileCandidates } from './jobs/reconcile-candidates.ts';
+import type { Parts } from './parts.ts';
+import { deviceDirectory } from './peers/device-directory.ts';
+import { addMembers } from './rpc/add-members.ts';
+import { checkEntitlement } from './rpc/check-entitlement.ts';
+import { createConversation } from './rpc/create-conversation.ts';
+import { getConversation } from './rpc/get-conversation.ts';
+import { listConversations } from './rpc/list-conversations.ts';
+import { listMessages } from './rpc/list-messages.ts';
+import { listSharedUsers } from './rpc/list-shared-users.ts';
+import { removeMembers } from './rpc/remove-members.ts';
+import { requestRotation } from './rpc/request-rotation.ts';
+import { rotateSession } from './rpc/rotate-session.ts';
+import { sendMessage } from './rpc/send-message.ts';
+import { PrismaClient } from './store/generated/client.ts';
+
+export { type ConversationConfig, conversationSettings, readConfig } from './config.ts';
+export { type AtFaultPoint, type FaultPoint, faultPoints } from './fault-points.ts';
+
+const service = 'conversation';
+
+/** Where the migrations of this service are. */
+export const migrationsFolder = join(import.meta.dirname, '../prisma/migrations');
+
+export interface ConversationServer {
+  start(): Promise<{ grpcPort: number; webPort: number }>;
+  /** One round of the reconciler, now. */
+  reconcile(ageMs?: number): Promise<Reconciled>;
+  /** Drains the calls, then closes what they used. */
+  stop(): Promise<void>;
+}
+
+/** The only seams for tests. */
+export interface ConversationOverrides {
+  readonly telemetry?: Telemetry;
+  readonly atFaultPoint?: AtFaultPoint;
+}
+
+/** The service with everything it is made of. */
+export function createConversationServer(
+  config: ConversationConfig,
+  overrides: ConversationOverrides = {},
+): ConversationServer {
+  const closing: (() => Promise<unknown> | unknown)[] = [];
+  let reconcile = (_ageMs: number): Promise<Reconciled> => Promise.reject(new Error('the service has not started'));
+
+  async function start() {
+    const telemetry = overrides.telemetry ?? startTelemetry({ service, config });
+    if (!overrides.telemetry) closing.push(() => telemetry.shutdown());
+    const { log, build } = telemetry;
+
+    const db = openDatabase({
+      url: config.databaseUrl,
+      service,
+      connections: config.databaseConnections,
+      statementTimeoutMs: config.statementTimeoutMs,
+    });
+    closing.push(() => db.close());
+    const prisma = new PrismaClient({ adapter: db.prismaAdapter() });
+    closing.push(() => prisma.$disconnect());
+    const bus = await connectEvents({ config, log, name: `keytrail-${service}` });
+    closing.push(() => bus.close());
+    await bus.ensure();
+    const relay = startRelay({ db, bus, service, log });
+    closing.push(() => relay.stop());
+
+    const identity = createServiceIdentity(config, service);
+    const timeoutMs = config.peerTimeoutMs;
+    const identityKeys = connectPeer(IdentityKeysService, {
+      target: config.identityKeys,
+      identity,
+      peer: 'identity-keys',
+      timeoutMs,
+    });
+    closing.push(() => identityKeys.close());
+    const sessions = connectPeer(SessionService, { target: config.session, identity, peer: 'session', timeoutMs });
+    closing.push(() => sessions.close());
+
+    const parts: Parts = {
+      db,
+      prisma,
+      sessions,
+      devices: deviceDirectory(identityKeys, { size: config.signingKeyCacheSize, ttlMs: config.signingKeyCacheMs }),
+      writerBuild: build.writerBuild,
+      atFaultPoint: overrides.atFaultPoint ?? dieAt(config.faultPoint),
+    };
+
+    reconcile = (ageMs) => reconcileCandidates(parts, ageMs, log);
+    const jobs = [
+      startJob('reconcile candidates', config.reconcileIntervalMs, log, () => reconcile(config.candidateAgeMs)),
+      startJob('forget request ids', config.purgeIntervalMs, log, () => purgeRequestIds(db)),
+    ];
+    closing.push(() => Promise.all(jobs.map((job) => job.stop())));
+
+    const server = await startServer({
+      service,
+      services: [ConversationService],
+      rpcs: [
+        createConversation(parts),
+        rotateSession(parts),
+        requestRotation(parts),
+        addMembers(parts),
+        removeMembers(parts),
+        getConversation(parts),
+        listConversations(parts),
+        sendMessage(parts),
+        listMessages(parts),
+        checkEntitlement(parts),
+        listSharedUsers(parts),
+      ],
+      config,
+      authenticator: createAuthenticator(config),
+      telemetry,
+      readiness: async () => {
+        const { ready, why } = await schemaReadiness(db, migrationsFolder);
+        return { ready, ...(why !== undefined && { why }) };
+      },
+    });
+    closing.push(() => server.stop());
+    return { grpcPort: server.grpcPort, webPort: server.webPort };
+  }
+
+  async function stop() {
+    const failures: unknown[] = [];
+    for (let close = closing.pop(); close; close = closing.pop()) {
+      try {
+        await close();
+      } catch (error) {
+        failures.push(error);
+      }
+    }
+    if (failures.length > 0) throw new AggregateError(failures, 'the service did not stop cleanly');
+  }
+
+  return {
+    async start() {
+      try {
+        return await start();
+      } catch (error) {
+        await stop().catch(() => {});
+        throw error;
+      }
+    },
+    reconcile: (ageMs = config.candidateAgeMs) => reconcile(ageMs),
+    stop,
+  };
+}
