@@ -24,14 +24,10 @@ const smallOrderU = new Set([
   39382357235489614581723060781553021112529911719440698176882885853963445705823n,
 ]);
 
+const orderEightY = 0x05fc536d880238b13933c6d305acdfd5f098eff289f4c345b027b2c28f95e826n;
+
 /** y-coordinates of the eight points of small order on edwards25519. */
-const smallOrderY = new Set([
-  0n,
-  1n,
-  fieldPrime - 1n,
-  0x05fc536d880238b13933c6d305acdfd5f098eff289f4c345b027b2c28f95e826n,
-  0x7a03ac9277fdc74ec6cc392cfa53202a0f67100d760b3cba4fd83d3d706a17c7n,
-]);
+const smallOrderY = new Set([0n, 1n, fieldPrime - 1n, orderEightY, fieldPrime - orderEightY]);
 
 const lower255 = (1n << 255n) - 1n;
 

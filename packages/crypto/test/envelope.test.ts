@@ -1,7 +1,10 @@
+import { create } from '@bufbuild/protobuf';
+import { OneTimePrekeySchema, SignedPrekeySchema } from '@keytrail/contracts';
 import {
   noblePrimitives,
   openEnvelope,
   sealEnvelope,
+  VerificationError,
   verifyBundle,
   verifyDevice,
   verifyHeader,
@@ -56,3 +59,107 @@ describe.each([
     expect(opened).toEqual(sessionKey);
   });
 });
+
+describe('an envelope', () => {
+  const primitives = nodePrimitives;
+  const alice = makeDevice(primitives, 'alice', 'phone');
+  const bob = makeDevice(primitives, 'bob', 'laptop');
+  const { session, sessionKey, ephemeralKey } = makeSession(primitives, alice);
+  const recipient = verifyBundle(primitives, bob.bundle, bob.rootKey.publicKey);
+  const sealing = { primitives, sealer: alice.sealer, recipient, session, attempt: 0, ephemeralKey, sessionKey };
+  const envelope = sealEnvelope(sealing);
+  const rootKey = alice.rootKey.publicKey;
+  const opening = { primitives, envelope, session, recipient: bob.opener, rootKey };
+
+  it('with another session key than the header commits to is told as that', () => {
+    const wrong = sealEnvelope({ ...sealing, sessionKey: primitives.randomBytes(32) });
+    expect(problemOf(() => openEnvelope({ ...opening, envelope: wrong }))).toBe('commitment');
+  });
+
+  it('of the same key in another epoch is told as that too', () => {
+    const moved = { ...session, epoch: 2n };
+    expect(problemOf(() => openEnvelope({ ...opening, session: moved }))).toBe('commitment');
+  });
+
+  it.each(['signedPrekey', 'oneTimePrekey', 'kemPrekey'] as const)(
+    'whose %s is gone here is told as that',
+    (prekey) => {
+      const forgetful = { ...bob.opener, [prekey]: undefined };
+      expect(problemOf(() => openEnvelope({ ...opening, recipient: forgetful }))).toBe('prekey-unknown');
+    },
+  );
+
+  it.each(['signedPrekey', 'oneTimePrekey', 'kemPrekey', 'identityKey'] as const)(
+    'does not open with another %s',
+    (key) => {
+      const other = key === 'kemPrekey' ? primitives.mlKem768.keyPair() : primitives.x25519.keyPair();
+      expect(problemOf(() => openEnvelope({ ...opening, recipient: { ...bob.opener, [key]: other } }))).toBe('decrypt');
+    },
+  );
+
+  it('for another device is told as that', () => {
+    const other = { ...bob.opener, deviceId: 'tablet' };
+    expect(problemOf(() => openEnvelope({ ...opening, recipient: other }))).toBe('recipient');
+  });
+
+  it('by a sealer whom the pinned root key does not certify is refused', () => {
+    expect(problemOf(() => openEnvelope({ ...opening, rootKey: bob.rootKey.publicKey }))).toBe('certificate');
+  });
+
+  it('of attempt 0 is by the initiator alone, and with the ephemeral key of the header', () => {
+    const byBob = sealEnvelope({ ...sealing, sealer: bob.sealer });
+    expect(problemOf(() => openEnvelope({ ...opening, envelope: byBob, rootKey: bob.rootKey.publicKey }))).toBe(
+      'sealer',
+    );
+    const fresh = sealEnvelope({ ...sealing, ephemeralKey: primitives.x25519.keyPair() });
+    expect(problemOf(() => openEnvelope({ ...opening, envelope: fresh }))).toBe('sealer');
+  });
+
+  it('of a later attempt may be by any certified holder', () => {
+    const carol = makeDevice(primitives, 'carol', 'phone');
+    const resealed = sealEnvelope({ primitives, sealer: carol.sealer, recipient, session, attempt: 2, sessionKey });
+    expect(openEnvelope({ ...opening, envelope: resealed, rootKey: carol.rootKey.publicKey })).toEqual(sessionKey);
+  });
+
+  it('may be to the sealing device itself', () => {
+    const own = verifyBundle(primitives, alice.bundle, rootKey);
+    const toSelf = sealEnvelope({ ...sealing, recipient: own });
+    expect(openEnvelope({ ...opening, envelope: toSelf, recipient: alice.opener })).toEqual(sessionKey);
+  });
+
+  it('is never the same twice', () => {
+    expect(sealEnvelope(sealing).ciphertext).not.toEqual(envelope.ciphertext);
+  });
+
+  it('needs the ephemeral key of the header for attempt 0, and 32 bytes to seal', () => {
+    const { ephemeralKey: _, ...without } = sealing;
+    expect(() => sealEnvelope(without)).toThrow(RangeError);
+    expect(() => sealEnvelope({ ...sealing, sessionKey: new Uint8Array(31) })).toThrow(RangeError);
+  });
+
+  it.each(['identityKey', 'signedPrekey', 'oneTimePrekey'] as const)('is not sealed to a %s of low order', (field) => {
+    const zero = new Uint8Array(32);
+    const { bundle } = bob;
+    const hostile =
+      field === 'identityKey'
+        ? { ...bundle, identityKey: zero }
+        : {
+            ...bundle,
+            [field]: create(field === 'signedPrekey' ? SignedPrekeySchema : OneTimePrekeySchema, {
+              keyId: 1,
+              publicKey: zero,
+            }),
+          };
+    expect(problemOf(() => verifyBundle(primitives, hostile, bob.rootKey.publicKey))).toBe('key');
+  });
+});
+
+function problemOf(work: () => unknown): string | undefined {
+  try {
+    work();
+  } catch (error) {
+    if (error instanceof VerificationError) return error.problem;
+    throw error;
+  }
+  return undefined;
+}

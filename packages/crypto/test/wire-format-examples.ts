@@ -1,0 +1,145 @@
+import { create, toBinary } from '@bufbuild/protobuf';
+import { timestampFromMs } from '@bufbuild/protobuf/wkt';
+import { EnvelopeSchema, HistoryPolicy, MemberRole, SessionHeaderSchema, WithheldReason } from '@keytrail/contracts';
+import {
+  conversationIdText,
+  deriveConversationId,
+  deviceCertificateText,
+  envelopeText,
+  headerHash,
+  headerText,
+  keyCommitment,
+  keyCommitmentText,
+  messageAssociatedData,
+  messageNonce,
+  messageText,
+  noblePrimitives,
+  prekeyText,
+  rootKeySealingText,
+  rosterHash,
+  rosterText,
+  sealingKey,
+  sealingText,
+  senderKey,
+  senderKeyInfo,
+  transcript,
+  withholdingText,
+} from '@keytrail/crypto';
+
+/** Bytes that are easy to find again in an example: `length` times `byte`. */
+function fill(byte: number, length = 32): Uint8Array {
+  return new Uint8Array(length).fill(byte);
+}
+
+const ms = 1767323045678;
+const conversationId = '4b4dfbca-63a7-82d7-8cf9-2b8d2d5ca5f9';
+const sessionId = 's-1';
+const alice = { userId: 'alice', deviceId: 'phone', identityKey: fill(0x11), signingKey: fill(0x12) };
+const bob = { userId: 'bob', deviceId: 'laptop', identityKey: fill(0x21), signingKey: fill(0x22) };
+const sessionKey = fill(0x55);
+const named = { conversationId, sessionId, epoch: 1n };
+const roster = [
+  { userId: 'bob', role: MemberRole.MEMBER },
+  { userId: 'alice', role: MemberRole.ADMIN },
+];
+const header = toBinary(
+  SessionHeaderSchema,
+  create(SessionHeaderSchema, {
+    suite: 1,
+    ...named,
+    rosterVersion: 1n,
+    rosterHash: rosterHash(roster),
+    deviceLists: [
+      { userId: 'alice', version: 1n },
+      { userId: 'bob', version: 2n },
+    ],
+    initiator: { userId: 'alice', deviceId: 'phone' },
+    initiatorIdentityKey: alice.identityKey,
+    initiatorSigningKey: alice.signingKey,
+    initiatorEphemeralKey: fill(0x13),
+    keyCommitment: keyCommitment(sessionKey, named),
+    historyPolicy: HistoryPolicy.OWN_MEMBERSHIP,
+    createdAt: timestampFromMs(ms),
+  }),
+);
+const session = { ...named, headerHash: headerHash(header) };
+const envelope = create(EnvelopeSchema, {
+  recipient: { userId: 'bob', deviceId: 'laptop' },
+  sealer: { userId: 'alice', deviceId: 'phone' },
+  attempt: 0,
+  sealerIdentityKey: alice.identityKey,
+  sealerSigningKey: alice.signingKey,
+  sealerCertificate: { rootKey: fill(0x10), suite: 1, certifiedAt: timestampFromMs(ms), signature: fill(0x1f, 64) },
+  sealerEphemeralKey: fill(0x13),
+  signedPrekeyId: 1,
+  oneTimePrekeyId: 7,
+  kemPrekeyId: 2,
+  kemCiphertext: fill(0x26, 1088),
+  ciphertext: fill(0x57, 48),
+});
+const sealing = sealingText({
+  session,
+  attempt: 0,
+  sealer: alice,
+  recipient: bob,
+  ephemeralKey: fill(0x13),
+  signedPrekey: { keyId: 1, publicKey: fill(0x23) },
+  oneTimePrekey: { keyId: 7, publicKey: fill(0x24) },
+  kemPrekey: { keyId: 2, publicKey: fill(0x25, 1184) },
+  kemCiphertext: fill(0x26, 1088),
+});
+const secrets = [fill(0x31), fill(0x32), fill(0x33), fill(0x34), fill(0x35)];
+const envelopeKey = sealingKey(noblePrimitives, secrets, sealing);
+const ciphertext = noblePrimitives.aead.seal(
+  senderKey(noblePrimitives, sessionKey, session, alice),
+  messageNonce(4n),
+  new TextEncoder().encode('hello'),
+  messageAssociatedData(session, alice, 4n),
+);
+
+/** What docs/wire-formats.md shows, by the name of its block: bytes in hexadecimal, or a text as it is. */
+export const wireFormatExamples: Record<string, Uint8Array | string> = {
+  transcript: transcript('keytrail/v1/example', 'é', 258, Uint8Array.of(0xab, 0xcd)),
+  'conversation-id': conversationIdText('alice', '0190163d-8694-739b-aea5-966c26f8ad91'),
+  'conversation-id-result': deriveConversationId('alice', '0190163d-8694-739b-aea5-966c26f8ad91'),
+  'device-certificate': deviceCertificateText(alice, BigInt(ms)),
+  prekey: prekeyText('signed-prekey', bob, { keyId: 1, publicKey: fill(0x23) }),
+  roster: rosterText(roster),
+  'roster-hash': rosterHash(roster),
+  'key-commitment': keyCommitmentText(sessionKey, named),
+  'key-commitment-result': keyCommitment(sessionKey, named),
+  header,
+  'session-header': headerText(header),
+  'header-hash': headerHash(header),
+  withholding: withholdingText(session, bob, WithheldReason.UNCERTIFIED),
+  sealing,
+  'sealing-key': envelopeKey.key,
+  'sealing-nonce': envelopeKey.nonce,
+  'sealing-ciphertext': noblePrimitives.aead.seal(envelopeKey.key, envelopeKey.nonce, sessionKey, sealing),
+  envelope: envelopeText(envelope, session),
+  'sender-key-info': senderKeyInfo(session, alice),
+  'sender-key': senderKey(noblePrimitives, sessionKey, session, alice),
+  'message-nonce': messageNonce(4n),
+  'message-data': messageAssociatedData(session, alice, 4n),
+  'message-ciphertext': ciphertext,
+  message: messageText(session, alice, 4n, ciphertext),
+  'root-key-sealing': rootKeySealingText({
+    approver: alice,
+    recipient: { ...bob, userId: 'alice', deviceId: 'tablet' },
+    rootKey: fill(0x10),
+    ephemeralKey: fill(0x14),
+    kemPrekey: { keyId: 1, publicKey: fill(0x25, 1184) },
+    kemCiphertext: fill(0x26, 1088),
+  }),
+};
+
+/** An example as it stands in the document: 48 bytes a line, a run of one byte over more than 64 bytes written `xx * count`. */
+export function rendered(example: Uint8Array | string): string {
+  if (typeof example === 'string') return example;
+  const digits = Buffer.from(example).toString('hex');
+  const short = digits.replaceAll(/(..)\1{64,}/g, (run, byte) => `\n${byte} * ${run.length / 2}\n`);
+  return short
+    .split('\n')
+    .flatMap((line) => (line.includes('*') ? [line] : (line.match(/.{1,96}/g) ?? [])))
+    .join('\n');
+}
