@@ -1,7 +1,8 @@
-import type { Context, Span } from '@opentelemetry/api';
-import { SpanKind, SpanStatusCode, TraceFlags, trace } from '@opentelemetry/api';
-import type { ReadableSpan, Span as RecordingSpan, SpanProcessor } from '@opentelemetry/sdk-trace';
+import type { Span } from '@opentelemetry/api';
+import { SpanKind, SpanStatusCode } from '@opentelemetry/api';
 import { attr } from './attributes.ts';
+import type { Clock } from './clock.ts';
+import { RecordedSpan } from './recorded-span.ts';
 import type { SpanQueue } from './span-queue.ts';
 
 /**
@@ -9,11 +10,12 @@ import type { SpanQueue } from './span-queue.ts';
  * or sooner; until then its ended spans wait here.
  */
 export interface LocalPart {
-  readonly root: Span;
+  readonly clock: Clock;
+  root: RecordedSpan | undefined;
   /** True from the moment on at which it is certain that this part is exported. */
   exported: boolean;
   closed: boolean;
-  waiting: ReadableSpan[];
+  waiting: RecordedSpan[];
 }
 
 export interface LocalPartBounds {
@@ -26,20 +28,15 @@ export interface LocalPartBounds {
 }
 
 const defaultBounds: LocalPartBounds = { spansPerPart: 512, parts: 10_000, spans: 20_000 };
-
-const partOf = Symbol('keytrail.local-part');
-
-interface Member {
-  [partOf]?: LocalPart;
-}
+const empty: RecordedSpan[] = [];
 
 /** The local part that a span belongs to; undefined for remote and no-op spans. */
 export function localPartOf(span: Span | undefined): LocalPart | undefined {
-  return (span as Member | undefined)?.[partOf];
+  return span instanceof RecordedSpan ? span.part : undefined;
 }
 
 /** Buffers the spans of each local part until its root ends, then hands them to the queue or forgets them. */
-export class LocalParts implements SpanProcessor {
+export class LocalParts {
   readonly #queue: SpanQueue;
   readonly #slowMs: number;
   readonly #bounds: LocalPartBounds;
@@ -56,89 +53,71 @@ export class LocalParts implements SpanProcessor {
     this.#bounds = { ...defaultBounds, ...options.bounds };
   }
 
+  /** Ended spans that wait for their root. */
   get waiting(): number {
     return this.#waiting;
   }
 
-  onStart(span: RecordingSpan, parentContext: Context): void {
-    const above = localPartOf(trace.getSpan(parentContext));
-    (span as Member)[partOf] =
-      above !== undefined && !above.closed
-        ? above
-        : {
-            root: span,
-            exported: (span.spanContext().traceFlags & TraceFlags.SAMPLED) !== 0,
-            closed: false,
-            waiting: [],
-          };
+  open(clock: Clock, exported: boolean): LocalPart {
+    return { clock, root: undefined, exported, closed: false, waiting: empty };
   }
 
-  onEnd(span: ReadableSpan): void {
-    const part = (span as Member)[partOf];
-    if (part === undefined) return;
-    const isRoot = (part.root as unknown) === span;
+  ended(span: RecordedSpan): void {
+    const { part } = span;
+    const isRoot = part.root === span;
     if (!part.exported && this.#mustBeSeen(span, isRoot)) this.keep(part);
     if (part.exported) this.#queue.add(span);
-    else if (isRoot) this.#forget(part);
+    else if (isRoot) this.unsampled += 1 + this.#release(part).length;
     else if (part.closed) this.unsampled += 1;
     else this.#wait(part, span);
-    if (isRoot) part.closed = true;
+    if (isRoot) {
+      part.closed = true;
+      part.root = undefined;
+    }
   }
 
-  /** Exports this part, whatever the sampler said: what waits now, and what ends later. */
+  /** Exports this part, whatever the ratio said: what waits now, and what ends later. */
   keep(part: LocalPart): void {
     if (part.exported) return;
     part.exported = true;
     for (const span of this.#release(part)) this.#queue.add(span);
   }
 
-  forceFlush(): Promise<void> {
-    return this.#queue.flush();
-  }
-
-  async shutdown(): Promise<void> {
+  forgetAll(): void {
     for (const part of this.#undecided) this.#release(part);
-    await this.#queue.close();
   }
 
-  #mustBeSeen(span: ReadableSpan, isRoot: boolean): boolean {
-    const answers = isRoot || span.kind === SpanKind.SERVER || span.kind === SpanKind.CONSUMER;
-    if (!answers) return false;
+  #mustBeSeen(span: RecordedSpan, isRoot: boolean): boolean {
+    if (!isRoot && span.kind !== SpanKind.SERVER && span.kind !== SpanKind.CONSUMER) return false;
     if (span.status.code === SpanStatusCode.ERROR) return true;
-    return isRoot && milliseconds(span.duration) >= this.#slowMs && span.attributes[attr.longLived] !== true;
+    return isRoot && span.endMs - span.startMs >= this.#slowMs && span.attributes[attr.longLived] !== true;
   }
 
-  #wait(part: LocalPart, span: ReadableSpan): void {
+  #wait(part: LocalPart, span: RecordedSpan): void {
     const { spansPerPart, parts, spans } = this.#bounds;
-    if (part.waiting.length >= spansPerPart) {
-      // The oldest ended first, so no later span has one of them as its parent: what stays is still a tree.
+    if (part.waiting.length === 0) {
+      part.waiting = [];
+      this.#undecided.add(part);
+    } else if (part.waiting.length >= spansPerPart) {
+      // What ended first has no child among what ended later: the rest is still a tree.
       const lost = part.waiting.splice(0, Math.ceil(spansPerPart / 2)).length;
       this.#waiting -= lost;
       this.overflowed += lost;
     }
     part.waiting.push(span);
     this.#waiting += 1;
-    if (part.waiting.length === 1) this.#undecided.add(part);
     while (this.#waiting > spans || this.#undecided.size > parts) {
       const oldest = this.#undecided.values().next().value as LocalPart;
       this.overflowed += this.#release(oldest).length;
     }
   }
 
-  #forget(part: LocalPart): void {
-    this.unsampled += 1 + this.#release(part).length;
-  }
-
-  #release(part: LocalPart): ReadableSpan[] {
+  #release(part: LocalPart): RecordedSpan[] {
     const released = part.waiting;
     if (released.length === 0) return released;
-    part.waiting = [];
+    part.waiting = empty;
     this.#waiting -= released.length;
     this.#undecided.delete(part);
     return released;
   }
-}
-
-function milliseconds([seconds, nanoseconds]: readonly [number, number]): number {
-  return seconds * 1_000 + nanoseconds / 1_000_000;
 }

@@ -1,5 +1,5 @@
 import { isSpanContextValid, trace } from '@opentelemetry/api';
-import type { Bindings, DestinationStream, Logger } from 'pino';
+import type { Bindings, DestinationStream, LogFn, Logger } from 'pino';
 import { pino } from 'pino';
 import type { BuildIdentity } from './build.ts';
 import { redactFields, redactText } from './redaction.ts';
@@ -25,14 +25,23 @@ export function createLog(
     },
     serializers: { err: (value: unknown) => value, error: (value: unknown) => value },
     hooks: {
-      logMethod(this: Logger, args: Parameters<Logger['info']>, write: (...args: Parameters<Logger['info']>) => void) {
-        write.apply(this, args.map((arg: unknown) => (typeof arg === 'string' ? redactText(arg) : arg)) as typeof args);
+      logMethod(this: Logger, args: Parameters<LogFn>, write: LogFn) {
+        write.apply(this, redactArguments(args));
       },
     },
     mixin: activeTrace,
   };
   const log = destination === undefined ? pino(options) : pino(options, destination);
   return redactChildren(log);
+}
+
+// pino takes the message from an error that comes without one, before any formatter sees it.
+function redactArguments(args: unknown[]): Parameters<LogFn> {
+  const [first, ...rest] = args;
+  const error = first instanceof Error ? first : (first as { error?: unknown } | null | undefined)?.error;
+  const fields = first instanceof Error ? { error: first } : first;
+  if (error instanceof Error && rest.length === 0) rest.push(error.message);
+  return [fields, ...rest].map((arg) => (typeof arg === 'string' ? redactText(arg) : arg)) as Parameters<LogFn>;
 }
 
 // pino applies `formatters.bindings` to the first logger only; children inherit this method.

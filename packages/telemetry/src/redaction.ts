@@ -1,7 +1,7 @@
 import { pseudonym } from './pseudonym.ts';
 
 const secretName = /(authorization|cookie|credential|password|secret|token|key|keys|ciphertext|plaintext)$/i;
-const identityName = /(^|[a-z_])(user|device)(_?id)?$/i;
+const identityName = /(^|[a-z_])(user|device|member|holder|requester|initiator|recipient|sender|sealer)s?(_?ids?)?$/i;
 const secretText = /\b(bearer\s+)[^\s"',;]+|\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*|\b(\w+:\/\/[^\s:/@]*):[^\s@/]+@/gi;
 const maxDepth = 6;
 

@@ -1,5 +1,8 @@
-import { context, ROOT_CONTEXT, TraceFlags } from '@opentelemetry/api';
-import type { ReadableSpan, SpanExporter } from '@opentelemetry/sdk-trace';
+import { context, ROOT_CONTEXT } from '@opentelemetry/api';
+import type { RecordedSpan } from './recorded-span.ts';
+
+/** Sends one batch; resolves to whether the receiver took it. Never rejects. */
+export type SendSpans = (spans: readonly RecordedSpan[]) => Promise<boolean>;
 
 export interface SpanQueueOptions {
   /** Spans that wait for export; further ones are lost, and counted. */
@@ -12,16 +15,16 @@ export interface SpanQueueOptions {
 
 /**
  * Sends spans in batches, one request at a time, so that a receiver that is away costs `capacity` spans of memory and no more.
- * Without an exporter every span is forgotten at once.
+ * Without a receiver every span is forgotten at once.
  */
 export class SpanQueue {
-  readonly #exporter: SpanExporter | undefined;
+  readonly #sendSpans: SendSpans | undefined;
   readonly #capacity: number;
   readonly #batch: number;
   readonly #delayMs: number;
-  #spans: ReadableSpan[] = [];
+  #spans: RecordedSpan[] = [];
   #timer: NodeJS.Timeout | undefined;
-  #sending: Promise<void> | undefined;
+  #sending: Promise<boolean> | undefined;
   #closed = false;
   exported = 0;
   /** Spans lost because the queue was full. */
@@ -29,8 +32,8 @@ export class SpanQueue {
   /** Spans lost because the receiver refused them or did not answer. */
   failed = 0;
 
-  constructor(exporter: SpanExporter | undefined, options: SpanQueueOptions = {}) {
-    this.#exporter = exporter;
+  constructor(sendSpans: SendSpans | undefined, options: SpanQueueOptions = {}) {
+    this.#sendSpans = sendSpans;
     this.#capacity = options.capacity ?? 4_096;
     this.#batch = options.batch ?? 256;
     this.#delayMs = options.delayMs ?? 500;
@@ -40,33 +43,33 @@ export class SpanQueue {
     return this.#spans.length;
   }
 
-  add(span: ReadableSpan): void {
-    if (this.#exporter === undefined || this.#closed) return;
+  add(span: RecordedSpan): void {
+    if (this.#sendSpans === undefined || this.#closed) return;
     if (this.#spans.length >= this.#capacity) {
       this.overflowed += 1;
       return;
     }
-    // Kept after the fact: what is exported says that it was.
-    span.spanContext().traceFlags |= TraceFlags.SAMPLED;
     this.#spans.push(span);
     if (this.#spans.length >= this.#batch) this.#send();
     else this.#schedule();
   }
 
-  /** Resolves when everything that was added before has been sent or given up. */
+  /** Sends what waits now, up to the first batch that the receiver does not take. */
   async flush(): Promise<void> {
-    while (this.#sending !== undefined || this.#spans.length > 0) {
+    let taken = (await this.#sending) ?? true;
+    while (taken && this.#spans.length > 0) {
       this.#send();
-      await this.#sending;
+      taken = (await this.#sending) ?? true;
     }
   }
 
-  /** Sends what waits, then stops. */
+  /** Flushes, gives up the rest, and takes no more. */
   async close(): Promise<void> {
     await this.flush();
     this.#closed = true;
     clearTimeout(this.#timer);
-    await this.#exporter?.shutdown();
+    this.failed += this.#spans.length;
+    this.#spans = [];
   }
 
   #schedule(): void {
@@ -81,19 +84,16 @@ export class SpanQueue {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     const batch = this.#spans.splice(0, this.#batch);
-    this.#sending = this.#export(batch).then((accepted) => {
-      if (accepted) this.exported += batch.length;
-      else this.failed += batch.length;
-      this.#sending = undefined;
-      if (this.#spans.length >= this.#batch) this.#send();
-      else if (this.#spans.length > 0 && !this.#closed) this.#schedule();
-    });
-  }
-
-  #export(batch: ReadableSpan[]): Promise<boolean> {
-    const exporter = this.#exporter as SpanExporter;
-    return new Promise((resolve) => {
-      context.with(ROOT_CONTEXT, () => exporter.export(batch, (result) => resolve(result.code === 0)));
-    });
+    const sendSpans = this.#sendSpans as SendSpans;
+    this.#sending = context
+      .with(ROOT_CONTEXT, () => sendSpans(batch))
+      .then((accepted) => {
+        if (accepted) this.exported += batch.length;
+        else this.failed += batch.length;
+        this.#sending = undefined;
+        if (this.#spans.length >= this.#batch) this.#send();
+        else if (this.#spans.length > 0) this.#schedule();
+        return accepted;
+      });
   }
 }

@@ -1,26 +1,21 @@
 import type { Attributes, Context, Link, Span, SpanContext, SpanKind, Tracer } from '@opentelemetry/api';
 import { context, isSpanContextValid, ROOT_CONTEXT, SpanStatusCode, TraceFlags, trace } from '@opentelemetry/api';
 import { attr } from './attributes.ts';
-import type { LocalParts } from './local-parts.ts';
+import { newTraceId } from './ids.ts';
 import { localPartOf } from './local-parts.ts';
+import type { Recorder } from './recorder.ts';
 import { describeError } from './redaction.ts';
 
-interface Recording {
-  readonly tracer: Tracer;
-  readonly parts: LocalParts;
-  readonly ratio: number;
-}
+let recorder: Recorder | undefined;
 
-let recording: Recording | undefined;
-
-/** Makes the functions of this file record; without a recording they are no-ops that still run the work. */
-export function record(into: Recording | undefined): void {
-  recording = into;
+/** Makes the functions of this file record; without a recorder they are no-ops that still run the work. */
+export function record(into: Recorder | undefined): void {
+  recorder = into;
 }
 
 /** The tracer of this process; a no-op before startTelemetry. Ask again rather than hold on to it. */
 export function tracer(): Tracer {
-  return recording?.tracer ?? trace.getTracer('keytrail');
+  return recorder ?? trace.getTracer('keytrail');
 }
 
 export interface SpanSettings {
@@ -99,8 +94,7 @@ export function currentTraceparent(): string {
 export function traceparentOf(span: Span): string {
   const { traceId, spanId, traceFlags } = span.spanContext();
   if (traceId === '00000000000000000000000000000000') return '';
-  const sampled = localPartOf(span)?.exported ?? (traceFlags & TraceFlags.SAMPLED) !== 0;
-  return `00-${traceId}-${spanId}-${sampled ? '01' : '00'}`;
+  return `00-${traceId}-${spanId}-0${traceFlags & TraceFlags.SAMPLED}`;
 }
 
 const traceparentForm = /^(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?$/;
@@ -122,7 +116,7 @@ export function contextFromTraceparent(traceparent: string, options?: { sampling
   if (remote === undefined) return ROOT_CONTEXT;
   // Drawn anew: a verdict by trace id would be the stranger's choice again.
   if (options?.sampling === 'ours')
-    remote.traceFlags = Math.random() < (recording?.ratio ?? 0) ? TraceFlags.SAMPLED : TraceFlags.NONE;
+    remote.traceFlags = recorder?.draws(newTraceId()) ? TraceFlags.SAMPLED : TraceFlags.NONE;
   return trace.setSpanContext(ROOT_CONTEXT, remote);
 }
 
@@ -151,6 +145,5 @@ function keep(span: Span, why: string): void {
   const part = localPartOf(span);
   if (part === undefined || part.exported) return;
   span.setAttribute(attr.kept, why);
-  span.spanContext().traceFlags |= TraceFlags.SAMPLED;
-  recording?.parts.keep(part);
+  recorder?.parts.keep(part);
 }

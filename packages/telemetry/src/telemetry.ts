@@ -3,8 +3,8 @@ import type { Attributes, BatchObservableCallback } from '@opentelemetry/api';
 import { context, trace } from '@opentelemetry/api';
 import { AsyncLocalStorageContextManager } from '@opentelemetry/context-async-hooks';
 import { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-http';
+import type { Resource } from '@opentelemetry/resources';
 import { resourceFromAttributes } from '@opentelemetry/resources';
-import { TracerProvider } from '@opentelemetry/sdk-trace';
 import type { DestinationStream, Logger } from 'pino';
 import type { BuildIdentity } from './build.ts';
 import { buildIdentity } from './build.ts';
@@ -12,14 +12,18 @@ import { LocalParts } from './local-parts.ts';
 import { createLog } from './log.ts';
 import { exportMetrics, meter, stopMetrics } from './metrics.ts';
 import { setPseudonymKey } from './pseudonym.ts';
-import { RecordAllSampler } from './sampler.ts';
+import { readableSpan } from './readable-span.ts';
+import { Recorder } from './recorder.ts';
 import type { TelemetryConfig } from './settings.ts';
+import type { SendSpans } from './span-queue.ts';
 import { SpanQueue } from './span-queue.ts';
 import { record } from './spans.ts';
 
 export interface Telemetry {
   readonly log: Logger;
   readonly build: BuildIdentity;
+  /** Resolves when the spans that are certain to be exported have been sent, or given up. */
+  flush(): Promise<void>;
   /** Sends what waits. Later spans are no-ops. Safe to call twice. */
   shutdown(): Promise<void>;
 }
@@ -36,7 +40,12 @@ export interface TelemetryOptions {
 
 const developmentPseudonymKey = 'keytrail-development-pseudonyms';
 
-let running: { users: number; stop: () => Promise<void> } | undefined;
+interface Signals {
+  flush(): Promise<void>;
+  stop(): Promise<void>;
+}
+
+let running: { users: number; readonly signals: Signals } | undefined;
 
 /**
  * Starts logs, traces and metrics of this process. Several services in one process, as in tests, share the first one's traces
@@ -46,20 +55,21 @@ export function startTelemetry({ service, config, instance = randomUUID(), logTo
   setPseudonymKey(pseudonymKey(config));
   const build = buildIdentity(service, { revision: config.revision });
   const log = createLog(config, build, instance, logTo);
-  running ??= { users: 0, stop: startSignals(build, config, instance) };
+  running ??= { users: 0, signals: startSignals(build, config, instance) };
   running.users += 1;
   const shared = running;
   let stopped = false;
   return {
     log,
     build,
+    flush: () => shared.signals.flush(),
     async shutdown() {
       if (stopped) return;
       stopped = true;
       shared.users -= 1;
       if (shared.users > 0) return;
       if (running === shared) running = undefined;
-      await shared.stop();
+      await shared.signals.stop();
     },
   };
 }
@@ -70,32 +80,44 @@ function pseudonymKey(config: TelemetryConfig): string {
   return developmentPseudonymKey;
 }
 
-function startSignals(build: BuildIdentity, config: TelemetryConfig, instance: string): () => Promise<void> {
+function startSignals(build: BuildIdentity, config: TelemetryConfig, instance: string): Signals {
   const resource = resourceFromAttributes(resourceAttributes(build, config, instance));
-  const exporter =
-    config.otlpUrl === undefined
-      ? undefined
-      : new OTLPTraceExporter({ url: `${config.otlpUrl.replace(/\/$/, '')}/v1/traces`, timeoutMillis: 5_000 });
-  const queue = new SpanQueue(exporter);
+  const exporter = config.otlpUrl === undefined ? undefined : traceExporter(config.otlpUrl);
+  const queue = new SpanQueue(exporter && sendThrough(exporter, resource, build));
   const parts = new LocalParts(queue, { slowMs: config.slowMs });
-  const provider = new TracerProvider({
-    resource,
-    sampler: new RecordAllSampler(config.traceRatio),
-    spanProcessors: [parts],
-    spanLimits: { attributeValueLengthLimit: 4_096 },
-  });
+  const recorder = new Recorder(parts, { ratio: config.traceRatio });
   context.setGlobalContextManager(new AsyncLocalStorageContextManager().enable());
-  trace.setGlobalTracerProvider(provider);
-  record({ tracer: provider.getTracer('keytrail', build.version), parts, ratio: config.traceRatio });
+  trace.setGlobalTracerProvider(recorder);
+  record(recorder);
   if (config.otlpUrl !== undefined) exportMetrics(config.otlpUrl, resource);
   const forgetMeasures = measure(build, parts, queue);
-  return async () => {
-    record(undefined);
-    trace.disable();
-    context.disable();
-    await Promise.all([provider.shutdown(), stopMetrics()]);
-    forgetMeasures();
+  return {
+    flush: () => queue.flush(),
+    async stop() {
+      record(undefined);
+      trace.disable();
+      context.disable();
+      parts.forgetAll();
+      await Promise.all([queue.close(), stopMetrics()]);
+      await exporter?.shutdown();
+      forgetMeasures();
+    },
   };
+}
+
+function traceExporter(otlpUrl: string): OTLPTraceExporter {
+  return new OTLPTraceExporter({ url: `${otlpUrl.replace(/\/$/, '')}/v1/traces`, timeoutMillis: 5_000 });
+}
+
+function sendThrough(exporter: OTLPTraceExporter, resource: Resource, build: BuildIdentity): SendSpans {
+  const scope = { name: 'keytrail', version: build.version };
+  return (spans) =>
+    new Promise((resolve) => {
+      exporter.export(
+        spans.map((span) => readableSpan(span, resource, scope)),
+        (result) => resolve(result.code === 0),
+      );
+    });
 }
 
 function resourceAttributes(build: BuildIdentity, config: TelemetryConfig, instance: string): Attributes {

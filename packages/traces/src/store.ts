@@ -101,7 +101,10 @@ async function readBody(request: IncomingMessage): Promise<Buffer | undefined> {
   }
   if (bytes > maxBodyBytes) return undefined;
   const body = Buffer.concat(chunks);
-  return request.headers['content-encoding'] === 'gzip' ? unzip(body, { maxOutputLength: maxBodyBytes }) : body;
+  if (request.headers['content-encoding'] !== 'gzip') return body;
+  return unzip(body, { maxOutputLength: maxBodyBytes }).catch(() => {
+    throw new NotOtlp('the body is not gzip, or too long');
+  });
 }
 
 function answer(response: ServerResponse, status: number, body: unknown): void {
