@@ -3,7 +3,7 @@ export type ServiceName = 'identity-keys' | 'session' | 'conversation' | 'presen
 export const serviceNames: readonly ServiceName[] = ['identity-keys', 'session', 'conversation', 'presence'];
 
 /** Who calls: a device of a user by bearer token, another service by its identity, or an operator by scope. */
-export type Caller = DeviceCaller | ServiceCaller | OperatorCaller;
+export type Caller = DeviceCaller | ServiceCaller | OperatorCaller | AnonymousCaller;
 
 export interface DeviceCaller {
   readonly kind: 'device';
@@ -21,6 +21,11 @@ export interface OperatorCaller {
   readonly kind: 'operator';
   readonly subject: string;
   readonly scopes: ReadonlySet<string>;
+}
+
+/** A caller without a token, on a method that is open to anyone. */
+export interface AnonymousCaller {
+  readonly kind: 'anonymous';
 }
 
 /** The wire a call came in on. Service identities are accepted on `grpc` alone: the web port faces the public. */

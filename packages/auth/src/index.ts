@@ -1,5 +1,6 @@
 export { type Authenticator, createAuthenticator } from './authenticator.ts';
 export {
+  type AnonymousCaller,
   AuthenticationError,
   type AuthenticationProblem,
   type Caller,

@@ -7,6 +7,7 @@ export {
   type RetryPolicy,
 } from './grpc-transport.ts';
 export { connectPeer, type Peer, type PeerOptions } from './peer.ts';
+export type { Readiness } from './readiness.ts';
 export { codeOfReason } from './reason-codes.ts';
 export {
   type FieldProblem,
@@ -19,4 +20,4 @@ export {
   refuseMiss,
 } from './refusal.ts';
 export { type Allow, type Rpc, type RpcLimit, type RpcOptions, serverStream, unary } from './rpc.ts';
-export { type Readiness, type RunningServer, type ServerOptions, startServer } from './server.ts';
+export { type RunningServer, type ServerOptions, startServer } from './server.ts';

@@ -2,13 +2,13 @@ import type { DescService } from '@bufbuild/protobuf';
 import type { Authenticator, ServiceName } from '@keytrail/auth';
 import type { Telemetry } from '@keytrail/telemetry';
 import type { ServerConfig } from './config.ts';
+import { createEndpoint, createRpcEndpoint, type Endpoint, type ServerParts } from './endpoint.ts';
+import { startGrpcServer } from './grpc-server.ts';
+import { createCallerLimiter } from './limits.ts';
+import { type Readiness, watchReadiness } from './readiness.ts';
 import type { Rpc } from './rpc.ts';
-
-export interface Readiness {
-  readonly ready: boolean;
-  /** Shown by /readyz and logged when it changes. */
-  readonly why?: string;
-}
+import type { ServerCall } from './server-call.ts';
+import { startWebServer } from './web-server.ts';
 
 export interface ServerOptions {
   readonly service: ServiceName;
@@ -18,6 +18,7 @@ export interface ServerOptions {
   readonly config: ServerConfig;
   readonly authenticator: Authenticator;
   readonly telemetry: Telemetry;
+  /** Asked every second and at each /readyz; by default the server is ready once it listens. */
   readonly readiness?: () => Promise<Readiness>;
 }
 
@@ -31,6 +32,71 @@ export interface RunningServer {
 }
 
 /** Serves the methods on two ports, gRPC and web, with one chain around each handler. */
-export async function startServer(_options: ServerOptions): Promise<RunningServer> {
-  throw new Error('not served yet');
+export async function startServer(options: ServerOptions): Promise<RunningServer> {
+  const { config, services, telemetry } = options;
+  const drain = new AbortController();
+  const parts: ServerParts = {
+    config,
+    authenticator: options.authenticator,
+    telemetry,
+    limiter: createCallerLimiter('caller', {
+      requestsPerSecond: config.callerRequestsPerSecond,
+      burst: config.callerBurst,
+      inFlight: config.callerInFlight,
+    }),
+    draining: drain.signal,
+    open: new Set<ServerCall>(),
+  };
+  const endpoints = new Map<string, Endpoint>();
+  for (const rpc of options.rpcs) {
+    const endpoint = createRpcEndpoint(rpc, parts);
+    if (endpoints.has(endpoint.name)) throw new Error(`${endpoint.name} is served twice`);
+    if (!services.some(({ typeName }) => typeName === rpc.method.parent.typeName))
+      throw new Error(`${endpoint.name} is of a service that is not served here`);
+    endpoints.set(endpoint.name, endpoint);
+  }
+  const unknown = createEndpoint('_OTHER', undefined, parts);
+
+  const grpc = await startGrpcServer({ config, services, endpoints, unknown });
+  const readiness = watchReadiness(options.readiness ?? (async () => ({ ready: true })), ({ ready, why }) => {
+    grpc.health.set(ready);
+    telemetry.log.info({ ready, why }, ready ? 'ready' : 'not ready');
+  });
+  const build = telemetry.build.writerBuild;
+  const web = await startWebServer({ config, endpoints, unknown, build, readiness: readiness.check }).catch((error) => {
+    readiness.stop();
+    grpc.close();
+    throw error;
+  });
+  await readiness.check();
+
+  async function stopWithin(ms: number): Promise<void> {
+    readiness.override(false);
+    readiness.stop();
+    drain.abort(new DOMException('draining', 'AbortError'));
+    const drained = Promise.all([grpc.drain(), web.drain()]);
+    const forced = setTimeout(() => {
+      for (const call of parts.open) call.forceEnd();
+      // The refusals are on their way; what does not take them now never will.
+      setTimeout(() => {
+        grpc.close();
+        web.close();
+      }, lastWordMs);
+    }, ms);
+    await drained;
+    clearTimeout(forced);
+  }
+
+  let stopped: Promise<void> | undefined;
+  return {
+    grpcPort: grpc.port,
+    webPort: web.port,
+    setReady: readiness.override,
+    stop: () => {
+      stopped ??= stopWithin(config.drainMs);
+      return stopped;
+    },
+  };
 }
+
+const lastWordMs = 100;
