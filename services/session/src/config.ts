@@ -1,0 +1,60 @@
+import { authSettings } from '@keytrail/auth';
+import { eventSettings } from '@keytrail/events';
+import { serverSettings } from '@keytrail/rpc';
+import { readSettings, rule, type SettingsValues, setting } from '@keytrail/settings';
+import { databaseSettings } from '@keytrail/storage';
+import { telemetrySettings } from '@keytrail/telemetry';
+
+export const sessionSettings = {
+  ...serverSettings,
+  ...authSettings,
+  ...telemetrySettings,
+  ...databaseSettings,
+  ...eventSettings,
+  peerConversation: setting('KEYTRAIL_PEER_CONVERSATION', rule.text(), 'gRPC target of the service conversation'),
+  peerIdentityKeys: setting('KEYTRAIL_PEER_IDENTITY_KEYS', rule.text(), 'gRPC target of the service identity-keys'),
+  peerPresence: setting('KEYTRAIL_PEER_PRESENCE', rule.text(), 'gRPC target of the service presence'),
+  peerTimeoutMs: setting('KEYTRAIL_PEER_TIMEOUT_MS', rule.durationMs().default(2000), 'deadline of a call to a peer'),
+  offersAtOnce: setting(
+    'KEYTRAIL_KEY_REQUEST_OFFERS_AT_ONCE',
+    rule.count().min(1).default(2),
+    'holders that are offered a key request at the same time',
+  ),
+  offerMs: setting(
+    'KEYTRAIL_KEY_REQUEST_OFFER_MS',
+    rule.durationMs().default(5000),
+    'time after which an unanswered offer lapses and further holders are asked',
+  ),
+  waitMs: setting(
+    'KEYTRAIL_KEY_REQUEST_WAIT_MS',
+    rule.durationMs().default(30_000),
+    'time after which a waiting key request is looked at again although no holder was seen attaching',
+  ),
+  expiryMs: setting(
+    'KEYTRAIL_KEY_REQUEST_EXPIRY_MS',
+    rule.durationMs().default(7 * 24 * 60 * 60 * 1000),
+    'time after which a key request that nobody fulfilled expires',
+  ),
+  attemptsMax: setting(
+    'KEYTRAIL_KEY_REQUEST_ATTEMPTS',
+    rule.count().min(1).default(20),
+    'attempts after which a key request is given up',
+  ),
+  sweepMs: setting(
+    'KEYTRAIL_KEY_REQUEST_SWEEP_MS',
+    rule.durationMs().default(1000),
+    'interval of the sweep over key requests that are due',
+  ),
+  purgeIntervalMs: setting(
+    'KEYTRAIL_PURGE_INTERVAL_MS',
+    rule.durationMs().default(3_600_000),
+    'how often to forget request ids that are older than 7 days',
+  ),
+} as const;
+
+export type SessionConfig = SettingsValues<typeof sessionSettings>;
+
+/** Throws SettingsError naming every broken variable. */
+export function readConfig(environment: Readonly<Record<string, string | undefined>>): SessionConfig {
+  return readSettings(sessionSettings, environment);
+}

@@ -1,0 +1,135 @@
+import type { Database, Transaction } from '@keytrail/storage';
+import { contextFromTraceparent, type Logger, SpanKind, trace, withSpan } from '@keytrail/telemetry';
+import type { DeviceId } from './domain/device.ts';
+import {
+  advance,
+  type HolderView,
+  isOpen,
+  type KeyRequest,
+  type NextStep,
+  nextStep,
+  type OfferPolicy,
+} from './domain/key-request.ts';
+import { holderViews, rankedHolders } from './holder-views.ts';
+import { announceEnd, announceHolderWanted, announceOffer } from './key-request-events.ts';
+import { askPeers, findDevice, type Peers } from './peers.ts';
+import { insertOffers, readHolders, saveKeyRequest } from './store/key-requests.ts';
+
+export interface Dispatcher {
+  readonly db: Database;
+  readonly peers: Peers;
+  readonly policy: OfferPolicy;
+  readonly log: Logger;
+}
+
+/** How long a claimed request is left to whoever claimed it, and how soon one is looked at again whose peers could not be asked. */
+export const claimLeaseMs = 5_000;
+const postponedMs = 1_000;
+
+/**
+ * Looks at a claimed request and takes its next step: offers it, lets it wait, or ends it. A decision is void when the request changed
+ * meanwhile; whoever changed it has seen to its next look.
+ */
+export function dispatchKeyRequest(dispatcher: Dispatcher, request: KeyRequest): Promise<void> {
+  const inTrace = trace.getActiveSpan() !== undefined;
+  return withSpan(
+    'dispatch key request',
+    {
+      kind: SpanKind.INTERNAL,
+      attributes: { 'keytrail.key_request.id': request.keyRequestId, 'keytrail.key_request.attempt': request.attempt },
+      ...(!inTrace && { parent: contextFromTraceparent(request.traceparent) }),
+    },
+    () => dispatch(dispatcher, request),
+  );
+}
+
+async function dispatch({ db, peers, policy, log }: Dispatcher, request: KeyRequest): Promise<void> {
+  const rows = await readHolders(db, request);
+  if (!rows) throw new Error('a key request has lost its session');
+  if (rows.now >= request.expiresAt) return endRequest(db, request, { kind: 'expired' }, rows.now);
+
+  const ranked = rankedHolders(rows, request.requester, request.keyRequestId);
+  const answers = await askPeers(peers, { ...request, ranked }, log);
+  const { entitlement, deviceLists, online } = answers;
+  if (!entitlement.known || !deviceLists.known || !online.known) {
+    const until = new Date(rows.now.getTime() + postponedMs);
+    await db.transaction((tx) =>
+      saveKeyRequest(tx, advance(request, { kind: 'postponed', until }, rows.now), request.version),
+    );
+    return;
+  }
+  const requesterEntitled = entitlement.value.entitlements.some(
+    ({ userId, entitled }) => entitled && userId === request.requester.userId,
+  );
+  if (!requesterEntitled)
+    return endRequest(db, request, { kind: 'unfulfillable', because: 'requester_not_entitled' }, rows.now);
+  const device = findDevice(deviceLists.value, request.requester);
+  if (device?.revokedAt !== undefined)
+    return endRequest(db, request, { kind: 'unfulfillable', because: 'requester_revoked' }, rows.now);
+
+  const views = holderViews(ranked, {
+    entitlement: entitlement.value,
+    deviceLists: deviceLists.value,
+    online: online.value,
+    rejected: rows.rejected,
+    offers: rows.offers,
+  });
+  const taken = await db.transaction((tx) => takeStep(tx, request, views, policy, rows.now));
+  if (taken)
+    log.info(
+      { keyRequestId: request.keyRequestId, state: taken.state, attempt: taken.attempt, holders: taken.holders },
+      'key request dispatched',
+    );
+}
+
+/** Decides and writes the next step of an open request. The request as it is then; undefined when somebody else changed it meanwhile. */
+export async function takeStep(
+  tx: Transaction,
+  request: KeyRequest,
+  views: readonly HolderView[],
+  policy: OfferPolicy,
+  now: Date,
+): Promise<KeyRequest | undefined> {
+  const step = nextStep(request, views, policy, now);
+  const next = advance(request, step.event, now);
+  if (!(await saveKeyRequest(tx, next, request.version))) return undefined;
+  await announce(tx, next, step, views, now);
+  return next;
+}
+
+async function announce(
+  tx: Transaction,
+  request: KeyRequest,
+  step: NextStep,
+  views: readonly HolderView[],
+  now: Date,
+): Promise<void> {
+  switch (step.kind) {
+    case 'offer':
+      await insertOffers(tx, request, step.to, { offeredAt: now, lapsesAt: step.lapsesAt });
+      return announceOffer(tx, request, step.to);
+    case 'wait':
+      return step.announce ? announceHolderWanted(tx, request, willing(views)) : undefined;
+    case 'end':
+      return announceEnd(tx, request);
+    case 'stay':
+      return undefined;
+  }
+}
+
+function willing(views: readonly HolderView[]): DeviceId[] {
+  return views.filter(({ declined }) => !declined).map(({ device }) => device);
+}
+
+async function endRequest(
+  db: Database,
+  request: KeyRequest,
+  event: Parameters<typeof advance>[1],
+  now: Date,
+): Promise<void> {
+  const ended = advance(request, event, now);
+  if (isOpen(ended.state)) return;
+  await db.transaction(async (tx) => {
+    if (await saveKeyRequest(tx, ended, request.version)) await announceEnd(tx, ended);
+  });
+}

@@ -1,0 +1,186 @@
+import type { DeviceId } from './device.ts';
+
+export const openStates = ['WAITING_FOR_HOLDER', 'OFFERED'] as const;
+export type OpenState = (typeof openStates)[number];
+export type KeyRequestState = OpenState | 'FULFILLED' | 'EXPIRED' | 'CANCELLED' | 'UNFULFILLABLE';
+export type KeyRequestKind = 'MISSING' | 'REWRAP' | 'REJECTED';
+
+/** Why a key request ended; docs/reasons/key-request-ended.md says what each means. */
+export type EndedBecause =
+  | 'key_delivered'
+  | 'expired'
+  | 'cancelled_by_requester'
+  | 'no_holder_exists'
+  | 'all_holders_declined'
+  | 'attempts_exhausted'
+  | 'requester_not_entitled'
+  | 'requester_revoked';
+
+export interface KeyRequest {
+  readonly keyRequestId: string;
+  readonly conversationId: string;
+  readonly sessionId: string;
+  readonly epoch: bigint;
+  readonly requester: DeviceId;
+  readonly kind: KeyRequestKind;
+  readonly state: KeyRequestState;
+  /** Attempt at which this request began; attempts count on over a device's requests for one session. */
+  readonly attemptBase: number;
+  readonly attempt: number;
+  readonly acceptedAttempt: number | undefined;
+  readonly holders: number;
+  readonly requestedAt: Date;
+  readonly nextAttemptAt: Date;
+  readonly expiresAt: Date;
+  /** When it was told that a holder is wanted, in the current wait. */
+  readonly holderWantedAt: Date | undefined;
+  readonly endedAt: Date | undefined;
+  readonly endedBecause: EndedBecause | undefined;
+  readonly version: number;
+  readonly traceparent: string;
+}
+
+export type KeyRequestEvent =
+  | { readonly kind: 'offered'; readonly holders: number; readonly until: Date }
+  | { readonly kind: 'offers_stand'; readonly holders: number; readonly until: Date }
+  | { readonly kind: 'nobody_online'; readonly holders: number; readonly until: Date }
+  | { readonly kind: 'postponed'; readonly until: Date }
+  | { readonly kind: 'declined' }
+  | { readonly kind: 'fulfilled'; readonly attempt: number }
+  | { readonly kind: 'expired' }
+  | { readonly kind: 'cancelled' }
+  | { readonly kind: 'unfulfillable'; readonly because: EndedBecause };
+
+export function isOpen(state: KeyRequestState): state is OpenState {
+  return state === 'WAITING_FOR_HOLDER' || state === 'OFFERED';
+}
+
+/** What a request becomes by an event. An ended request stays as it is, whatever happens. */
+export function advance(request: KeyRequest, event: KeyRequestEvent, now: Date): KeyRequest {
+  if (!isOpen(request.state)) return request;
+  const next = { ...request, version: request.version + 1 };
+  const ended = (state: KeyRequestState, endedBecause: EndedBecause): KeyRequest => ({
+    ...next,
+    state,
+    endedAt: now,
+    endedBecause,
+  });
+  const look = (at: Date): Date => (at < request.expiresAt ? at : request.expiresAt);
+  switch (event.kind) {
+    case 'offered':
+      return {
+        ...next,
+        state: 'OFFERED',
+        attempt: request.attempt + 1,
+        holders: event.holders,
+        nextAttemptAt: look(event.until),
+        holderWantedAt: undefined,
+      };
+    case 'offers_stand':
+      return { ...next, state: 'OFFERED', holders: event.holders, nextAttemptAt: look(event.until) };
+    case 'nobody_online':
+      return {
+        ...next,
+        state: 'WAITING_FOR_HOLDER',
+        holders: event.holders,
+        nextAttemptAt: look(event.until),
+        holderWantedAt: request.holderWantedAt ?? now,
+      };
+    case 'postponed':
+      return { ...next, nextAttemptAt: look(event.until) };
+    case 'declined':
+      return { ...next, nextAttemptAt: now };
+    case 'fulfilled':
+      return { ...ended('FULFILLED', 'key_delivered'), acceptedAttempt: event.attempt };
+    case 'expired':
+      return ended('EXPIRED', 'expired');
+    case 'cancelled':
+      return ended('CANCELLED', 'cancelled_by_requester');
+    case 'unfulfillable':
+      return ended('UNFULFILLABLE', event.because);
+  }
+}
+
+/** A holder as the dispatcher sees it, in the order in which holders are asked. */
+export interface HolderView {
+  readonly device: DeviceId;
+  readonly online: boolean;
+  readonly declined: boolean;
+  /** When the last offer of this request to it lapses or lapsed; undefined when it had none. */
+  readonly offeredUntil: Date | undefined;
+  readonly offersMade: number;
+}
+
+export interface OfferPolicy {
+  readonly offersAtOnce: number;
+  readonly offerMs: number;
+  readonly waitMs: number;
+  readonly attemptsMax: number;
+}
+
+export type NextStep =
+  | {
+      readonly kind: 'offer';
+      readonly to: readonly DeviceId[];
+      readonly lapsesAt: Date;
+      readonly event: KeyRequestEvent;
+    }
+  | { readonly kind: 'stay'; readonly event: KeyRequestEvent }
+  | { readonly kind: 'wait'; readonly event: KeyRequestEvent; readonly announce: boolean }
+  | { readonly kind: 'end'; readonly event: KeyRequestEvent };
+
+/**
+ * What to do about an open request now. Holders that have not been asked yet come before those whose offers lapsed unanswered; those
+ * who declined are not asked again within the request.
+ */
+export function nextStep(
+  request: KeyRequest,
+  holders: readonly HolderView[],
+  policy: OfferPolicy,
+  now: Date,
+): NextStep {
+  if (now >= request.expiresAt) return { kind: 'end', event: { kind: 'expired' } };
+  if (holders.length === 0) return end('no_holder_exists');
+  const willing = holders.filter(({ declined }) => !declined);
+  if (willing.length === 0) return end('all_holders_declined');
+
+  const standing = willing.flatMap(({ offeredUntil }) =>
+    offeredUntil !== undefined && offeredUntil > now ? [offeredUntil] : [],
+  );
+  const askable = willing
+    .filter(({ online, offeredUntil }) => online && (offeredUntil === undefined || offeredUntil <= now))
+    .sort((a, b) => a.offersMade - b.offersMade)
+    .slice(0, Math.max(0, policy.offersAtOnce - standing.length));
+  const attemptsLeft = request.attempt - request.attemptBase < policy.attemptsMax;
+
+  if (askable.length > 0 && attemptsLeft) {
+    const lapsesAt = later(now, policy.offerMs);
+    const until = earliest([...standing, lapsesAt]);
+    return {
+      kind: 'offer',
+      to: askable.map(({ device }) => device),
+      lapsesAt,
+      event: { kind: 'offered', holders: holders.length, until },
+    };
+  }
+  if (standing.length > 0)
+    return { kind: 'stay', event: { kind: 'offers_stand', holders: holders.length, until: earliest(standing) } };
+  if (askable.length > 0) return end('attempts_exhausted');
+  return {
+    kind: 'wait',
+    event: { kind: 'nobody_online', holders: holders.length, until: later(now, policy.waitMs) },
+    announce: request.holderWantedAt === undefined,
+  };
+}
+
+function end(because: EndedBecause): NextStep {
+  return { kind: 'end', event: { kind: 'unfulfillable', because } };
+}
+
+function later(now: Date, ms: number): Date {
+  return new Date(now.getTime() + ms);
+}
+
+function earliest(times: readonly Date[]): Date {
+  return new Date(Math.min(...times.map((time) => time.getTime())));
+}

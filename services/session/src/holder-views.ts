@@ -1,0 +1,50 @@
+import type { CheckEntitlementResponse, DeviceList } from '@keytrail/contracts';
+import { type DeviceId, deviceKey } from './domain/device.ts';
+import { eligibleHolders, rankHolders } from './domain/holders.ts';
+import type { HolderView } from './domain/key-request.ts';
+import { entitledUsers, revokedDevices } from './peers.ts';
+
+interface HolderRows {
+  readonly initiator: DeviceId;
+  readonly holders: readonly DeviceId[];
+  /** Sealers of envelopes that the requester rejected. */
+  readonly rejected: readonly DeviceId[];
+}
+
+/** The ranked holders of a session for one requester, before any peer was asked. */
+export function rankedHolders(rows: HolderRows, requester: DeviceId, keyRequestId: string): DeviceId[] {
+  return rankHolders(rows.holders, { requester, initiator: rows.initiator, rotateBy: keyRequestId });
+}
+
+/** What the dispatcher decides on: the eligible holders in their order, who of them is online, and what they were asked so far. */
+export function holderViews(
+  ranked: readonly DeviceId[],
+  known: {
+    readonly entitlement: CheckEntitlementResponse;
+    readonly deviceLists: readonly DeviceList[];
+    readonly online: ReadonlySet<string>;
+    readonly rejected: readonly DeviceId[];
+    readonly offers: readonly { readonly device: DeviceId; readonly lapsesAt: Date; readonly declined: boolean }[];
+  },
+): HolderView[] {
+  const refused = new Set(known.rejected.map(deviceKey));
+  const offered = Map.groupBy(known.offers, ({ device }) => deviceKey(device));
+  const eligible = eligibleHolders(ranked, {
+    entitledUsers: entitledUsers(known.entitlement),
+    revoked: revokedDevices(known.deviceLists),
+  });
+  return eligible.map((device) => {
+    const key = deviceKey(device);
+    const offers = offered.get(key) ?? [];
+    return {
+      device,
+      online: known.online.has(key),
+      declined: refused.has(key) || offers.some(({ declined }) => declined),
+      offeredUntil: offers.reduce<Date | undefined>(
+        (latest, { lapsesAt }) => (latest === undefined || lapsesAt > latest ? lapsesAt : latest),
+        undefined,
+      ),
+      offersMade: offers.length,
+    };
+  });
+}

@@ -1,0 +1,169 @@
+import { fromBinary } from '@bufbuild/protobuf';
+import { timestampDate } from '@bufbuild/protobuf/wkt';
+import type { ConnectError } from '@connectrpc/connect';
+import { helpUrl, MissCause, missCauseName, SessionHeaderSchema } from '@keytrail/contracts';
+import { type Call, refuse, refuseMiss } from '@keytrail/rpc';
+import type { Queryable } from '@keytrail/storage';
+import { type Counter, linkFromTraceparent, markMiss, meter, trace } from '@keytrail/telemetry';
+import type { DeviceId } from './domain/device.ts';
+import {
+  type Answer,
+  type DeviceFacts,
+  type EntitlementFacts,
+  type Explanation,
+  explainMiss,
+  type HolderFacts,
+  type Incomplete,
+  type StoredSessionFacts,
+} from './domain/explain-miss.ts';
+import { holderViews, rankedHolders } from './holder-views.ts';
+import { askPeers, findDevice, type PeerAnswers, type Peers } from './peers.ts';
+import { type LocalFacts, type LocalSession, readLocalFacts } from './store/miss-facts.ts';
+
+export interface MissParts {
+  readonly db: Queryable;
+  readonly peers: Peers;
+  readonly config: { readonly offerMs: number; readonly waitMs: number; readonly helpBaseUrl: string };
+}
+
+/** What is known about a device and a session that it has no key of, or wants another envelope for. */
+export interface GatheredFacts {
+  readonly local: LocalFacts;
+  readonly ranked: readonly DeviceId[];
+  readonly answers: PeerAnswers;
+}
+
+export interface SessionName {
+  readonly conversationId: string;
+  readonly sessionId: string;
+}
+
+/** Own facts first, in one statement, because they name the holders; then all peers at once. */
+export async function gatherFacts(
+  parts: MissParts,
+  { conversationId, sessionId }: SessionName,
+  device: DeviceId,
+  call: Call,
+  local?: LocalFacts,
+): Promise<GatheredFacts> {
+  const facts = local ?? (await readLocalFacts(parts.db, conversationId, sessionId, device));
+  const ranked = facts.session ? rankedHolders({ ...facts, initiator: facts.session.initiator }, device, '') : [];
+  const answers = await askPeers(parts.peers, { conversationId, sessionId, requester: device, ranked }, call.log);
+  return { local: facts, ranked, answers };
+}
+
+/** Why the device has no key, as though it had no envelope. */
+export function explain(
+  parts: MissParts,
+  { conversationId, sessionId }: SessionName,
+  device: DeviceId,
+  { local, ranked, answers }: GatheredFacts,
+): Explanation | Incomplete {
+  return explainMiss(
+    {
+      conversationId,
+      sessionId,
+      device,
+      stored: local.session && storedFacts(local.session, device.userId),
+      locallyRevokedAt: local.revokedAt,
+      openRequest: local.openRequest,
+      entitlement: entitlementFacts(answers, device.userId),
+      registration: registrationFacts(answers, device),
+      holders: holderFacts(local, ranked, answers),
+    },
+    { offeredRetryMs: parts.config.offerMs, waitingRetryMs: parts.config.waitMs },
+  );
+}
+
+let missCounter: Counter | undefined;
+
+/** The refusal that tells the miss, having recorded it: metric, span attributes, and a link to the write that may be its cause. */
+export function refuseExplained(
+  explanation: Explanation | Incomplete,
+  { local, answers }: GatheredFacts,
+  config: MissParts['config'],
+  call: Call,
+): ConnectError {
+  if (explanation.kind === 'incomplete')
+    return refuse('EXPLANATION_INCOMPLETE', 'the miss could not be explained, as a peer could not be asked', {
+      metadata: { peer: explanation.peer },
+      retryAfterMs: 1000,
+    });
+  const cause = missCauseName(explanation.cause);
+  markMiss(cause);
+  missCounter ??= meter().createCounter('keytrail.misses', {
+    description: 'Reads of keys that were not there, by cause',
+  });
+  missCounter.add(1, { 'keytrail.miss.cause': cause });
+  const link = local.session && linkFromTraceparent(local.session.createdTraceparent);
+  if (link) trace.getActiveSpan()?.addLink(link);
+  if (explanation.cause === MissCause.NOT_FOUND_OR_NOT_PERMITTED)
+    return refuse('NOT_FOUND_OR_NOT_PERMITTED', 'there is no such thing, or it is not yours to know');
+  const conversationTraceId = answers.entitlement.known ? answers.entitlement.value.lastWriteTraceId : '';
+  return refuseMiss({
+    cause: explanation.cause,
+    recovery: explanation.recovery,
+    remedy: explanation.remedy,
+    evidence: { ...explanation.evidence },
+    keyRequestId: explanation.keyRequestId,
+    retryAfterMs: explanation.retryAfterMs,
+    traceId: call.traceId,
+    causedByTraceId: local.session?.createdTraceId || conversationTraceId,
+    helpUrl: helpUrl(cause, config.helpBaseUrl),
+  });
+}
+
+function storedFacts(session: LocalSession, userId: string): StoredSessionFacts {
+  return { ...session, hasHeader: session.header !== undefined, pinnedVersion: pinnedVersion(session, userId) };
+}
+
+function pinnedVersion({ header }: LocalSession, userId: string): bigint | undefined {
+  if (header === undefined) return undefined;
+  return fromBinary(SessionHeaderSchema, header).deviceLists.find((list) => list.userId === userId)?.version;
+}
+
+function entitlementFacts({ entitlement }: PeerAnswers, userId: string): Answer<EntitlementFacts> {
+  if (!entitlement.known) return entitlement;
+  const about = entitlement.value;
+  const own = about.entitlements.find((entry) => entry.userId === userId);
+  return {
+    known: true,
+    value: {
+      ...about,
+      everMember: own?.everMember ?? false,
+      memberNow: own?.memberNow ?? false,
+      entitled: own?.entitled ?? false,
+      memberships: own?.memberships ?? [],
+    },
+  };
+}
+
+function registrationFacts({ deviceLists }: PeerAnswers, device: DeviceId): Answer<DeviceFacts> {
+  if (!deviceLists.known) return deviceLists;
+  const found = findDevice(deviceLists.value, device);
+  if (!found) return { known: true, value: { registered: false } };
+  return {
+    known: true,
+    value: {
+      registered: true,
+      addedInVersion: found.addedInVersion,
+      addedAt: found.addedAt ? timestampDate(found.addedAt) : new Date(0),
+      revokedAt: found.revokedAt && timestampDate(found.revokedAt),
+    },
+  };
+}
+
+function holderFacts(local: LocalFacts, ranked: readonly DeviceId[], answers: PeerAnswers): Answer<HolderFacts> {
+  const { entitlement, deviceLists, online } = answers;
+  if (!entitlement.known) return entitlement;
+  if (!deviceLists.known) return deviceLists;
+  if (!online.known) return online;
+  const views = holderViews(ranked, {
+    entitlement: entitlement.value,
+    deviceLists: deviceLists.value,
+    online: online.value,
+    rejected: local.rejected,
+    offers: [],
+  });
+  return { known: true, value: { eligible: views.length, online: views.filter((view) => view.online).length } };
+}

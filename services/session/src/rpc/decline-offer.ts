@@ -1,0 +1,29 @@
+import { DeclineReasonSchema, SessionService } from '@keytrail/contracts';
+import { deviceCaller, type Rpc, unary } from '@keytrail/rpc';
+import { advance, isOpen } from '../domain/key-request.ts';
+import { announceDue } from '../key-request-events.ts';
+import type { Parts } from '../parts.ts';
+import { notOffered } from '../refusals.ts';
+import { declineOffer as decline, lockKeyRequest, saveKeyRequest } from '../store/key-requests.ts';
+
+/** Records that a holder does not help, and makes the request due: the next holder is asked. The first decline stands. */
+export function declineOffer({ db }: Pick<Parts, 'db'>): Rpc {
+  return unary(SessionService.method.declineOffer, {
+    allow: ['device'],
+    async handle({ keyRequestId, attempt, reason }, call) {
+      const holder = deviceCaller(call);
+      const reasonName = DeclineReasonSchema.value[reason]?.localName ?? '';
+      await db.transaction(async (tx) => {
+        const request = await lockKeyRequest(tx, keyRequestId);
+        const declinedAt = request && (await decline(tx, keyRequestId, attempt, holder, reasonName));
+        if (!request || !declinedAt) throw notOffered(keyRequestId);
+        if (!isOpen(request.state)) return;
+        const due = advance(request, { kind: 'declined' }, declinedAt);
+        await saveKeyRequest(tx, due, request.version);
+        await announceDue(tx, due);
+      });
+      call.log.info({ keyRequestId, attempt, reason: reasonName }, 'offer declined');
+      return {};
+    },
+  });
+}

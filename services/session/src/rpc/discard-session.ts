@@ -1,0 +1,18 @@
+import { SessionService } from '@keytrail/contracts';
+import { type Rpc, unary } from '@keytrail/rpc';
+import { keepTrace } from '@keytrail/telemetry';
+import type { Parts } from '../parts.ts';
+import { discardSession as discard } from '../store/sessions.ts';
+
+/** Deletes a candidate that never won its epoch. conversation has made sure of that by its tombstone. */
+export function discardSession({ db }: Pick<Parts, 'db'>): Rpc {
+  return unary(SessionService.method.discardSession, {
+    allow: ['service:conversation'],
+    async handle({ conversationId, sessionId }, call) {
+      keepTrace('session discarded');
+      const discarded = await discard(db, conversationId, sessionId);
+      call.log.info({ conversationId, sessionId, discarded }, 'session discarded');
+      return { discarded };
+    },
+  });
+}

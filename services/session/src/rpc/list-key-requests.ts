@@ -1,0 +1,44 @@
+import { KeyRequestRole, SessionService } from '@keytrail/contracts';
+import { deviceCaller, invalidField, type Rpc, unary } from '@keytrail/rpc';
+import type { KeyRequest } from '../domain/key-request.ts';
+import type { Parts } from '../parts.ts';
+import { listOfferedKeyRequests } from '../store/key-requests.ts';
+import { firstPage, listOwnKeyRequests, type PageStart } from '../store/list-key-requests.ts';
+import { keyRequestMessage } from './messages.ts';
+
+const defaultPageSize = 50;
+
+/** The calling device's own requests, or those that are offered to it now. */
+export function listKeyRequests({ db, prisma }: Pick<Parts, 'db' | 'prisma'>): Rpc {
+  return unary(SessionService.method.listKeyRequests, {
+    allow: ['device'],
+    async handle({ role, includeEnded, page }, call) {
+      const device = deviceCaller(call);
+      const size = page?.size || defaultPageSize;
+      const after = readToken(page?.token ?? '');
+      const found =
+        role === KeyRequestRole.HOLDER
+          ? await listOfferedKeyRequests(db, device, after, size + 1)
+          : await listOwnKeyRequests(prisma, device, { after, size: size + 1, includeEnded });
+      const shown = found.slice(0, size);
+      const last = shown.at(-1);
+      return {
+        keyRequests: shown.map(keyRequestMessage),
+        nextToken: found.length > size && last ? writeToken(last) : '',
+      };
+    },
+  });
+}
+
+function writeToken({ requestedAt, keyRequestId }: KeyRequest): string {
+  return Buffer.from(`${requestedAt.getTime()} ${keyRequestId}`).toString('base64url');
+}
+
+const tokenForm = /^(\d{1,15}) ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$/;
+
+function readToken(token: string): PageStart {
+  if (token === '') return firstPage;
+  const parts = tokenForm.exec(Buffer.from(token, 'base64url').toString());
+  if (!parts) throw invalidField('page.token', 'must be next_token of the page before');
+  return { requestedAt: new Date(Number(parts[1])), keyRequestId: parts[2] ?? '' };
+}

@@ -1,0 +1,69 @@
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import { timestampFromDate } from '@bufbuild/protobuf/wkt';
+import {
+  type GetInitialSessionResponseSchema,
+  KeyRequestKind,
+  type KeyRequestSchema,
+  KeyRequestState,
+} from '@keytrail/contracts';
+import type { KeyRequest } from '../domain/key-request.ts';
+import type { InitialSessionRow } from '../store/initial-session.ts';
+
+const none = new Uint8Array();
+
+export function initialSessionMessage(
+  row: InitialSessionRow,
+  sessionId: string,
+  recipient: { readonly userId: string; readonly deviceId: string },
+): MessageInitShape<typeof GetInitialSessionResponseSchema> {
+  return {
+    sessionId,
+    epoch: row.epoch,
+    signedHeader: { header: row.header ?? none, signature: row.header_signature ?? none },
+    initiator: { userId: row.initiator_user_id, deviceId: row.initiator_device_id },
+    initiatorIdentityKey: row.initiator_identity_key ?? none,
+    initiatorSigningKey: row.initiator_signing_key ?? none,
+    initiatorEphemeralKey: row.initiator_ephemeral_key ?? none,
+    keyCommitment: row.key_commitment ?? none,
+    envelope: {
+      recipient: { userId: recipient.userId, deviceId: recipient.deviceId },
+      sealer: { userId: row.sealer_user_id, deviceId: row.sealer_device_id },
+      attempt: row.attempt,
+      sealerIdentityKey: row.sealer_identity_key,
+      sealerSigningKey: row.sealer_signing_key,
+      sealerCertificate: {
+        rootKey: row.sealer_root_key,
+        suite: row.sealer_suite,
+        certifiedAt: timestampFromDate(row.sealer_certified_at),
+        signature: row.sealer_certificate_signature,
+      },
+      sealerEphemeralKey: row.sealer_ephemeral_key,
+      signedPrekeyId: Number(row.signed_prekey_id),
+      oneTimePrekeyId: Number(row.one_time_prekey_id),
+      kemPrekeyId: Number(row.kem_prekey_id),
+      kemCiphertext: row.kem_ciphertext,
+      ciphertext: row.ciphertext,
+      signature: row.signature,
+    },
+    createdAt: timestampFromDate(row.created_at),
+  };
+}
+
+export function keyRequestMessage(request: KeyRequest): MessageInitShape<typeof KeyRequestSchema> {
+  return {
+    keyRequestId: request.keyRequestId,
+    conversationId: request.conversationId,
+    sessionId: request.sessionId,
+    epoch: request.epoch,
+    requester: { ...request.requester },
+    kind: KeyRequestKind[request.kind],
+    state: KeyRequestState[request.state],
+    // Until the first offer of this request, its counter still stands where the last one's ended.
+    attempt: request.attempt > request.attemptBase ? request.attempt : 0,
+    requestedAt: timestampFromDate(request.requestedAt),
+    nextAttemptAt: timestampFromDate(request.nextAttemptAt),
+    expiresAt: timestampFromDate(request.expiresAt),
+    endedBecause: request.endedBecause ?? '',
+    holders: request.holders,
+  };
+}

@@ -1,0 +1,132 @@
+import { join } from 'node:path';
+import { type Authenticator, createAuthenticator, createServiceIdentity } from '@keytrail/auth';
+import { SessionService } from '@keytrail/contracts';
+import { type Consumer, connectEvents, type EventBus, type Relay, startRelay } from '@keytrail/events';
+import { type Rpc, type RunningServer, startServer } from '@keytrail/rpc';
+import { type Database, openDatabase, schemaReadiness } from '@keytrail/storage';
+import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
+import type { SessionConfig } from './config.ts';
+import { dispatchDueRequests } from './consumers/dispatch-due.ts';
+import { noteRevokedDevices } from './consumers/note-revoked-devices.ts';
+import { resumeForHolder } from './consumers/resume-for-holder.ts';
+import type { Dispatcher } from './dispatch-key-request.ts';
+import { startForgetting } from './jobs/forget-old-ids.ts';
+import { type Sweep, startSweep } from './jobs/sweep-key-requests.ts';
+import type { Parts } from './parts.ts';
+import { connectPeers } from './peers.ts';
+import { ackKey } from './rpc/ack-key.ts';
+import { cancelKeyRequest } from './rpc/cancel-key-request.ts';
+import { declineOffer } from './rpc/decline-offer.ts';
+import { discardSession } from './rpc/discard-session.ts';
+import { fulfillKeyRequest } from './rpc/fulfill-key-request.ts';
+import { getInitialSession } from './rpc/get-initial-session.ts';
+import { listKeyRequests } from './rpc/list-key-requests.ts';
+import { requestKey } from './rpc/request-key.ts';
+import { storeSession } from './rpc/store-session.ts';
+import { PrismaClient } from './store/generated/client.ts';
+
+export { readConfig, type SessionConfig, sessionSettings } from './config.ts';
+
+/** What tests may replace. */
+export interface Overrides {
+  readonly telemetry?: Telemetry;
+  readonly authenticator?: Authenticator;
+  /** By default all; tests show what works with less. */
+  readonly run?: { readonly consumers?: boolean; readonly sweep?: boolean };
+}
+
+export interface SessionServiceProcess {
+  readonly db: Database;
+  start(): Promise<{ grpcPort: number; webPort: number }>;
+  /** Drains calls, then stops consumers, jobs and relay, then closes what they used. Safe to call twice. */
+  stop(): Promise<void>;
+}
+
+export const migrationsFolder = join(import.meta.dirname, '../prisma/migrations');
+
+/** The service session, wired. Nothing is connected before `start`. */
+export function createSession(config: SessionConfig, overrides: Overrides = {}): SessionServiceProcess {
+  const telemetry = overrides.telemetry ?? startTelemetry({ service: 'session', config });
+  const { log } = telemetry;
+  const db = openDatabase({
+    url: config.databaseUrl,
+    service: 'session',
+    connections: config.databaseConnections,
+    statementTimeoutMs: config.statementTimeoutMs,
+  });
+  const prisma = new PrismaClient({ adapter: db.prismaAdapter() });
+  const peers = connectPeers(config, createServiceIdentity(config, 'session'));
+  const parts: Parts = { db, prisma, peers, config, log, writerBuild: telemetry.build.writerBuild };
+  const dispatcher: Dispatcher = { db, peers, policy: config, log };
+
+  let bus: EventBus | undefined;
+  let server: RunningServer | undefined;
+  let relay: Relay | undefined;
+  let consumers: Consumer[] = [];
+  let sweep: Sweep | undefined;
+  let stopForgetting = () => {};
+  let stopped: Promise<void> | undefined;
+
+  async function start(): Promise<{ grpcPort: number; webPort: number }> {
+    bus = await connectEvents({ config, log, name: 'session' });
+    await bus.ensure();
+    relay = startRelay({ db, bus, service: 'session', log });
+    if (overrides.run?.consumers ?? true) consumers = startConsumers(dispatcher, bus);
+    if (overrides.run?.sweep ?? true) sweep = startSweep(dispatcher, config.sweepMs);
+    stopForgetting = startForgetting(db, log, config.purgeIntervalMs);
+    await Promise.all(consumers.map(({ ready }) => ready));
+    server = await startServer({
+      service: 'session',
+      services: [SessionService],
+      rpcs: rpcs(parts),
+      config,
+      authenticator: overrides.authenticator ?? createAuthenticator(config),
+      telemetry,
+      readiness: () => schemaReadiness(db, migrationsFolder),
+    });
+    const { grpcPort, webPort } = server;
+    return { grpcPort, webPort };
+  }
+
+  async function stop(): Promise<void> {
+    try {
+      await server?.stop();
+      stopForgetting();
+      await Promise.all([...consumers.map((consumer) => consumer.stop()), sweep?.stop()]);
+      await relay?.stop();
+      await bus?.close();
+    } finally {
+      peers.close();
+      await prisma.$disconnect();
+      await db.close();
+      await telemetry.shutdown();
+    }
+  }
+
+  return {
+    db,
+    start,
+    stop() {
+      stopped ??= stop();
+      return stopped;
+    },
+  };
+}
+
+function rpcs(parts: Parts): Rpc[] {
+  return [
+    storeSession(parts),
+    discardSession(parts),
+    getInitialSession(parts),
+    requestKey(parts),
+    fulfillKeyRequest(parts),
+    declineOffer(parts),
+    ackKey(parts),
+    cancelKeyRequest(parts),
+    listKeyRequests(parts),
+  ];
+}
+
+function startConsumers(dispatcher: Dispatcher, bus: EventBus): Consumer[] {
+  return [dispatchDueRequests(dispatcher, bus), resumeForHolder(dispatcher, bus), noteRevokedDevices(dispatcher, bus)];
+}

@@ -1,0 +1,89 @@
+import { timestampDate } from '@bufbuild/protobuf/wkt';
+import type { Envelope } from '@keytrail/contracts';
+import { type Queryable, statement, type Transaction } from '@keytrail/storage';
+import { type DeviceId, deviceOfKey } from '../domain/device.ts';
+import type { KeyRequest } from '../domain/key-request.ts';
+
+const insertStatement = statement(
+  'insert_requested_envelope',
+  `INSERT INTO envelopes (conversation_id, session_id, user_id, device_id, attempt, key_request_id, sealer_user_id, sealer_device_id,
+     sealer_identity_key, sealer_signing_key, sealer_root_key, sealer_suite, sealer_certified_at, sealer_certificate_signature,
+     sealer_ephemeral_key, signed_prekey_id, one_time_prekey_id, kem_prekey_id, kem_ciphertext, ciphertext, signature)
+   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)`,
+);
+
+/** Writes the envelope that fulfils a request. */
+export async function insertRequestedEnvelope(tx: Transaction, request: KeyRequest, envelope: Envelope): Promise<void> {
+  const { sealer, sealerCertificate: certificate } = envelope;
+  if (!sealer || !certificate?.certifiedAt) throw new Error('the envelope was not checked');
+  await tx.query(insertStatement, [
+    request.conversationId,
+    request.sessionId,
+    request.requester.userId,
+    request.requester.deviceId,
+    envelope.attempt,
+    request.keyRequestId,
+    sealer.userId,
+    sealer.deviceId,
+    envelope.sealerIdentityKey,
+    envelope.sealerSigningKey,
+    certificate.rootKey,
+    certificate.suite,
+    timestampDate(certificate.certifiedAt),
+    certificate.signature,
+    envelope.sealerEphemeralKey,
+    envelope.signedPrekeyId,
+    envelope.oneTimePrekeyId,
+    envelope.kemPrekeyId,
+    envelope.kemCiphertext,
+    envelope.ciphertext,
+    envelope.signature,
+  ]);
+}
+
+const openedStatement = statement(
+  'mark_envelope_opened',
+  `UPDATE envelopes SET opened_at = coalesce(opened_at, now())
+   WHERE conversation_id = $1 AND session_id = $2 AND user_id = $3 AND device_id = $4 AND attempt = $5 RETURNING true AS marked`,
+);
+
+/** Notes that its recipient opened the envelope; the first time stands. False when there is no such envelope. */
+export async function markEnvelopeOpened(
+  db: Queryable,
+  of: { readonly conversationId: string; readonly sessionId: string; readonly attempt: number },
+  recipient: DeviceId,
+): Promise<boolean> {
+  const { conversationId, sessionId, attempt } = of;
+  const marked = await db.query(openedStatement, [
+    conversationId,
+    sessionId,
+    recipient.userId,
+    recipient.deviceId,
+    attempt,
+  ]);
+  return marked.length > 0;
+}
+
+const rejectedStatement = statement(
+  'mark_envelope_rejected',
+  `UPDATE envelopes SET rejected_at = coalesce(rejected_at, now())
+   WHERE conversation_id = $1 AND session_id = $2 AND user_id = $3 AND device_id = $4 AND attempt = $5
+   RETURNING sealer_user_id || ' ' || sealer_device_id AS sealer`,
+);
+
+/** Notes that its recipient found the envelope wrong. Its sealer; undefined when there is no such envelope. */
+export async function markEnvelopeRejected(
+  db: Queryable,
+  of: { readonly conversationId: string; readonly sessionId: string; readonly attempt: number },
+  recipient: DeviceId,
+): Promise<DeviceId | undefined> {
+  const { conversationId, sessionId, attempt } = of;
+  const [row] = await db.query<{ sealer: string }>(rejectedStatement, [
+    conversationId,
+    sessionId,
+    recipient.userId,
+    recipient.deviceId,
+    attempt,
+  ]);
+  return row && deviceOfKey(row.sealer);
+}
