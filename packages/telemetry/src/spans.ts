@@ -20,6 +20,7 @@ export function tracer(): Tracer {
 
 export interface SpanSettings {
   readonly kind?: SpanKind;
+  /** Not copied: a constant may be shared, a variable must not be changed afterwards. */
   readonly attributes?: Attributes;
   readonly links?: Link[];
   /** The context to start from; the active one by default. */
@@ -48,7 +49,7 @@ export function withSpan<T>(
     endWith(span, settings, thrown);
     throw thrown;
   }
-  if (!(result instanceof Promise)) {
+  if (!isThenable(result)) {
     span.end();
     return result;
   }
@@ -62,6 +63,11 @@ export function withSpan<T>(
       throw thrown;
     },
   );
+}
+
+// Prisma's promises are not Promises.
+function isThenable<T>(result: T | PromiseLike<T>): result is PromiseLike<T> {
+  return typeof (result as PromiseLike<T> | undefined)?.then === 'function';
 }
 
 function endWith(span: Span, { isError }: SpanSettings, thrown: unknown): void {

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { setTimeout as pause } from 'node:timers/promises';
 import type { Attributes, BatchObservableCallback } from '@opentelemetry/api';
 import { context, trace } from '@opentelemetry/api';
 import { AsyncLocalStorageContextManager } from '@opentelemetry/context-async-hooks';
@@ -38,6 +39,7 @@ export interface TelemetryOptions {
   readonly logTo?: DestinationStream;
 }
 
+const shutdownMs = 2_000;
 const developmentPseudonymKey = 'keytrail-development-pseudonyms';
 
 interface Signals {
@@ -91,6 +93,7 @@ function startSignals(build: BuildIdentity, config: TelemetryConfig, instance: s
   record(recorder);
   if (config.otlpUrl !== undefined) exportMetrics(config.otlpUrl, resource);
   const forgetMeasures = measure(build, parts, queue);
+  const sendTheRest = () => Promise.all([queue.close().then(() => exporter?.shutdown()), stopMetrics()]);
   return {
     flush: () => queue.flush(),
     async stop() {
@@ -98,8 +101,8 @@ function startSignals(build: BuildIdentity, config: TelemetryConfig, instance: s
       trace.disable();
       context.disable();
       parts.forgetAll();
-      await Promise.all([queue.close(), stopMetrics()]);
-      await exporter?.shutdown();
+      // A receiver that is away must not use up the time in which a service has to be gone.
+      await Promise.race([sendTheRest(), pause(shutdownMs, undefined, { ref: false })]);
       forgetMeasures();
     },
   };

@@ -139,6 +139,21 @@ describe('with nothing sampled', () => {
   });
 });
 
+test('a span lasts as long as the promise of its work, of whatever make', async () => {
+  const work = Promise.withResolvers<number>();
+  // biome-ignore lint/suspicious/noThenProperty: the shape of Prisma's promises
+  const lazy = { then: work.promise.then.bind(work.promise) } as Promise<number>;
+  let recording = () => false;
+  const result = withSpan('lazy', {}, (span) => {
+    recording = () => span.isRecording();
+    return lazy;
+  });
+  expect(recording()).toBe(true);
+  work.resolve(3);
+  expect(await result).toBe(3);
+  expect(recording()).toBe(false);
+});
+
 describe('the sampled flag', () => {
   test('is set on calls from the discovery of a miss on', async () => {
     await request(() => {
