@@ -95,6 +95,8 @@ export {
   type LinkRequest,
   openSealedRootKey,
   rootKeySealingText,
+  type SealedRootKeyParts,
+  sealedRootKeyText,
   sealRootKeyToDevice,
 } from './root-key.ts';
 export { type Statement, verifyStatement } from './statement.ts';

@@ -66,7 +66,8 @@ function agreed(secret: Uint8Array | undefined): Uint8Array {
 
 const sealedDomain = 'keytrail/v1/sealed-root-key';
 
-interface SealedParts {
+/** A sealed root key without its signature. */
+export interface SealedRootKeyParts {
   readonly approver: DeviceKeys;
   readonly recipient: Ref;
   readonly certificate: DeviceCertificate;
@@ -77,7 +78,11 @@ interface SealedParts {
 }
 
 /** What the approver signs; the sealed root key is this text with the signature as its last part. */
-function sealedParts(sealed: SealedParts): Part[] {
+export function sealedRootKeyText(sealed: SealedRootKeyParts): Uint8Array {
+  return transcript(sealedDomain, ...sealedParts(sealed));
+}
+
+function sealedParts(sealed: SealedRootKeyParts): Part[] {
   const { approver, certificate } = sealed;
   return [
     suite,
@@ -141,7 +146,7 @@ export function sealRootKeyToDevice(
     kemCiphertext: encapsulation.ciphertext,
   });
   const { key, nonce } = linkKey(primitives, secrets, request.linkSecret, text);
-  const parts = sealedParts({
+  const parts: SealedRootKeyParts = {
     approver: approverKeys,
     recipient: request,
     certificate: approver.certificate,
@@ -149,9 +154,9 @@ export function sealRootKeyToDevice(
     kemPrekeyId: request.kemPrekey.keyId,
     kemCiphertext: encapsulation.ciphertext,
     ciphertext: aead.seal(key, nonce, rootKey.privateKey, text),
-  });
-  const signature = ed25519.sign(approver.signingKey.privateKey, transcript(sealedDomain, ...parts));
-  return transcript(sealedDomain, ...parts, signature);
+  };
+  const signature = ed25519.sign(approver.signingKey.privateKey, sealedRootKeyText(parts));
+  return transcript(sealedDomain, ...sealedParts(parts), signature);
 }
 
 /** The new device, with the private keys behind its link request. */
@@ -185,7 +190,7 @@ export function openSealedRootKey(
     if (!(error instanceof CertificateError)) throw error;
     throw new SealedRootKeyError('certificate', error.problem);
   }
-  const signed = transcript(sealedDomain, ...sealedParts(parts));
+  const signed = sealedRootKeyText(parts);
   if (!ed25519.verify(approver.signingKey, signed, signature)) throw new SealedRootKeyError('signature');
   const identityKey = device.identityKey.privateKey;
   const secrets = [
@@ -215,7 +220,7 @@ export function openSealedRootKey(
 
 const fieldLengths = [8, -1, -1, -1, 32, 32, 32, 8, 64, 32, 8, lengths.kemCiphertext, 48, 64];
 
-function readSealed(sealed: Uint8Array): { parts: SealedParts; signature: Uint8Array } {
+function readSealed(sealed: Uint8Array): { parts: SealedRootKeyParts; signature: Uint8Array } {
   const fields = decodeParts(sealed)?.slice(1);
   const fits = fields?.length === fieldLengths.length && fields.every((field, i) => hasLength(field, fieldLengths[i]));
   if (fields === undefined || !fits) throw new SealedRootKeyError('malformed');
@@ -236,7 +241,7 @@ function readSealed(sealed: Uint8Array): { parts: SealedParts; signature: Uint8A
     signature,
   ] = fields as Fields;
   const userId = text(user);
-  const parts: SealedParts = {
+  const parts: SealedRootKeyParts = {
     approver: { userId, deviceId: text(approver), identityKey, signingKey },
     recipient: { userId, deviceId: text(recipient) },
     certificate: create(DeviceCertificateSchema, {

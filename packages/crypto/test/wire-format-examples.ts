@@ -1,6 +1,13 @@
 import { create, toBinary } from '@bufbuild/protobuf';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
-import { EnvelopeSchema, HistoryPolicy, MemberRole, SessionHeaderSchema, WithheldReason } from '@keytrail/contracts';
+import {
+  DeviceCertificateSchema,
+  EnvelopeSchema,
+  HistoryPolicy,
+  MemberRole,
+  SessionHeaderSchema,
+  WithheldReason,
+} from '@keytrail/contracts';
 import {
   conversationIdText,
   deriveConversationId,
@@ -18,6 +25,7 @@ import {
   rootKeySealingText,
   rosterHash,
   rosterText,
+  sealedRootKeyText,
   sealingKey,
   sealingText,
   senderKey,
@@ -32,7 +40,7 @@ function fill(byte: number, length = 32): Uint8Array {
 }
 
 const ms = 1767323045678;
-const conversationId = '4b4dfbca-63a7-82d7-8cf9-2b8d2d5ca5f9';
+const conversationId = 'dcecda26-50cb-843d-a8cd-44a2076c490d';
 const sessionId = 's-1';
 const alice = { userId: 'alice', deviceId: 'phone', identityKey: fill(0x11), signingKey: fill(0x12) };
 const bob = { userId: 'bob', deviceId: 'laptop', identityKey: fill(0x21), signingKey: fill(0x22) };
@@ -130,6 +138,20 @@ export const wireFormatExamples: Record<string, Uint8Array | string> = {
     ephemeralKey: fill(0x14),
     kemPrekey: { keyId: 1, publicKey: fill(0x25, 1184) },
     kemCiphertext: fill(0x26, 1088),
+  }),
+  'sealed-root-key': sealedRootKeyText({
+    approver: alice,
+    recipient: { userId: 'alice', deviceId: 'tablet' },
+    certificate: create(DeviceCertificateSchema, {
+      rootKey: fill(0x10),
+      suite: 1,
+      certifiedAt: timestampFromMs(ms),
+      signature: fill(0x1f, 64),
+    }),
+    ephemeralKey: fill(0x14),
+    kemPrekeyId: 1,
+    kemCiphertext: fill(0x26, 1088),
+    ciphertext: fill(0x57, 48),
   }),
 };
 
