@@ -16,6 +16,8 @@ export function errorOfStatus(
   { code, details, metadata }: Pick<StatusObject, 'code' | 'details' | 'metadata'>,
   signal?: AbortSignal,
 ): ConnectError {
+  // A stream that this side tore down ends with a plain Error, which has neither code nor metadata.
+  if (typeof code !== 'number') return refuse('CANCELLED', 'the call was given up', { cause: signal?.reason });
   const status = readStatus(metadata);
   if (status === undefined) {
     if (signal?.aborted === true) return refuse('CANCELLED', 'the call was given up', { cause: signal.reason });
@@ -31,8 +33,8 @@ export function errorOfStatus(
   return error;
 }
 
-function readStatus(metadata: Metadata): Status | undefined {
-  const [bytes] = metadata.get(detailsKey);
+function readStatus(metadata: Metadata | undefined): Status | undefined {
+  const [bytes] = metadata?.get(detailsKey) ?? [];
   if (!(bytes instanceof Uint8Array)) return undefined;
   try {
     return fromBinary(StatusSchema, bytes);
@@ -42,8 +44,8 @@ function readStatus(metadata: Metadata): Status | undefined {
 }
 
 /** Adds the texts of gRPC metadata to headers; binary values are left out. */
-export function headersOf(metadata: Metadata, into: Headers): Headers {
-  for (const [key, value] of Object.entries(metadata.getMap())) if (typeof value === 'string') into.append(key, value);
+export function headersOf(metadata: Metadata | undefined, into: Headers): Headers {
+  for (const [key, value] of Object.entries(metadata?.getMap() ?? {})) if (typeof value === 'string') into.append(key, value);
   return into;
 }
 

@@ -1,0 +1,318 @@
+import { type Client, createClient } from '@connectrpc/connect';
+import { createAuthenticator } from '@keytrail/auth';
+import { startIssuer } from '@keytrail/auth/issuer';
+import { ConversationService, NotificationKind, PresenceService } from '@keytrail/contracts';
+import { connectEvents, deviceAttached, type EventBus, notificationRequested, publishHint } from '@keytrail/events';
+import { ensureNats, ensureRedis, type ServerHandle } from '@keytrail/local';
+import {
+  createGrpcTransport,
+  type GrpcTransport,
+  type RunningServer,
+  readRefusal,
+  startServer,
+  unary,
+} from '@keytrail/rpc';
+import { startTelemetry } from '@keytrail/telemetry';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { readConfig } from '../src/config.ts';
+import { type RunningPresence, startPresence } from '../src/service.ts';
+
+const credential = 'a-development-credential-of-32-characters';
+let redis: ServerHandle;
+let nats: ServerHandle;
+let issuer: Awaited<ReturnType<typeof startIssuer>>;
+let conversation: RunningServer;
+let environment: Record<string, string>;
+let bus: EventBus;
+const closing: (() => Promise<unknown> | unknown)[] = [];
+
+/** Users who share a conversation with everybody they ask about; all others are strangers. */
+const friends = new Set(['alice', 'bob']);
+
+beforeAll(async () => {
+  [redis, nats] = await Promise.all([ensureRedis({ own: true }), ensureNats({ own: true })]);
+  issuer = await startIssuer({ environment: 'development' });
+  environment = {
+    KEYTRAIL_ENVIRONMENT: 'development',
+    KEYTRAIL_REDIS_URL: redis.url,
+    KEYTRAIL_NATS_URL: nats.url,
+    KEYTRAIL_JWKS_URL: issuer.jwksUrl,
+    KEYTRAIL_TOKEN_ISSUER: issuer.issuer,
+    KEYTRAIL_TOKEN_AUDIENCE: issuer.audience,
+    KEYTRAIL_SERVICE_CREDENTIAL: credential,
+    KEYTRAIL_PEER_CONVERSATION: '127.0.0.1:1',
+    KEYTRAIL_GATEWAY_LEASE_MS: '900',
+    KEYTRAIL_GATEWAY_RENEW_MS: '200',
+    KEYTRAIL_HEARTBEAT_INTERVAL_MS: '60000',
+    KEYTRAIL_LOG_LEVEL: 'error',
+  };
+  const config = readConfig(environment);
+  const telemetry = startTelemetry({ service: 'conversation', config });
+  conversation = await startServer({
+    service: 'conversation',
+    services: [ConversationService],
+    rpcs: [
+      unary(ConversationService.method.listSharedUsers, {
+        allow: ['service:presence'],
+        handle: ({ userId, otherUserIds }) => ({
+          userIds: friends.has(userId) ? otherUserIds.filter((other) => friends.has(other)) : [],
+        }),
+      }),
+    ],
+    config: { ...config, grpcPort: 0, webPort: 0 },
+    authenticator: createAuthenticator(config),
+    telemetry,
+  });
+  environment.KEYTRAIL_PEER_CONVERSATION = `127.0.0.1:${conversation.grpcPort}`;
+  bus = await connectEvents({ config, log: telemetry.log });
+  await bus.ensure();
+  closing.push(() => telemetry.shutdown());
+});
+
+afterAll(async () => {
+  await bus?.close();
+  await conversation?.stop();
+  for (const close of closing) await close();
+  await issuer?.stop();
+  await Promise.all([redis?.stop(), nats?.stop()]);
+});
+
+const perTest: (() => Promise<unknown> | unknown)[] = [];
+afterEach(async () => {
+  for (const close of perTest.splice(0).reverse()) await close();
+});
+
+async function gateway(changes: Record<string, string> = {}): Promise<RunningPresence> {
+  const running = await startPresence(readConfig({ ...environment, ...changes }));
+  perTest.push(() => running.stop());
+  return running;
+}
+
+interface Device {
+  readonly presence: Client<typeof PresenceService>;
+  readonly transport: GrpcTransport;
+}
+
+async function device(presence: RunningPresence, userId: string, deviceId: string): Promise<Device> {
+  const token = await issuer.token({ userId, deviceId });
+  const transport = createGrpcTransport({
+    target: `127.0.0.1:${presence.grpcPort}`,
+    authorization: () => `Bearer ${token}`,
+  });
+  perTest.push(() => transport.close());
+  return { presence: createClient(PresenceService, transport), transport };
+}
+
+/** Attaches and waits for the greeting. */
+async function attach(at: Device, counter: bigint) {
+  const leaving = new AbortController();
+  perTest.push(() => leaving.abort());
+  const stream = at.presence.attach({ attachCounter: counter }, { signal: leaving.signal })[Symbol.asyncIterator]();
+  const first = await stream.next();
+  const greeting = first.value?.message;
+  if (greeting?.case !== 'greeting') throw new Error(`the first message is ${greeting?.case}`);
+  return { connectionId: greeting.value.connectionId, stream, leave: () => leaving.abort() };
+}
+
+async function online(at: Device, ...userIds: string[]): Promise<string[]> {
+  const { devices } = await at.presence.listOnline({ userIds });
+  return devices.map(({ device: ref }) => `${ref?.userId}/${ref?.deviceId}`).sort();
+}
+
+/** Asks until the picture is as expected: bounded by the timeout of the test. */
+async function untilOnline(at: Device, userIds: string[], expected: string[]): Promise<void> {
+  while (JSON.stringify(await online(at, ...userIds)) !== JSON.stringify(expected)) {
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+describe('being attached is being online', () => {
+  test('a device is online from its greeting until it leaves', async () => {
+    const presence = await gateway();
+    const phone = await device(presence, 'alice', 'phone');
+    expect(await online(phone, 'alice')).toEqual([]);
+    const attached = await attach(phone, 1n);
+    expect(await online(phone, 'alice')).toEqual(['alice/phone']);
+    attached.leave();
+    await untilOnline(phone, ['alice'], []);
+  });
+
+  test('friends see each other, and strangers look offline', async () => {
+    const presence = await gateway();
+    const alice = await device(presence, 'alice', 'phone');
+    const bob = await device(presence, 'bob', 'phone');
+    const eve = await device(presence, 'eve', 'phone');
+    await attach(alice, 1n);
+    await attach(eve, 1n);
+    expect(await online(bob, 'alice', 'eve')).toEqual(['alice/phone']);
+    expect(await online(eve, 'alice', 'eve')).toEqual(['eve/phone']);
+  });
+
+  test('the newer attachment wins and the older is told, across gateways', async () => {
+    const [first, second] = [await gateway(), await gateway()];
+    const here = await device(first, 'alice', 'phone');
+    const there = await device(second, 'alice', 'phone');
+    const older = await attach(here, 1n);
+    const newer = await attach(there, 2n);
+    const refusal = await older.stream.next().then(
+      () => undefined,
+      (error: unknown) => readRefusal(error),
+    );
+    expect(refusal?.reason).toBe('CONNECTION_SUPERSEDED');
+    await untilOnline(there, ['alice'], ['alice/phone']);
+    await there.presence.heartbeat({ connectionId: newer.connectionId });
+    await expect(here.presence.heartbeat({ connectionId: older.connectionId })).rejects.toSatisfy(
+      (error) => readRefusal(error).reason === 'CONNECTION_UNKNOWN',
+    );
+  });
+
+  test('an attachment with a counter that is not higher loses against a live one', async () => {
+    const [first, second] = [await gateway(), await gateway()];
+    await attach(await device(first, 'alice', 'phone'), 7n);
+    for (const presence of [first, second]) {
+      await expect(attach(await device(presence, 'alice', 'phone'), 7n)).rejects.toSatisfy(
+        (error) => readRefusal(error).reason === 'CONNECTION_SUPERSEDED',
+      );
+    }
+  });
+
+  test('a heartbeat that meets another replica is passed on to the one that holds the stream', async () => {
+    const holder = await gateway({ KEYTRAIL_HEARTBEAT_INTERVAL_MS: '400' });
+    const other = await gateway();
+    const attached = await attach(await device(holder, 'alice', 'phone'), 1n);
+    const elsewhere = await device(other, 'alice', 'phone');
+    const ended = attached.stream.next().then(
+      () => 'ended',
+      () => 'ended',
+    );
+    // Five intervals, of which three missed in a row would end it.
+    for (let beat = 0; beat < 10; beat += 1) {
+      await elsewhere.presence.heartbeat({ connectionId: attached.connectionId });
+      const outcome = await Promise.race([ended, new Promise((resolve) => setTimeout(resolve, 200, 'beating'))]);
+      expect(outcome).toBe('beating');
+    }
+  });
+
+  test('a device that misses three heartbeats is offline', async () => {
+    const presence = await gateway({ KEYTRAIL_HEARTBEAT_INTERVAL_MS: '100' });
+    const phone = await device(presence, 'alice', 'phone');
+    const attached = await attach(phone, 1n);
+    await expect(attached.stream.next()).rejects.toSatisfy(
+      (error) => readRefusal(error).reason === 'CONNECTION_UNKNOWN',
+    );
+    await untilOnline(phone, ['alice'], []);
+  });
+});
+
+describe('the picture heals by itself', () => {
+  test('after FLUSHALL live streams stay, are online again, and still get notifications', async () => {
+    const presence = await gateway();
+    const phone = await device(presence, 'alice', 'phone');
+    const attached = await attach(phone, 1n);
+    const { Redis } = await import('ioredis');
+    const admin = new Redis(redis.url);
+    await admin.flushall();
+    admin.disconnect();
+    await untilOnline(phone, ['alice'], ['alice/phone']);
+    await notify('alice', 'phone');
+    expect((await attached.stream.next()).value?.message.case).toBe('notification');
+  });
+
+  test('a gateway that stops without a word leaves no ghosts beyond its lease', async () => {
+    const survivor = await gateway();
+    const watcher = await device(survivor, 'bob', 'phone');
+    const { Redis } = await import('ioredis');
+    const admin = new Redis(redis.url);
+    perTest.push(() => admin.disconnect());
+    // What a killed gateway leaves: device entries that point to a lease which nobody renews.
+    await admin.set('keytrail:gateway:dead', '1', 'PX', 300);
+    await admin.hset('keytrail:devices:{alice}', 'phone', '5|dead|11111111-1111-4111-8111-111111111111|1');
+    expect(await online(watcher, 'alice')).toEqual(['alice/phone']);
+    await untilOnline(watcher, ['alice'], []);
+    // And it does not keep the device from attaching again, even with a counter that was reset.
+    await attach(await device(survivor, 'alice', 'phone'), 1n);
+    expect(await online(watcher, 'alice')).toEqual(['alice/phone']);
+  });
+
+  test('a draining gateway says so before its streams end', async () => {
+    const presence = await startPresence(readConfig(environment));
+    const attached = await attach(await device(presence, 'alice', 'phone'), 1n);
+    const next = attached.stream.next();
+    await Promise.all([
+      presence.stop(),
+      next.then(({ value }) => {
+        expect(value?.message.case).toBe('draining');
+      }),
+    ]);
+  });
+});
+
+async function notify(userId: string, deviceId: string): Promise<void> {
+  await publishHint(bus, notificationRequested.session, {
+    devices: [{ userId, deviceId }],
+    notification: { kind: NotificationKind.KEY_OFFERED, keyRequestId: 'c0ffee00-0000-4000-8000-000000000000' },
+  });
+}
+
+describe('notifications', () => {
+  test('reach the gateway that holds the stream, whichever replica consumes them', async () => {
+    const [first, second] = [await gateway(), await gateway()];
+    const one = await attach(await device(first, 'alice', 'phone'), 1n);
+    const two = await attach(await device(second, 'alice', 'laptop'), 1n);
+    for (let round = 0; round < 5; round += 1) {
+      await notify('alice', 'phone');
+      await notify('alice', 'laptop');
+      for (const each of [one, two]) {
+        const { value } = await each.stream.next();
+        expect(value?.message).toMatchObject({ case: 'notification', value: { kind: NotificationKind.KEY_OFFERED } });
+      }
+    }
+  });
+
+  test('to a whole user reach every attached device of the user', async () => {
+    const presence = await gateway();
+    const phone = await attach(await device(presence, 'alice', 'phone'), 1n);
+    const laptop = await attach(await device(presence, 'alice', 'laptop'), 1n);
+    await publishHint(bus, notificationRequested.conversation, {
+      userIds: ['alice'],
+      notification: { kind: NotificationKind.MESSAGE_ADDED },
+    });
+    for (const each of [phone, laptop]) expect((await each.stream.next()).value?.message.case).toBe('notification');
+  });
+
+  test('an attaching device is announced, so that waiting requests go on', async () => {
+    const presence = await gateway();
+    const announced = await bus.jetstream.consumers.get(deviceAttached.stream, {
+      filter_subjects: [deviceAttached.subject],
+    });
+    const messages = await announced.consume();
+    perTest.push(() => messages.close());
+    await attach(await device(presence, 'carol', 'phone'), 1n);
+    for await (const message of messages) {
+      if (new TextDecoder().decode(message.data).includes('carol')) break;
+    }
+  });
+});
+
+describe('bad input', () => {
+  const table: [string, (at: Device) => Promise<unknown>, string][] = [
+    [
+      'an attach counter of 0',
+      (at) => at.presence.attach({ attachCounter: 0n })[Symbol.asyncIterator]().next(),
+      'attach_counter',
+    ],
+    ['a connection id that is no UUID', (at) => at.presence.heartbeat({ connectionId: 'x' }), 'connection_id'],
+    ['no user ids', (at) => at.presence.listOnline({ userIds: [] }), 'user_ids'],
+    ['a user id with a space', (at) => at.presence.listOnline({ userIds: ['a b'] }), 'user_ids[0]'],
+    ['a user id twice', (at) => at.presence.listOnline({ userIds: ['a', 'a'] }), 'user_ids'],
+  ];
+  test.each(table)('%s is INVALID_FIELD and names the field', async (_, send, field) => {
+    const presence = await gateway();
+    const refusal = await send(await device(presence, 'alice', 'phone')).then(
+      () => undefined,
+      (error: unknown) => readRefusal(error),
+    );
+    expect(refusal?.reason).toBe('INVALID_FIELD');
+    expect(refusal?.fields.map((problem) => problem.field)).toContain(field);
+  });
+});
