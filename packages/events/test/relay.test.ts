@@ -1,0 +1,303 @@
+import { randomUUID } from 'node:crypto';
+import { fromBinary } from '@bufbuild/protobuf';
+import { MessageAddedSchema } from '@keytrail/contracts';
+import { type Database, statement } from '@keytrail/storage';
+import { jetstreamManager } from '@nats-io/jetstream';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest';
+import {
+  addEvent,
+  type ConsumerType,
+  type EventBus,
+  largestEventBytes,
+  messageAdded,
+  onInTransaction,
+} from '../src/index.ts';
+import { partitionOf } from '../src/outbox.ts';
+import { collect, type EventServers, startEventServers } from './event-servers.ts';
+
+const lockConversation = statement(
+  'test_conversation_lock',
+  'UPDATE conversations SET n = n + 1 WHERE id = $1 RETURNING n',
+);
+const left = statement('test_outbox_left', 'SELECT count(*)::int AS count FROM outbox');
+const applyEffect = statement('test_effect_apply', 'INSERT INTO effects (event_id) VALUES ($1)');
+
+let servers: EventServers;
+let bus: EventBus;
+
+beforeAll(async () => {
+  servers = await startEventServers();
+}, 120_000);
+beforeEach(async () => {
+  await servers.reset();
+  bus = await servers.connect();
+});
+afterEach(() => servers.settle());
+afterAll(() => servers?.stop());
+
+const conversations = `CREATE TABLE conversations (id text PRIMARY KEY, n bigint NOT NULL DEFAULT 0);
+  CREATE TABLE effects (event_id text NOT NULL);`;
+
+async function withConversations(count: number): Promise<{ db: Database; ids: string[] }> {
+  const db = await servers.openDatabase(conversations, 20);
+  const ids = Array.from({ length: count }, () => randomUUID());
+  await db.pool.query('INSERT INTO conversations (id) SELECT unnest($1::text[])', [ids]);
+  return { db, ids };
+}
+
+/** Takes the next number of a conversation under its row lock, and tells it in an event. */
+function append(db: Database, conversationId: string, then?: () => Promise<void>): Promise<void> {
+  return db.transaction(async (tx) => {
+    const [row] = await tx.query<{ n: bigint }>(lockConversation, [conversationId]);
+    await addEvent(tx, messageAdded, { conversationId, sequence: row?.n ?? 0n }, { aggregate: conversationId });
+    await then?.();
+  });
+}
+
+/** The messages of the stream, in its order. */
+async function stored(): Promise<{ id: string; conversationId: string; sequence: bigint }[]> {
+  const manager = await jetstreamManager(bus.connection);
+  const { state } = await manager.streams.info('CONVERSATION');
+  const messages = [];
+  for (let seq = 1; seq <= state.last_seq; seq++) {
+    const message = await manager.streams.getMessage('CONVERSATION', { seq });
+    if (!message) continue;
+    const { conversationId, sequence } = fromBinary(MessageAddedSchema, message.data);
+    messages.push({ id: message.header.get('Nats-Msg-Id'), conversationId, sequence });
+  }
+  return messages;
+}
+
+async function outboxEmpties(db: Database): Promise<void> {
+  await vi.waitFor(async () => expect(await db.query(left, [])).toEqual([{ count: 0 }]), {
+    timeout: 30_000,
+    interval: 20,
+  });
+}
+
+function expectOrder(messages: { conversationId: string; sequence: bigint }[], ids: string[], each: number): void {
+  const wanted = Array.from({ length: each }, (_, i) => BigInt(i + 1));
+  for (const id of ids) {
+    const got = messages.filter(({ conversationId }) => conversationId === id).map(({ sequence }) => sequence);
+    expect(got).toEqual(wanted);
+  }
+}
+
+test('an event is published once its transaction commits', async () => {
+  const { db, ids } = await withConversations(1);
+  servers.relay(db, bus, { pollMs: 60_000 });
+  await append(db, ids[0] as string);
+  await outboxEmpties(db);
+  expect(await stored()).toMatchObject([{ conversationId: ids[0], sequence: 1n }]);
+});
+
+test('a transaction that rolls back publishes nothing', async () => {
+  const { db, ids } = await withConversations(2);
+  const [kept, undone] = ids as [string, string];
+  servers.relay(db, bus);
+  const change = async () => {
+    throw new Error('changed my mind');
+  };
+  await expect(append(db, undone, change)).rejects.toThrow('changed my mind');
+  await append(db, kept);
+  await outboxEmpties(db);
+  expect((await stored()).map(({ conversationId }) => conversationId)).toEqual([kept]);
+});
+
+test('an event too large for NATS is refused at the write', async () => {
+  const { db } = await withConversations(1);
+  const conversationId = 'x'.repeat(largestEventBytes);
+  await expect(
+    db.transaction((tx) => addEvent(tx, messageAdded, { conversationId }, { aggregate: 'large' })),
+  ).rejects.toThrow('outbox_payload_check');
+});
+
+test('two relays and concurrent writers keep the order of each conversation', async () => {
+  const { db, ids } = await withConversations(12);
+  servers.relay(db, bus, { pollMs: 50 });
+  servers.relay(db, await servers.connect(), { pollMs: 50 });
+  await Promise.all(
+    ids.flatMap((id) =>
+      [1, 2, 3].map(async () => {
+        for (let i = 0; i < 10; i++) await append(db, id);
+      }),
+    ),
+  );
+  await outboxEmpties(db);
+  const messages = await stored();
+  expect(messages).toHaveLength(12 * 30);
+  expectOrder(messages, ids, 30);
+}, 60_000);
+
+test('a relay that joins takes half, and one that stops leaves its part to the other, while writes go on', async () => {
+  const { db, ids } = await withConversations(16);
+  const holders = async () => {
+    const { rows } = await db.pool.query(
+      `SELECT count(*)::int AS held FROM pg_locks WHERE locktype = 'advisory' AND objid < 16 AND objsubid = 2
+       AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) GROUP BY pid ORDER BY 1`,
+    );
+    return rows.map(({ held }) => held);
+  };
+  // Only word of mouth between relays moves partitions here.
+  const options = { pollMs: 60_000, rebalanceMs: 60_000 };
+  const first = servers.relay(db, bus, options);
+  await vi.waitFor(async () => expect(await holders()).toEqual([16]), 10_000);
+  let writing = true;
+  const writers = ids.map(async (id) => {
+    let written = 0;
+    while (writing) {
+      await append(db, id);
+      written++;
+    }
+    return written;
+  });
+  servers.relay(db, await servers.connect(), options);
+  await vi.waitFor(async () => expect(await holders()).toEqual([8, 8]), 10_000);
+  await first.stop();
+  await vi.waitFor(async () => expect(await holders()).toEqual([16]), 10_000);
+  writing = false;
+  const written = await Promise.all(writers);
+  await outboxEmpties(db);
+  const messages = await stored();
+  ids.forEach((id, i) => {
+    expectOrder(messages, [id], written[i] as number);
+  });
+}, 60_000);
+
+test('a commit in one process is published at once by the relay that holds its partition in another', async () => {
+  const { db, ids } = await withConversations(1);
+  const conversationId = ids[0] as string;
+  servers.relay(db, bus, { pollMs: 60_000 });
+  const writer = servers.relay(await sameDatabase(db), await servers.connect(), { pollMs: 60_000 });
+  await append(db, conversationId);
+  await outboxEmpties(db);
+  await writer.stop();
+});
+
+async function sameDatabase(db: Database): Promise<Database> {
+  const { openDatabase } = await import('@keytrail/storage');
+  const url = (db.pool.options as { connectionString?: string }).connectionString as string;
+  const other = openDatabase({ url, service: 'test', connections: 4, statementTimeoutMs: 5000 });
+  cleanups.push(() => other.close());
+  return other;
+}
+const cleanups: (() => Promise<void>)[] = [];
+afterEach(async () => {
+  for (const clean of cleanups.splice(0)) await clean();
+});
+
+test('while NATS is away writes go on, and when it is back nothing is lost and the order holds', async () => {
+  const { db, ids } = await withConversations(4);
+  servers.relay(db, bus);
+  const appendToAll = async (times: number) => {
+    for (let i = 0; i < times; i++) await Promise.all(ids.map((id) => append(db, id)));
+  };
+  await appendToAll(5);
+  await servers.nats.kill('SIGKILL');
+  await appendToAll(20);
+  await servers.nats.restart?.();
+  await appendToAll(5);
+  await outboxEmpties(db);
+  const messages = await stored();
+  expectOrder([...new Map(messages.map((message) => [message.id, message])).values()], ids, 30);
+}, 60_000);
+
+test('a NATS that freezes until publications time out loses and reorders nothing', async () => {
+  const { db, ids } = await withConversations(4);
+  const gaveUp = Promise.withResolvers<void>();
+  const log = servers.log.child({});
+  log.warn = () => gaveUp.resolve();
+  servers.relay(db, bus, { log });
+  await Promise.all(ids.map((id) => append(db, id)));
+  const writes = Promise.all(
+    ids.map(async (id) => {
+      for (let i = 0; i < 29; i++) await append(db, id);
+    }),
+  );
+  await servers.nats.kill('SIGSTOP');
+  await writes;
+  await gaveUp.promise;
+  await servers.nats.kill('SIGCONT');
+  await outboxEmpties(db);
+  expectOrder([...new Map((await stored()).map((message) => [message.id, message])).values()], ids, 30);
+}, 60_000);
+
+test('a relay that dies between publishing and deleting publishes again, with one effect', async () => {
+  const { db, ids } = await withConversations(1);
+  const conversationId = ids[0] as string;
+  // Deleting waits for this lock, so that the relay can be killed right before it.
+  const keeper = await db.dedicatedConnection();
+  await keeper.query('SELECT pg_advisory_lock(42)');
+  await db.pool.query(`CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN PERFORM pg_advisory_xact_lock(42); RETURN OLD; END; $$;
+    CREATE TRIGGER wait BEFORE DELETE ON outbox FOR EACH ROW EXECUTE FUNCTION wait()`);
+  const handled = collect<string>();
+  await servers.consume({
+    bus,
+    db,
+    consumer: await consumerOf('test-effects'),
+    handlers: onInTransaction(messageAdded, async (_, tx, event) => {
+      await tx.query(applyEffect, [event.id]);
+      handled.add(event.id);
+    }),
+  });
+  servers.relay(db, bus);
+  await append(db, conversationId);
+  await handled.reaches(1);
+  const deleting = `SELECT pid FROM pg_stat_activity WHERE query LIKE 'DELETE FROM outbox%' AND wait_event_type = 'Lock'
+    AND datname = current_database()`;
+  await vi.waitFor(async () => expect((await db.pool.query(deleting)).rowCount).toBe(1), 10_000);
+  await db.pool.query(`SELECT pg_terminate_backend(pid) FROM (${deleting}) AS relay`);
+  await vi.waitFor(async () => expect((await db.pool.query(deleting)).rowCount).toBe(1), 10_000);
+  await keeper.end();
+  await outboxEmpties(db);
+  // The second publication carried the same id, so that NATS dropped it.
+  expect(await stored()).toHaveLength(1);
+  expect((await db.pool.query('SELECT * FROM effects')).rowCount).toBe(1);
+}, 60_000);
+
+test('a second publication that NATS no longer recognizes has no second effect', async () => {
+  const db = await servers.openDatabase(conversations);
+  const manager = await jetstreamManager(bus.connection);
+  await manager.streams.update('CONVERSATION', { duplicate_window: 100_000_000 });
+  const consumer = await consumerOf('test-effects');
+  await servers.consume({
+    bus,
+    db,
+    consumer,
+    handlers: onInTransaction(messageAdded, async (_, tx, event) => {
+      await tx.query(applyEffect, [event.id]);
+    }),
+  });
+  const id = randomUUID();
+  let storedTwice = 0;
+  await vi.waitFor(
+    async () => {
+      const { duplicate } = await bus.jetstream.publish(messageAdded.subject, new Uint8Array(), { msgID: id });
+      if (!duplicate) storedTwice++;
+      expect(storedTwice).toBe(2);
+    },
+    { timeout: 10_000, interval: 50 },
+  );
+  await vi.waitFor(async () => {
+    expect((await manager.consumers.info('CONVERSATION', consumer.name)).ack_floor.stream_seq).toBe(2);
+  }, 10_000);
+  expect((await db.pool.query('SELECT * FROM effects')).rows).toEqual([{ event_id: id }]);
+}, 30_000);
+
+/** A consumer besides those of the catalogue. */
+async function consumerOf(name: string): Promise<ConsumerType> {
+  const manager = await jetstreamManager(bus.connection);
+  await manager.consumers.add('CONVERSATION', {
+    durable_name: name,
+    ack_policy: 'explicit',
+    filter_subjects: [messageAdded.subject],
+  });
+  return { name, describe: 'for a test', events: [messageAdded] };
+}
+
+test('aggregates spread over all partitions', () => {
+  const hit = new Set(Array.from({ length: 500 }, () => partitionOf(randomUUID())));
+  expect([...hit].sort((a, b) => a - b)).toEqual(Array.from({ length: 16 }, (_, i) => i));
+  expect(partitionOf('c0ffee')).toBe(partitionOf('c0ffee'));
+});
