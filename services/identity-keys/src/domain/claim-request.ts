@@ -1,5 +1,4 @@
-import { createHash } from 'node:crypto';
-import { type Ref, transcript } from '@keytrail/crypto';
+import { noblePrimitives, type Ref, transcript } from '@keytrail/crypto';
 
 /** The index of the first device that stands earlier in the list already. */
 export function repeatedDevice(devices: readonly Ref[]): number | undefined {
@@ -12,7 +11,5 @@ export function repeatedDevice(devices: readonly Ref[]): number | undefined {
 /** SHA-256 over the devices in their order. */
 export function digestDevices(devices: readonly Ref[]): Uint8Array {
   const names = devices.flatMap(({ userId, deviceId }) => [userId, deviceId]);
-  return createHash('sha256')
-    .update(transcript('keytrail/claimed-devices', ...names))
-    .digest();
+  return noblePrimitives.sha256(transcript('keytrail/claimed-devices', ...names));
 }

@@ -1,6 +1,12 @@
-import { createHash } from 'node:crypto';
 import type { RegisterDeviceRequest, ReplenishPrekeysRequest } from '@keytrail/contracts';
-import { deviceCertificateStatement, prekeyStatement, type Ref, type Statement, transcript } from '@keytrail/crypto';
+import {
+  deviceCertificateStatement,
+  noblePrimitives,
+  prekeyStatement,
+  type Ref,
+  type Statement,
+  transcript,
+} from '@keytrail/crypto';
 
 /** The rules that a public key must pass: identity and signing keys also those that are too costly for prekeys. */
 export type KeyRules = 'identity' | 'signing' | 'x25519' | 'kem';
@@ -115,7 +121,7 @@ export function digestKeys(upload: RegisterDeviceRequest): Uint8Array {
     upload.signingKey,
     ...prekeys.flatMap((kind) => [kind.length, ...kind.flatMap(({ keyId, publicKey }) => [keyId, publicKey])]),
   );
-  return createHash('sha256').update(text).digest();
+  return noblePrimitives.sha256(text);
 }
 
 /** The contract requires all three; its types cannot say so. */
