@@ -55,6 +55,12 @@ export async function connectEvents({ config, log, name = 'keytrail' }: EventBus
   const manager = await jetstreamManager(connection, { checkAPI: false });
   const reconnected = new Set<() => void>();
   let connected = true;
+  let ensured = false;
+
+  async function ensure(): Promise<void> {
+    await ensureTopology(manager, { replicas: config.natsReplicas, storage: config.natsStorage });
+    ensured = true;
+  }
 
   async function follow(): Promise<void> {
     for await (const status of connection.status()) {
@@ -64,6 +70,8 @@ export async function connectEvents({ config, log, name = 'keytrail' }: EventBus
       } else if (status.type === 'reconnect') {
         connected = true;
         log.info('NATS is back');
+        // It may be another server, or one that lost its disk.
+        if (ensured) await ensure().catch((error) => log.error({ err: error }, 'streams could not be ensured'));
         for (const run of reconnected) run();
       } else if (status.type === 'error') {
         log.warn({ err: status.error }, 'NATS reported an error');
@@ -77,7 +85,7 @@ export async function connectEvents({ config, log, name = 'keytrail' }: EventBus
     connection,
     jetstream: jetstream(connection),
     log,
-    ensure: () => ensureTopology(manager, { replicas: config.natsReplicas, storage: config.natsStorage }),
+    ensure,
     isConnected: () => connected,
     onReconnect(run) {
       reconnected.add(run);

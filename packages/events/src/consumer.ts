@@ -42,6 +42,9 @@ export interface Consumer {
   stop(): Promise<void>;
 }
 
+// Silence for two of these means that the subscription is dead; the client's default notices after half a minute.
+const idleHeartbeatMs = 2500;
+
 /**
  * Starts handling the events of a consumer; replicas share them. An event is acknowledged when its handler resolves;
  * when it throws, or nothing knows the subject or can decode it, it is delivered again later, and after maxDeliveries
@@ -167,7 +170,7 @@ export function startConsumer({
     for (let failures = 0; !stopping; failures++) {
       try {
         const source = await bus.jetstream.consumers.get(stream, consumer.name);
-        const messages = await source.consume({ max_messages: concurrency * 2 });
+        const messages = await source.consume({ max_messages: concurrency * 2, idle_heartbeat: idleHeartbeatMs });
         subscriptions.add(messages);
         void restoreWhenMissing(messages);
         ready();
@@ -188,9 +191,10 @@ export function startConsumer({
   // A NATS that lost its state gets its streams and consumers back; what was in them is repaired by who polls state.
   async function restoreWhenMissing(messages: ConsumerMessages): Promise<void> {
     for await (const { type } of messages.status()) {
-      if (type === 'consumer_not_found' || type === 'stream_not_found' || type === 'consumer_deleted') {
-        await bus.ensure().catch((error) => log.error({ err: error }, 'streams could not be restored'));
-      }
+      if (type !== 'consumer_not_found' && type !== 'stream_not_found' && type !== 'consumer_deleted') continue;
+      log.warn({ consumer: consumer.name, lost: type }, 'NATS lost a consumer; setting it up again');
+      await bus.ensure().catch((error) => log.error({ err: error }, 'streams could not be restored'));
+      await messages.close();
     }
   }
 

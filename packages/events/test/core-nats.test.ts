@@ -50,8 +50,7 @@ test('a handler that fails does not stop the next message', async () => {
 
 test('a question is answered by who owns the subject, and fails at once when nobody does', async () => {
   answerCore(bus, 'keytrail.gateway.g2.heartbeat', async (asked) => Uint8Array.from(asked, (byte) => byte + 1));
-  expect(await requestCore(bus, 'keytrail.gateway.g2.heartbeat', new Uint8Array([1, 2]))).toEqual(
-    new Uint8Array([2, 3]),
-  );
+  const answer = await requestCore(bus, 'keytrail.gateway.g2.heartbeat', new Uint8Array([1, 2]));
+  expect([...answer]).toEqual([2, 3]);
   await expect(requestCore(bus, 'keytrail.gateway.gone.heartbeat', new Uint8Array())).rejects.toThrow('no responders');
 });
