@@ -4,6 +4,8 @@ import {
   noblePrimitives,
   openEnvelope,
   sealEnvelope,
+  sealingText,
+  transcript,
   VerificationError,
   verifyBundle,
   verifyDevice,
@@ -90,12 +92,56 @@ describe('an envelope', () => {
   );
 
   it.each(['signedPrekey', 'oneTimePrekey', 'kemPrekey', 'identityKey'] as const)(
-    'does not open with another %s',
+    'needs the private key of %s',
     (key) => {
       const other = key === 'kemPrekey' ? primitives.mlKem768.keyPair() : primitives.x25519.keyPair();
-      expect(problemOf(() => openEnvelope({ ...opening, recipient: { ...bob.opener, [key]: other } }))).toBe('decrypt');
+      const guessed = {
+        ...bob.opener[key],
+        publicKey: bob.opener[key]?.publicKey ?? other.publicKey,
+        privateKey: other.privateKey,
+      };
+      expect(problemOf(() => openEnvelope({ ...opening, recipient: { ...bob.opener, [key]: guessed } }))).toBe(
+        'decrypt',
+      );
     },
   );
+
+  it('needs the private identity key of its sealer', () => {
+    const identityKey = { ...alice.sealer.identityKey, privateKey: primitives.x25519.keyPair().privateKey };
+    const forged = sealEnvelope({ ...sealing, sealer: { ...alice.sealer, identityKey } });
+    expect(problemOf(() => openEnvelope({ ...opening, envelope: forged }))).toBe('decrypt');
+  });
+
+  it.each([true, false])('opens by hand, as docs/wire-formats.md says (with a one-time prekey: %s)', (withOneTime) => {
+    const { x25519, mlKem768, aead, hkdfSha256, sha256 } = noblePrimitives;
+    const to = withOneTime ? recipient : verifyDevice(primitives, bob.listed, bob.rootKey.publicKey);
+    const kem = withOneTime ? bob.oneTimeKemPrekey : bob.lastResortPrekey;
+    const sealed = sealEnvelope({ ...sealing, recipient: to });
+    const text = sealingText({
+      session,
+      attempt: 0,
+      sealer: alice.keys,
+      recipient: bob.keys,
+      ephemeralKey: ephemeralKey.publicKey,
+      signedPrekey: bob.signedPrekey.upload,
+      oneTimePrekey: withOneTime ? bob.oneTimePrekey.upload : undefined,
+      kemPrekey: kem.upload,
+      kemCiphertext: sealed.kemCiphertext,
+    });
+    const secret = (privateKey: Uint8Array, publicKey: Uint8Array) => x25519.sharedSecret(privateKey, publicKey) ?? [];
+    const signedPrekey = bob.signedPrekey.keyPair.privateKey;
+    const input = Uint8Array.of(
+      ...new Uint8Array(32).fill(0xff),
+      ...secret(signedPrekey, alice.keys.identityKey),
+      ...secret(bob.opener.identityKey.privateKey, ephemeralKey.publicKey),
+      ...secret(signedPrekey, ephemeralKey.publicKey),
+      ...(withOneTime ? secret(bob.oneTimePrekey.keyPair.privateKey, ephemeralKey.publicKey) : []),
+      ...mlKem768.decapsulate(kem.keyPair.privateKey, sealed.kemCiphertext),
+    );
+    const info = transcript('keytrail/v1/sealing-key', sha256(text));
+    const derived = hkdfSha256(input, new Uint8Array(32), info, 44);
+    expect(aead.open(derived.slice(0, 32), derived.slice(32), sealed.ciphertext, text)).toEqual(sessionKey);
+  });
 
   it('for another device is told as that', () => {
     const other = { ...bob.opener, deviceId: 'tablet' };

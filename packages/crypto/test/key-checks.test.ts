@@ -88,10 +88,11 @@ describe('Ed25519 keys', () => {
     for (const key of [hex(encoded), withTopBit(hex(encoded))]) {
       expect(checkEd25519(key)).toBe('low-order');
       expect(await checkSigningKey(key)).toBe('low-order');
+      // R = the neutral point, S = 0: holds for one text in eight at least, unless such keys are refused.
+      const signature = Uint8Array.of(1, ...new Uint8Array(63));
+      const texts = Array.from({ length: 64 }, (_, n) => Uint8Array.of(n));
       for (const [, primitives] of both) {
-        // R = A, S = 0 satisfies the equation of cofactored verification under every such key.
-        const signature = Uint8Array.from([...key, ...new Uint8Array(32)]);
-        expect(primitives.ed25519.verify(key, new Uint8Array(1), signature)).toBe(false);
+        expect(texts.filter((text) => primitives.ed25519.verify(key, text, signature))).toEqual([]);
       }
     }
   });
