@@ -61,7 +61,7 @@ export function startRelay({ db, bus, service, log, pollMs = 500, rebalanceMs = 
   }
 
   function tellOthers(what: string): void {
-    if (!bus.connection.isClosed()) bus.connection.publish(subject, what);
+    if (bus.isConnected()) bus.connection.publish(subject, what);
   }
 
   function nudgeHolder(partition: number): void {
@@ -146,7 +146,9 @@ export function startRelay({ db, bus, service, log, pollMs = 500, rebalanceMs = 
         await rest(Math.min(50 * 2 ** failures, longestBackoffMs));
       } finally {
         partitions = undefined;
-        await session?.end().catch(() => {});
+        const ended = session?.end().catch(() => {});
+        // One that was lost may never answer; after a stop the locks must be free.
+        if (stopping) await ended;
       }
     }
   }

@@ -1,3 +1,4 @@
+import { setTimeout } from 'node:timers/promises';
 import { attr, context, SpanKind, SpanStatusCode, trace, tracer } from '@keytrail/telemetry';
 import { PrismaPg } from '@prisma/adapter-pg';
 import pg from 'pg';
@@ -57,16 +58,18 @@ export function openDatabase({ url, service, connections, statementTimeoutMs }: 
     keepAlive: true,
     statement_timeout: statementTimeoutMs,
     connectionTimeoutMillis: statementTimeoutMs,
+    // The server cancels first; this is for a server that no longer answers at all.
+    query_timeout: statementTimeoutMs + 1000,
   } satisfies pg.ClientConfig;
   const pool = new pg.Pool({
     ...connection,
     max: connections,
-    // The server cancels first; this is for a server that no longer answers at all.
-    query_timeout: statementTimeoutMs + 1000,
     idle_in_transaction_session_timeout: statementTimeoutMs * 4,
   });
-  // An idle connection that breaks is replaced at the next use; without a listener it would end the process.
+  // A connection that breaks, idle or between two statements of a transaction, tells so by the next statement and is
+  // replaced; without listeners it would end the process.
   pool.on('error', () => {});
+  pool.on('connect', (client) => client.on('error', () => {}));
   const attributesOf = spanAttributes(url);
 
   async function run<R>(on: pg.Pool | pg.PoolClient, stmt: Statement, values: readonly unknown[], prepare = true) {
@@ -147,12 +150,15 @@ export function openDatabase({ url, service, connections, statementTimeoutMs }: 
           return await attempt(work);
         } catch (error) {
           if (left === 0 || !isSerializationFailure(error)) throw error;
+          // So that the same two do not meet again at once.
+          await setTimeout(Math.random() * 20);
         }
       }
     },
     prismaAdapter: () => new PrismaPg(pool, { onPoolError: () => {}, onConnectionError: () => {} }),
     async dedicatedConnection() {
       const client = new pg.Client(connection);
+      client.on('error', () => {});
       await client.connect();
       return client;
     },

@@ -27,6 +27,7 @@ export {
   requestIdRetentionMs,
   requestIdsMigration,
 } from './request-ids.ts';
+export { MigrationFailed } from './schema-engine.ts';
 export { type SchemaReadiness, schemaFloorMigration, schemaReadiness } from './schema-readiness.ts';
 export { createServiceDatabase, type ServiceDatabase } from './service-database.ts';
 export { databaseSettings } from './settings.ts';

@@ -28,6 +28,7 @@ export const appliedMigrationsText =
 /** Both directions, with names. A database without a migrations table has applied none. */
 export async function migrationState({ url, migrations }: MigrationOptions): Promise<MigrationState> {
   const client = new pg.Client({ connectionString: url });
+  client.on('error', () => {});
   await client.connect();
   try {
     const { rows } = await client.query<{ present: boolean }>(
@@ -42,7 +43,8 @@ export async function migrationState({ url, migrations }: MigrationOptions): Pro
 
 /**
  * Applies what the database lacks, each migration in one transaction, by Prisma's schema engine, under its advisory
- * lock. Returns the names applied. Throws MigrationsRefused, having changed nothing, when the database is ahead or diverged.
+ * lock. Returns the names applied. Throws MigrationsRefused, having changed nothing, when the database is ahead or
+ * diverged, and MigrationFailed for one that PostgreSQL refused.
  */
 export async function migrateDatabase(options: MigrationOptions): Promise<string[]> {
   const state = await migrationState(options);

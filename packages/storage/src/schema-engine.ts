@@ -16,6 +16,17 @@ export interface SchemaEngine {
   close(): Promise<void>;
 }
 
+/** A migration that PostgreSQL refused; nothing of it remains, and later ones were not tried. */
+export class MigrationFailed extends Error {
+  readonly migration: string;
+
+  constructor(migration: string, cause: Error) {
+    super(`migration ${migration} failed: ${cause.message}`, { cause });
+    this.name = 'MigrationFailed';
+    this.migration = migration;
+  }
+}
+
 const filters = { externalTables: [], externalEnums: [] };
 let instantiated = false;
 
@@ -24,15 +35,23 @@ export async function openSchemaEngine(url: string): Promise<SchemaEngine> {
   // One connection: the engine's advisory lock belongs to a session, and has to guard the statements that follow it.
   const pool = new pg.Pool({ connectionString: url, max: 1 });
   pool.on('error', () => {});
+  pool.on('connect', (client) => client.on('error', () => {}));
+  const adapters = new WholeScripts(pool);
   const engine = await glue.SchemaEngine.new(
     { datamodels: undefined },
     () => {},
-    bindMigrationAwareSqlAdapterFactory(new WholeScripts(pool)) as never,
+    bindMigrationAwareSqlAdapterFactory(adapters) as never,
   );
   return {
     async apply(migrations) {
-      const answer = await engine.applyMigrations({ migrationsList: migrationsList(migrations), filters });
-      return answer.appliedMigrationNames;
+      try {
+        const answer = await engine.applyMigrations({ migrationsList: migrationsList(migrations), filters });
+        return answer.appliedMigrationNames;
+      } catch (error) {
+        if (!adapters.failed) throw error;
+        const { script, cause } = adapters.failed;
+        throw new MigrationFailed(migrations.find(({ sql }) => sql === script)?.name ?? 'unknown', cause);
+      }
     },
     diagnose: (migrations) =>
       engine.diagnoseMigrationHistory({
@@ -49,6 +68,7 @@ export async function openSchemaEngine(url: string): Promise<SchemaEngine> {
  * one. PostgreSQL takes a script whole, as one transaction: a migration applies entirely or not at all.
  */
 class WholeScripts extends PrismaPg {
+  failed: { script: string; cause: Error } | undefined;
   readonly #pool: pg.Pool;
 
   constructor(pool: pg.Pool) {
@@ -59,7 +79,12 @@ class WholeScripts extends PrismaPg {
   override async connect() {
     const adapter = await super.connect();
     adapter.executeScript = async (script) => {
-      await this.#pool.query(script);
+      try {
+        await this.#pool.query(script);
+      } catch (cause) {
+        this.failed = { script, cause: cause as Error };
+        throw cause;
+      }
     };
     return adapter;
   }
@@ -71,11 +96,19 @@ function instantiate(): void {
   const { WebAssembly } = globalThis as unknown as { WebAssembly: WebAssemblyApi };
   const glueFile = createRequire(import.meta.url).resolve('@prisma/schema-engine-wasm/schema_engine_bg');
   const wasm = new WebAssembly.Module(readFileSync(path.join(path.dirname(glueFile), 'schema_engine_bg.wasm')));
-  const { exports } = new WebAssembly.Instance(wasm, { './schema_engine_bg.js': glue });
+  // The engine leaves the timer of its lock behind; it must not keep a finished process alive for ten seconds.
+  const imports = Object.entries(glue).map(([name, value]) =>
+    name.startsWith('__wbg_setTimeout')
+      ? [name, (...timer: unknown[]) => (value as unknown as StartTimer)(...timer).unref()]
+      : [name, value],
+  );
+  const { exports } = new WebAssembly.Instance(wasm, { './schema_engine_bg.js': Object.fromEntries(imports) });
   (glue as unknown as { __wbg_set_wasm(exports: object): void }).__wbg_set_wasm(exports);
   exports.__wbindgen_start?.();
   instantiated = true;
 }
+
+type StartTimer = (...timer: unknown[]) => NodeJS.Timeout;
 
 // The part of WebAssembly used here; its types come with the DOM library only.
 interface WebAssemblyApi {

@@ -18,6 +18,7 @@ const lock = 0x6b65_7972;
  */
 export async function createServiceDatabase({ adminUrl, name, role, password }: ServiceDatabase): Promise<string> {
   const admin = new pg.Client({ connectionString: adminUrl });
+  admin.on('error', () => {});
   await admin.connect();
   try {
     await admin.query('SELECT pg_advisory_lock($1)', [lock]);

@@ -19,6 +19,11 @@ const schemas = readdirSync(path.join(root, 'services'))
   .map((service) => path.join('services', service, 'prisma', 'schema.prisma'))
   .filter((schema) => existsSync(path.join(root, schema)));
 
+if (schemas.length < asked.length) {
+  process.stderr.write(`no prisma/schema.prisma for all of: ${asked.join(', ')}\n`);
+  process.exit(2);
+}
+
 for (const schema of schemas) {
   const { status } = spawnSync(
     process.execPath,

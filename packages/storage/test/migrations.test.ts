@@ -1,0 +1,206 @@
+import { execFile } from 'node:child_process';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import {
+  MigrationsRefused,
+  migrateDatabase,
+  migrationState,
+  openDatabase,
+  schemaFloorMigration,
+  schemaReadiness,
+} from '../src/index.ts';
+import { readMigrations } from '../src/migration-history.ts';
+import { openSchemaEngine } from '../src/schema-engine.ts';
+import { startTestPostgres, type TestPostgres } from './own-database.ts';
+
+const first = '20260101000000_first';
+const second = '20260102000000_second';
+const third = '20260103000000_third';
+const devicesAndFunction = `CREATE TABLE devices (id int); -- a semicolon; in a comment
+CREATE FUNCTION one() RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM 'a;b'; RETURN 1; END; $$;
+`;
+
+let postgres: TestPostgres;
+let url: string;
+const folders: string[] = [];
+
+beforeAll(async () => {
+  postgres = await startTestPostgres();
+}, 60_000);
+beforeEach(async () => {
+  url = await postgres.createDatabase();
+});
+afterAll(async () => {
+  for (const folder of folders) rmSync(folder, { recursive: true });
+  await postgres?.stop();
+});
+
+function build(migrations: Record<string, string>): string {
+  const folder = mkdtempSync(path.join(tmpdir(), 'keytrail-migrations-'));
+  folders.push(folder);
+  writeFileSync(path.join(folder, 'migration_lock.toml'), 'provider = "postgresql"\n');
+  for (const [name, sql] of Object.entries(migrations)) {
+    mkdirSync(path.join(folder, name));
+    writeFileSync(path.join(folder, name, 'migration.sql'), sql);
+  }
+  return folder;
+}
+
+const older = { [first]: devicesAndFunction, [second]: 'ALTER TABLE devices ADD COLUMN version bigint;' };
+const newer = { ...older, [third]: 'CREATE TABLE sessions (id int);' };
+
+/** What Prisma's own engine says about the same two histories. */
+async function prismaDiagnosis(migrations: string) {
+  const engine = await openSchemaEngine(url);
+  try {
+    return await engine.diagnose(readMigrations(migrations));
+  } finally {
+    await engine.close();
+  }
+}
+
+test('an empty database is behind by every migration, and current once they are applied', async () => {
+  const migrations = build(older);
+  expect(await migrationState({ url, migrations })).toMatchObject({ state: 'behind', missing: [first, second] });
+  expect((await prismaDiagnosis(migrations)).history).toMatchObject({
+    diagnostic: 'databaseIsBehind',
+    unappliedMigrationNames: [first, second],
+  });
+  expect(await migrateDatabase({ url, migrations })).toEqual([first, second]);
+  expect(await migrationState({ url, migrations })).toEqual({
+    state: 'current',
+    missing: [],
+    unknown: [],
+    edited: [],
+    failed: [],
+  });
+  expect(await migrateDatabase({ url, migrations })).toEqual([]);
+  expect(await prismaDiagnosis(migrations)).toMatchObject({ history: null, hasMigrationsTable: true });
+});
+
+test('a build older than the database is told which migrations it does not know', async () => {
+  await migrateDatabase({ url, migrations: build(newer) });
+  const migrations = build(older);
+  expect(await migrationState({ url, migrations })).toMatchObject({ state: 'ahead', missing: [], unknown: [third] });
+  expect((await prismaDiagnosis(migrations)).history).toMatchObject({
+    diagnostic: 'migrationsDirectoryIsBehind',
+    unpersistedMigrationNames: [third],
+  });
+  await expect(migrateDatabase({ url, migrations })).rejects.toThrow(`unknown: ${third}`);
+});
+
+test('histories that parted are diverged, both parts named', async () => {
+  await migrateDatabase({ url, migrations: build(newer) });
+  const migrations = build({ ...older, '20260104000000_other': 'SELECT 1;' });
+  const parted = { missing: ['20260104000000_other'], unknown: [third] };
+  expect(await migrationState({ url, migrations })).toMatchObject({ state: 'diverged', ...parted });
+  expect((await prismaDiagnosis(migrations)).history).toMatchObject({
+    diagnostic: 'historiesDiverge',
+    unappliedMigrationNames: parted.missing,
+    unpersistedMigrationNames: parted.unknown,
+  });
+  await expect(migrateDatabase({ url, migrations })).rejects.toThrow(MigrationsRefused);
+});
+
+test('a migration that was edited after it was applied is named', async () => {
+  await migrateDatabase({ url, migrations: build(older) });
+  const migrations = build({ ...newer, [second]: 'SELECT 2;' });
+  expect(await migrationState({ url, migrations })).toMatchObject({ state: 'diverged', edited: [second] });
+  expect(await prismaDiagnosis(migrations)).toMatchObject({ editedMigrationNames: [second] });
+});
+
+test('a migration that fails in the middle leaves nothing of itself, and is named until it is resolved', async () => {
+  const migrations = build({ [first]: 'CREATE TABLE half (id int); SELECT 1 / 0; CREATE TABLE rest (id int);' });
+  await expect(migrateDatabase({ url, migrations })).rejects.toThrow(`migration ${first} failed: division by zero`);
+  const db = openDatabase({ url, service: 'test', connections: 1, statementTimeoutMs: 1000 });
+  expect((await db.pool.query(`SELECT to_regclass('half') AS half`)).rows).toEqual([{ half: null }]);
+  await db.close();
+  expect(await migrationState({ url, migrations })).toMatchObject({ state: 'diverged', failed: [first] });
+  expect(await prismaDiagnosis(migrations)).toMatchObject({ failedMigrationNames: [first] });
+});
+
+test('two deployments at once apply each migration once', async () => {
+  const migrations = build(newer);
+  const applied = await Promise.all([migrateDatabase({ url, migrations }), migrateDatabase({ url, migrations })]);
+  expect(applied.flat().sort()).toEqual([first, second, third]);
+});
+
+describe('readiness', () => {
+  const floored = { ...older, [first]: devicesAndFunction + schemaFloorMigration };
+
+  async function readiness(migrations: string) {
+    const db = openDatabase({ url, service: 'test', connections: 1, statementTimeoutMs: 1000 });
+    try {
+      return await schemaReadiness(db, migrations);
+    } finally {
+      await db.close();
+    }
+  }
+
+  test('is refused to a build whose database is behind', async () => {
+    const migrations = build(floored);
+    expect(await readiness(migrations)).toMatchObject({ ready: false, reason: 'SCHEMA_BEHIND' });
+    await migrateDatabase({ url, migrations });
+    expect(await readiness(migrations)).toMatchObject({ ready: true });
+    const answer = await readiness(build({ ...floored, [third]: 'SELECT 1;' }));
+    expect(answer).toMatchObject({ ready: false, reason: 'SCHEMA_BEHIND' });
+    expect(answer.why).toContain(third);
+  });
+
+  test('is kept by an older build while the floor allows it', async () => {
+    await migrateDatabase({ url, migrations: build({ ...floored, [third]: 'CREATE TABLE expanded (id int);' }) });
+    const answer = await readiness(build(floored));
+    expect(answer).toMatchObject({ ready: true, floor: '' });
+    expect(answer.why).toContain(third);
+  });
+
+  test('is refused to an older build once a contracting migration raised the floor', async () => {
+    const contracting = `ALTER TABLE devices DROP COLUMN version; UPDATE schema_floor SET migration = '${third}';`;
+    await migrateDatabase({ url, migrations: build({ ...floored, [third]: contracting }) });
+    expect(await readiness(build(floored))).toMatchObject({ ready: false, reason: 'BUILD_BEHIND', floor: third });
+  });
+
+  test('is refused to an older build where no floor is set', async () => {
+    await migrateDatabase({ url, migrations: build(newer) });
+    expect(await readiness(build(older))).toMatchObject({ ready: false, reason: 'BUILD_BEHIND' });
+  });
+});
+
+describe('the command', () => {
+  const program = path.resolve(import.meta.dirname, '../src/bin/migrate.ts');
+
+  function run(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
+    return new Promise((resolve) => {
+      execFile(process.execPath, [program, ...args], (error, stdout, stderr) => {
+        resolve({ code: error ? Number(error.code) : 0, stdout, stderr });
+      });
+    });
+  }
+
+  test('tells the states apart by its exit code, in words and as JSON', async () => {
+    const database = ['--url', url, '--migrations'];
+    const migrations = build(older);
+    expect(await run('status', ...database, migrations)).toMatchObject({ code: 3 });
+    expect(await run('deploy', ...database, migrations)).toMatchObject({
+      code: 0,
+      stdout: `applied ${first}\napplied ${second}\n`,
+    });
+    expect(await run('status', ...database, migrations)).toMatchObject({ code: 0, stdout: 'current\n' });
+    const rolledBack = build({ [first]: devicesAndFunction });
+    const status = await run('status', ...database, rolledBack, '--json');
+    expect(status.code).toBe(4);
+    expect(JSON.parse(status.stdout)).toMatchObject({ state: 'ahead', unknown: [second] });
+    expect((await run('deploy', ...database, rolledBack)).code).toBe(4);
+    expect((await run('status', ...database, build({ '20260109000000_other': 'SELECT 1;' }))).code).toBe(5);
+  });
+
+  test('explains itself', async () => {
+    expect(await run('--help')).toMatchObject({ code: 0, stdout: expect.stringContaining('usage:') });
+    expect(await run('status')).toMatchObject({ code: 2, stderr: expect.stringContaining('--url') });
+    expect(await run('--nonsense')).toMatchObject({ code: 2 });
+    const nowhere = await run('status', '--url', 'postgres://nobody@127.0.0.1:1/none', '--migrations', build(older));
+    expect(nowhere.code).toBe(1);
+  });
+});

@@ -1,0 +1,36 @@
+import { randomBytes, randomUUID } from 'node:crypto';
+import { ensurePostgres, type ServerHandle } from '@keytrail/local';
+import { createServiceDatabase, type Database, openDatabase } from '../src/index.ts';
+
+/** A PostgreSQL for one test file, which hands out databases of their own. */
+export interface TestPostgres {
+  readonly server: ServerHandle;
+  /** The URL of a new, empty database with a role of its own. */
+  createDatabase(): Promise<string>;
+  /** The same, opened, with these statements run in it; closed at the end. */
+  openDatabase(sql: string, options?: { connections?: number; statementTimeoutMs?: number }): Promise<Database>;
+  stop(): Promise<void>;
+}
+
+export async function startTestPostgres(): Promise<TestPostgres> {
+  const server = await ensurePostgres();
+  const opened: Database[] = [];
+  async function createDatabase(): Promise<string> {
+    const name = `test_${randomUUID().replaceAll('-', '')}`;
+    return createServiceDatabase({ adminUrl: server.url, name, role: name, password: randomBytes(9).toString('hex') });
+  }
+  return {
+    server,
+    createDatabase,
+    async openDatabase(sql, { connections = 10, statementTimeoutMs = 5000 } = {}) {
+      const db = openDatabase({ url: await createDatabase(), service: 'test', connections, statementTimeoutMs });
+      opened.push(db);
+      await db.pool.query(sql);
+      return db;
+    },
+    async stop() {
+      await Promise.all(opened.map((db) => db.close()));
+      await server.stop();
+    },
+  };
+}
