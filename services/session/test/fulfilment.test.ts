@@ -1,0 +1,403 @@
+import { randomUUID } from 'node:crypto';
+import {
+  DeclineReason,
+  KeyRequestKind,
+  KeyRequestRole,
+  KeyRequestState,
+  NotificationKind,
+  Recovery,
+} from '@keytrail/contracts';
+import { holderWanted, keyDelivered, keyRequestEnded, notificationRequested } from '@keytrail/events';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { createPerson, type MadeSession, makeSession, reseal, type TestDevice } from './people.ts';
+import { offersTo, refusalOf, startWorld, type World } from './world.ts';
+
+let world: World;
+beforeAll(async () => {
+  // Long times: what happens here is driven by events, not by the sweep.
+  world = await startWorld({ offerMs: 60_000, waitMs: 60_000 }, { sweep: false });
+});
+afterAll(() => world.stop());
+
+/** Alice's first device made the session for itself and Bob; her second one came later. */
+async function lateDevice(holders = 1, on: World = world) {
+  const [alice, bob] = [createPerson('alice'), createPerson('bob')];
+  const others = Array.from({ length: holders }, () => bob.addDevice());
+  const initiator = alice.addDevice();
+  const made = makeSession({ initiator, covered: [initiator, ...others] });
+  await on.store(made);
+  on.peers.commit(made, [alice, bob]);
+  const late = alice.addDevice();
+  const { conversationId, sessionId } = made.session;
+  return { alice, bob, initiator, others, late, made, conversationId, sessionId };
+}
+
+function requestOf(made: MadeSession, kind: KeyRequestKind = KeyRequestKind.MISSING, rejectedAttempt = 0) {
+  const { conversationId, sessionId } = made.session;
+  return { requestId: randomUUID(), conversationId, sessionId, kind, rejectedAttempt };
+}
+
+async function offered(device: TestDevice, keyRequestId: string, on: World = world) {
+  await on.event(
+    notificationRequested.session,
+    ({ notification, devices }) =>
+      notification?.kind === NotificationKind.KEY_OFFERED &&
+      notification.keyRequestId === keyRequestId &&
+      devices.some(({ userId, deviceId }) => userId === device.userId && deviceId === device.deviceId),
+  );
+  const offer = (await offersTo(on.as(device))).find((request) => request.keyRequestId === keyRequestId);
+  if (!offer) throw new Error('the offer is not listed');
+  return offer;
+}
+
+function fulfil(
+  holder: TestDevice,
+  made: MadeSession,
+  to: TestDevice,
+  keyRequestId: string,
+  attempt: number,
+  on = world,
+) {
+  return on
+    .as(holder)
+    .fulfillKeyRequest({ requestId: randomUUID(), keyRequestId, attempt, envelope: reseal(made, holder, to, attempt) });
+}
+
+describe('a key request', () => {
+  it('is offered to a holder that is online, fulfilled, read and acknowledged', async () => {
+    const { initiator, late, made, conversationId, sessionId } = await lateDevice();
+    world.peers.attach(initiator);
+    const { keyRequest, recovery } = await world.as(late).requestKey(requestOf(made));
+    expect(recovery).toBe(Recovery.PENDING_OFFERED);
+    expect(keyRequest).toMatchObject({ state: KeyRequestState.OFFERED, attempt: 1, holders: 2, epoch: 1n });
+    const keyRequestId = keyRequest?.keyRequestId ?? '';
+    const offer = await offered(initiator, keyRequestId);
+    expect(offer).toMatchObject({ attempt: 1, requester: { userId: late.userId, deviceId: late.deviceId } });
+
+    const pending = await refusalOf(world.as(late).getInitialSession({ conversationId, sessionId }));
+    expect(pending.miss).toMatchObject({ recovery: Recovery.PENDING_OFFERED, keyRequestId });
+
+    const fulfilled = await fulfil(initiator, made, late, keyRequestId, 1);
+    expect(fulfilled.keyRequest).toMatchObject({ state: KeyRequestState.FULFILLED, endedBecause: 'key_delivered' });
+    await world.event(keyDelivered, (event) => event.keyRequestId === keyRequestId && event.attempt === 1);
+    await world.event(
+      notificationRequested.session,
+      ({ notification }) =>
+        notification?.kind === NotificationKind.KEY_DELIVERED &&
+        notification.keyRequestId === keyRequestId &&
+        /^00-[0-9a-f]{32}-/.test(notification.traceparent),
+    );
+    const read = await world.as(late).getInitialSession({ conversationId, sessionId });
+    expect(read.envelope).toMatchObject({ attempt: 1, sealer: { deviceId: initiator.deviceId } });
+    await world.as(late).ackKey({ conversationId, sessionId, attempt: 1 });
+    const { rows } = await world.sql.query(
+      'SELECT attempt FROM envelopes WHERE conversation_id = $1 AND opened_at IS NOT NULL',
+      [conversationId],
+    );
+    expect(rows).toEqual([{ attempt: 1 }]);
+  });
+
+  it('waits when nobody is online, says so, wants a holder, and goes on when one attaches', async () => {
+    const { initiator, late, made } = await lateDevice();
+    const { keyRequest, recovery } = await world.as(late).requestKey(requestOf(made));
+    expect(recovery).toBe(Recovery.PENDING_NO_HOLDER_ONLINE);
+    expect(keyRequest).toMatchObject({ state: KeyRequestState.WAITING_FOR_HOLDER, attempt: 0, holders: 2 });
+    const keyRequestId = keyRequest?.keyRequestId ?? '';
+    const wanted = await world.event(holderWanted, (event) => event.keyRequestId === keyRequestId);
+    expect(wanted.holders[0]).toMatchObject({ userId: initiator.userId, deviceId: initiator.deviceId });
+
+    world.peers.attach(initiator);
+    await world.attached(initiator);
+    const offer = await offered(initiator, keyRequestId);
+    await fulfil(initiator, made, late, keyRequestId, offer.attempt);
+    expect(await world.as(late).getInitialSession(made.session)).toMatchObject({ envelope: { attempt: 1 } });
+  });
+
+  it('stays one open request under twenty calls at the same time', async () => {
+    const { late, made } = await lateDevice();
+    const client = world.as(late);
+    const answers = await Promise.all(Array.from({ length: 20 }, () => client.requestKey(requestOf(made))));
+    expect(new Set(answers.map(({ keyRequest }) => keyRequest?.keyRequestId)).size).toBe(1);
+    const { rows } = await world.sql.query('SELECT count(*)::integer AS n FROM key_requests WHERE session_id = $1', [
+      made.session.sessionId,
+    ]);
+    expect(rows).toEqual([{ n: 1 }]);
+  });
+
+  it('gives the same answer to the same request id, and refuses the id for another request', async () => {
+    const { initiator, late, made } = await lateDevice();
+    world.peers.attach(initiator);
+    const request = requestOf(made);
+    const first = await world.as(late).requestKey(request);
+    await fulfil(initiator, made, late, first.keyRequest?.keyRequestId ?? '', 1);
+    expect(await world.as(late).requestKey(request)).toEqual(first);
+    const other = { ...request, kind: KeyRequestKind.REWRAP };
+    expect((await refusalOf(world.as(late).requestKey(other))).reason).toBe('REQUEST_ID_REUSED');
+  });
+
+  it('is not needed for a key that is there, but can be asked for again when it cannot be opened', async () => {
+    const { initiator, others, made } = await lateDevice();
+    const [bobs] = others as [TestDevice];
+    const refusal = await refusalOf(world.as(bobs).requestKey(requestOf(made)));
+    expect(refusal).toMatchObject({ reason: 'KEY_REQUEST_NOT_NEEDED', metadata: { kind: 'MISSING' } });
+    world.peers.attach(initiator, bobs);
+    const { keyRequest } = await world.as(bobs).requestKey(requestOf(made, KeyRequestKind.REWRAP));
+    await fulfil(initiator, made, bobs, keyRequest?.keyRequestId ?? '', 1);
+    expect((await world.as(bobs).getInitialSession(made.session)).envelope?.attempt).toBe(1);
+  });
+
+  it('does not ask the sealer of a rejected envelope again, and counts attempts on', async () => {
+    const { initiator, others, late, made } = await lateDevice();
+    world.peers.attach(initiator);
+    const first = await world.as(late).requestKey(requestOf(made));
+    await fulfil(initiator, made, late, first.keyRequest?.keyRequestId ?? '', 1);
+    const [bobs] = others as [TestDevice];
+    world.peers.attach(bobs);
+    const { keyRequest } = await world.as(late).requestKey(requestOf(made, KeyRequestKind.REJECTED, 1));
+    const keyRequestId = keyRequest?.keyRequestId ?? '';
+    expect(keyRequest).toMatchObject({ state: KeyRequestState.OFFERED, attempt: 2 });
+    const { rows } = await world.sql.query('SELECT user_id FROM offers WHERE key_request_id = $1', [keyRequestId]);
+    expect(rows).toEqual([{ user_id: bobs.userId }]);
+    await fulfil(bobs, made, late, keyRequestId, 2);
+    expect((await world.as(late).getInitialSession(made.session)).envelope).toMatchObject({
+      attempt: 2,
+      sealer: { userId: bobs.userId },
+    });
+    const unknown = await refusalOf(world.as(late).requestKey(requestOf(made, KeyRequestKind.REJECTED, 7)));
+    expect(unknown).toMatchObject({ reason: 'INVALID_FIELD', metadata: { field: 'rejected_attempt' } });
+  });
+
+  it('ends at once when no holder exists', async () => {
+    const alice = createPerson('alice');
+    const initiator = alice.addDevice();
+    const made = makeSession({ initiator, covered: [initiator] });
+    await world.store(made);
+    world.peers.commit(made, [alice]);
+    const late = alice.addDevice();
+    await world.sql.query('INSERT INTO revoked_devices VALUES ($1, $2, now())', [initiator.userId, initiator.deviceId]);
+    world.peers.revoked.set(`${initiator.userId} ${initiator.deviceId}`, new Date());
+    const { keyRequest, recovery } = await world.as(late).requestKey(requestOf(made));
+    expect(recovery).toBe(Recovery.NO_HOLDER_EXISTS);
+    expect(keyRequest).toMatchObject({ state: KeyRequestState.UNFULFILLABLE, endedBecause: 'no_holder_exists' });
+    const ended = await world.event(keyRequestEnded, ({ keyRequestId }) => keyRequestId === keyRequest?.keyRequestId);
+    expect(ended).toMatchObject({ state: 'UNFULFILLABLE', because: 'no_holder_exists' });
+  });
+
+  it('goes to the next holder when one declines, and ends when all have', async () => {
+    const { initiator, others, late, made } = await lateDevice(2);
+    const [second, third] = others as [TestDevice, TestDevice];
+    world.peers.attach(initiator, second, third);
+    const { keyRequest } = await world.as(late).requestKey(requestOf(made));
+    const keyRequestId = keyRequest?.keyRequestId ?? '';
+    await offered(initiator, keyRequestId);
+    const { rows } = await world.sql.query(`SELECT device_id FROM offers WHERE key_request_id = $1 AND user_id = $2`, [
+      keyRequestId,
+      second.userId,
+    ]);
+    const [firstOfBob, lastOfBob] = rows[0].device_id === second.deviceId ? [second, third] : [third, second];
+
+    const reason = DeclineReason.NOT_TRUSTED;
+    await world.as(initiator).declineOffer({ keyRequestId, attempt: 1, reason });
+    const next = await offered(lastOfBob, keyRequestId);
+    expect(next.attempt).toBe(2);
+    expect(await offersTo(world.as(initiator))).toEqual([]);
+    expect((await refusalOf(fulfil(initiator, made, late, keyRequestId, 1))).reason).toBe('NOT_OFFERED');
+
+    await world.as(firstOfBob).declineOffer({ keyRequestId, attempt: 1, reason });
+    await world.as(lastOfBob).declineOffer({ keyRequestId, attempt: 2, reason });
+    const ended = await world.event(keyRequestEnded, (event) => event.keyRequestId === keyRequestId);
+    expect(ended.because).toBe('all_holders_declined');
+  });
+
+  it('can be cancelled by its requester alone, once and again', async () => {
+    const { late, initiator, made } = await lateDevice();
+    const { keyRequest } = await world.as(late).requestKey(requestOf(made));
+    const keyRequestId = keyRequest?.keyRequestId ?? '';
+    expect((await refusalOf(world.as(initiator).cancelKeyRequest({ keyRequestId }))).reason).toBe(
+      'NOT_FOUND_OR_NOT_PERMITTED',
+    );
+    for (let time = 0; time < 2; time++)
+      expect((await world.as(late).cancelKeyRequest({ keyRequestId })).keyRequest).toMatchObject({
+        state: KeyRequestState.CANCELLED,
+        endedBecause: 'cancelled_by_requester',
+      });
+    const own = { role: KeyRequestRole.REQUESTER };
+    expect((await world.as(late).listKeyRequests(own)).keyRequests).toEqual([]);
+    expect((await world.as(late).listKeyRequests({ ...own, includeEnded: true })).keyRequests).toHaveLength(1);
+  });
+
+  it('is stored and dispatched later when presence is away', async () => {
+    const { initiator, late, made } = await lateDevice();
+    world.peers.attach(initiator);
+    const instance = await world.another({ peerPresence: '127.0.0.1:1' }, { consumers: false, sweep: false });
+    try {
+      const { keyRequest, recovery } = await instance.as(late).requestKey(requestOf(made));
+      expect(recovery).toBe(Recovery.PENDING_NO_HOLDER_ONLINE);
+      await offered(initiator, keyRequest?.keyRequestId ?? '');
+    } finally {
+      await instance.stop();
+    }
+  });
+
+  it('is listed page by page, oldest first', async () => {
+    const { alice, initiator, bob, late } = await lateDevice();
+    const ids: string[] = [];
+    for (let i = 0; i < 3; i++) {
+      const made = makeSession({ initiator, covered: [initiator], pinned: [{ userId: alice.userId, version: 1n }] });
+      await world.store(made);
+      world.peers.commit(made, [alice, bob]);
+      ids.push((await world.as(late).requestKey(requestOf(made))).keyRequest?.keyRequestId ?? '');
+    }
+    const seen: string[] = [];
+    for (let token = '', more = true; more; more = token !== '') {
+      const page = await world.as(late).listKeyRequests({ role: KeyRequestRole.REQUESTER, page: { size: 2, token } });
+      seen.push(...page.keyRequests.map(({ keyRequestId }) => keyRequestId));
+      token = page.nextToken;
+    }
+    expect(seen).toEqual(ids);
+  });
+});
+
+describe('an envelope', () => {
+  it('is accepted once of many at the same time', async () => {
+    const { initiator, others, late, made } = await lateDevice();
+    const [bobs] = others as [TestDevice];
+    world.peers.attach(initiator, bobs);
+    const { keyRequest } = await world.as(late).requestKey(requestOf(made));
+    const keyRequestId = keyRequest?.keyRequestId ?? '';
+    const tries = await Promise.allSettled(
+      [initiator, bobs, initiator, bobs].map((holder) => fulfil(holder, made, late, keyRequestId, 1)),
+    );
+    expect(tries.filter(({ status }) => status === 'fulfilled')).toHaveLength(1);
+    for (const one of tries)
+      if (one.status === 'rejected')
+        expect((await refusalOf(Promise.reject(one.reason))).reason).toBe('ATTEMPT_ALREADY_FULFILLED');
+    const { rows } = await world.sql.query('SELECT count(*)::integer AS n FROM envelopes WHERE key_request_id = $1', [
+      keyRequestId,
+    ]);
+    expect(rows).toEqual([{ n: 1 }]);
+  });
+
+  it('gets the same answer to the same request id', async () => {
+    const { initiator, late, made } = await lateDevice();
+    world.peers.attach(initiator);
+    const { keyRequest } = await world.as(late).requestKey(requestOf(made));
+    const request = {
+      requestId: randomUUID(),
+      keyRequestId: keyRequest?.keyRequestId ?? '',
+      attempt: 1,
+      envelope: reseal(made, initiator, late, 1),
+    };
+    const first = await world.as(initiator).fulfillKeyRequest(request);
+    expect(await world.as(initiator).fulfillKeyRequest(request)).toEqual(first);
+  });
+
+  it('is refused from a device that was not offered the request, holder or not', async () => {
+    const { initiator, others, late, made } = await lateDevice();
+    world.peers.attach(initiator);
+    const { keyRequest } = await world.as(late).requestKey(requestOf(made));
+    const keyRequestId = keyRequest?.keyRequestId ?? '';
+    const mallory = createPerson('mallory');
+    const stranger = mallory.addDevice();
+    world.peers.people.set(mallory.userId, mallory);
+    for (const device of [stranger, others[0] as TestDevice])
+      expect(await refusalOf(fulfil(device, made, late, keyRequestId, 1))).toMatchObject({ reason: 'NOT_OFFERED' });
+    expect((await refusalOf(fulfil(initiator, made, late, keyRequestId, 2))).reason).toBe('NOT_OFFERED');
+    expect((await refusalOf(fulfil(initiator, made, late, randomUUID(), 1))).reason).toBe('NOT_OFFERED');
+  });
+
+  it('must name requester, holder and attempt, and be signed by the registered key', async () => {
+    const { initiator, others, late, made } = await lateDevice();
+    world.peers.attach(initiator);
+    const { keyRequest } = await world.as(late).requestKey(requestOf(made));
+    const keyRequestId = keyRequest?.keyRequestId ?? '';
+    const [bobs] = others as [TestDevice];
+    const send = (envelope: ReturnType<typeof reseal>) =>
+      refusalOf(world.as(initiator).fulfillKeyRequest({ requestId: randomUUID(), keyRequestId, attempt: 1, envelope }));
+    const field = (name: string) => ({ reason: 'INVALID_FIELD', metadata: { field: name } });
+
+    expect(await send(reseal(made, initiator, bobs, 1))).toMatchObject(field('envelope.recipient'));
+    expect(await send(reseal(made, bobs, late, 1))).toMatchObject(field('envelope.sealer'));
+    expect(await send(reseal(made, initiator, late, 2))).toMatchObject(field('envelope.attempt'));
+    const forger = { ...initiator, signingKey: bobs.signingKey };
+    expect(await send(reseal(made, forger, late, 1))).toMatchObject(field('envelope.sealer_signing_key'));
+    const tampered = reseal(made, initiator, late, 1);
+    tampered.ciphertext = new Uint8Array(48);
+    expect(await send(tampered)).toMatchObject({
+      reason: 'SIGNATURE_INVALID',
+      metadata: { field: 'envelope.signature' },
+    });
+    const otherCertificate = reseal(made, { ...initiator, certificate: bobs.certificate }, late, 1);
+    expect(await send(otherCertificate)).toMatchObject({ reason: 'CERTIFICATE_INVALID' });
+    const elsewhere = makeSession({ initiator, covered: [initiator] });
+    expect(await send(reseal(elsewhere, initiator, late, 1))).toMatchObject({ reason: 'SIGNATURE_INVALID' });
+  });
+
+  it('is refused once requester or holder is not entitled any more, or revoked', async () => {
+    const { alice, bob, late, others, made, conversationId } = await lateDevice();
+    const [bobs] = others as [TestDevice];
+    world.peers.attach(bobs);
+    const { keyRequest } = await world.as(late).requestKey(requestOf(made));
+    const keyRequestId = keyRequest?.keyRequestId ?? '';
+    const members = world.peers.conversations.get(conversationId)?.members;
+    const refusal = () => refusalOf(fulfil(bobs, made, late, keyRequestId, 1));
+    for (const { userId } of [alice, bob]) {
+      members?.set(userId, [{ fromEpoch: 5n, toEpoch: 0n }]);
+      expect(await refusal()).toMatchObject({ reason: 'NOT_ENTITLED', metadata: { cause: 'NOT_A_MEMBER_AT_EPOCH' } });
+      members?.set(userId, [{ fromEpoch: 1n, toEpoch: 0n }]);
+    }
+    world.peers.revoked.set(`${late.userId} ${late.deviceId}`, new Date());
+    expect(await refusal()).toMatchObject({ reason: 'NOT_ENTITLED', metadata: { cause: 'DEVICE_REVOKED' } });
+  });
+});
+
+describe('the sweep alone', () => {
+  it('brings a request to its key: without any event', async () => {
+    const quiet = await startWorld({ waitMs: 50, sweepMs: 20, offerMs: 60_000 }, { consumers: false });
+    try {
+      const { initiator, late, made } = await lateDevice(1, quiet);
+      const { keyRequest } = await quiet.as(late).requestKey(requestOf(made));
+      expect(keyRequest?.state).toBe(KeyRequestState.WAITING_FOR_HOLDER);
+      const keyRequestId = keyRequest?.keyRequestId ?? '';
+      quiet.peers.attach(initiator);
+      const offer = await offered(initiator, keyRequestId, quiet);
+      await fulfil(initiator, made, late, keyRequestId, offer.attempt, quiet);
+      expect((await quiet.as(late).getInitialSession(made.session)).envelope?.attempt).toBe(1);
+    } finally {
+      await quiet.stop();
+    }
+  });
+
+  it('asks again when an offer lapses, takes a late envelope, gives up after the cap, and lets requests expire', async () => {
+    const quick = await startWorld(
+      { waitMs: 50, sweepMs: 20, offerMs: 30, attemptsMax: 3, expiryMs: 400 },
+      { consumers: false },
+    );
+    try {
+      const late = await lateDevice(1, quick);
+      quick.peers.attach(late.initiator);
+      const first = await quick.as(late.late).requestKey(requestOf(late.made));
+      const id = first.keyRequest?.keyRequestId ?? '';
+      const gaveUp = await quick.event(keyRequestEnded, ({ keyRequestId }) => keyRequestId === id);
+      expect(gaveUp).toMatchObject({ state: 'UNFULFILLABLE', because: 'attempts_exhausted' });
+      const refusal = await refusalOf(fulfil(late.initiator, late.made, late.late, id, 1, quick));
+      expect(refusal).toMatchObject({ reason: 'KEY_REQUEST_ENDED', metadata: { state: 'UNFULFILLABLE' } });
+
+      const alone = await lateDevice(1, quick);
+      const waiting = await quick.as(alone.late).requestKey(requestOf(alone.made));
+      const expired = await quick.event(
+        keyRequestEnded,
+        ({ keyRequestId }) => keyRequestId === waiting.keyRequest?.keyRequestId,
+      );
+      expect(expired).toMatchObject({ state: 'EXPIRED', because: 'expired' });
+      await quick.event(
+        notificationRequested.session,
+        ({ notification }) =>
+          notification?.kind === NotificationKind.KEY_REQUEST_ENDED &&
+          notification.keyRequestId === waiting.keyRequest?.keyRequestId,
+      );
+    } finally {
+      await quick.stop();
+    }
+  });
+});

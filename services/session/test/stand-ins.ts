@@ -1,0 +1,170 @@
+import { create } from '@bufbuild/protobuf';
+import { timestampFromDate } from '@bufbuild/protobuf/wkt';
+import {
+  ConversationService,
+  type DeviceRef,
+  DeviceSchema,
+  HistoryPolicy,
+  IdentityKeysService,
+  PresenceService,
+} from '@keytrail/contracts';
+import { type RunningServer, type ServerOptions, startServer, unary } from '@keytrail/rpc';
+import type { MadeSession, Person, TestDevice } from './people.ts';
+
+interface Span {
+  readonly fromEpoch: bigint;
+  readonly toEpoch: bigint;
+}
+
+export interface ConversationFacts {
+  readonly sessions: Map<string, bigint>;
+  readonly members: Map<string, Span[]>;
+  historyPolicy: HistoryPolicy;
+}
+
+/** The services that session asks, as small real servers whose answers a test decides. */
+export interface StandIns {
+  readonly conversations: Map<string, ConversationFacts>;
+  readonly people: Map<string, Person>;
+  readonly revoked: Map<string, Date>;
+  readonly unregistered: Set<string>;
+  readonly online: Set<string>;
+  readonly asked: { conversation: number; identityKeys: number; presence: number };
+  readonly targets: { conversation: string; identityKeys: string; presence: string };
+  /** Makes the conversation know the session and its members, from the session's epoch on. */
+  commit(made: MadeSession, people: readonly Person[], spans?: readonly Span[]): ConversationFacts;
+  attach(...devices: TestDevice[]): void;
+  stop(): Promise<void>;
+}
+
+export function keyOf({ userId, deviceId }: { userId: string; deviceId: string }): string {
+  return `${userId} ${deviceId}`;
+}
+
+type Server = Omit<ServerOptions, 'service' | 'rpcs' | 'services'>;
+
+export async function startStandIns(server: Server): Promise<StandIns> {
+  const conversations = new Map<string, ConversationFacts>();
+  const people = new Map<string, Person>();
+  const revoked = new Map<string, Date>();
+  const unregistered = new Set<string>();
+  const online = new Set<string>();
+  const asked = { conversation: 0, identityKeys: 0, presence: 0 };
+
+  const conversation = await startServer({
+    ...server,
+    service: 'conversation',
+    services: [ConversationService],
+    rpcs: [
+      unary(ConversationService.method.checkEntitlement, {
+        allow: ['service'],
+        handle({ conversationId, sessionId, userIds }) {
+          asked.conversation++;
+          const known = conversations.get(conversationId);
+          const epoch = known?.sessions.get(sessionId) ?? 0n;
+          const [currentSessionId, currentEpoch] = [...(known?.sessions ?? [])].at(-1) ?? ['', 0n];
+          return {
+            conversationKnown: known !== undefined,
+            sessionCommitted: epoch > 0n,
+            epoch,
+            currentEpoch,
+            currentSessionId,
+            historyPolicy: known?.historyPolicy ?? HistoryPolicy.UNSPECIFIED,
+            lastWriteTraceId: 'f'.repeat(32),
+            entitlements: userIds.map((userId) => {
+              const memberships = known?.members.get(userId) ?? [];
+              const within = ({ fromEpoch, toEpoch }: Span) =>
+                fromEpoch <= epoch && (toEpoch === 0n || epoch <= toEpoch);
+              const memberNow = memberships.some(({ toEpoch }) => toEpoch === 0n);
+              return {
+                userId,
+                everMember: memberships.length > 0,
+                entitled: memberships.some(within) || (memberNow && known?.historyPolicy === HistoryPolicy.SHARED),
+                memberNow,
+                memberships: memberships.map((span) => ({ ...span })),
+              };
+            }),
+          };
+        },
+      }),
+    ],
+  });
+  const identityKeys = await startServer({
+    ...server,
+    service: 'identity-keys',
+    services: [IdentityKeysService],
+    rpcs: [
+      unary(IdentityKeysService.method.getDevices, {
+        allow: ['service'],
+        handle({ userIds }) {
+          asked.identityKeys++;
+          return {
+            deviceLists: userIds.map((userId) => {
+              const devices = people.get(userId)?.devices.filter((device) => !unregistered.has(keyOf(device))) ?? [];
+              return {
+                userId,
+                version: BigInt(devices.length),
+                devices: devices.map((device) => {
+                  const revokedAt = revoked.get(keyOf(device));
+                  return revokedAt === undefined
+                    ? device.listed
+                    : create(DeviceSchema, { ...device.listed, revokedAt: timestampFromDate(revokedAt) });
+                }),
+              };
+            }),
+          };
+        },
+      }),
+    ],
+  });
+  const presence = await startServer({
+    ...server,
+    service: 'presence',
+    services: [PresenceService],
+    rpcs: [
+      unary(PresenceService.method.listOnline, {
+        allow: ['service'],
+        handle({ userIds }) {
+          asked.presence++;
+          return {
+            devices: [...online].flatMap((key) => {
+              const [userId = '', deviceId = ''] = key.split(' ');
+              return userIds.includes(userId) ? [{ device: { userId, deviceId } as DeviceRef }] : [];
+            }),
+          };
+        },
+      }),
+    ],
+  });
+  const target = ({ grpcPort }: RunningServer) => `127.0.0.1:${grpcPort}`;
+
+  return {
+    conversations,
+    people,
+    revoked,
+    unregistered,
+    online,
+    asked,
+    targets: { conversation: target(conversation), identityKeys: target(identityKeys), presence: target(presence) },
+    commit({ session }, members, spans = [{ fromEpoch: 1n, toEpoch: 0n }]) {
+      const facts = conversations.get(session.conversationId) ?? {
+        sessions: new Map(),
+        members: new Map(),
+        historyPolicy: HistoryPolicy.OWN_MEMBERSHIP,
+      };
+      conversations.set(session.conversationId, facts);
+      facts.sessions.set(session.sessionId, session.epoch);
+      for (const member of members) {
+        people.set(member.userId, member);
+        facts.members.set(member.userId, [...spans]);
+      }
+      return facts;
+    },
+    attach(...devices) {
+      for (const device of devices) online.add(keyOf(device));
+    },
+    async stop() {
+      await Promise.all([conversation.stop(), identityKeys.stop(), presence.stop()]);
+    },
+  };
+}

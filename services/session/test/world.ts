@@ -1,0 +1,224 @@
+import { randomUUID } from 'node:crypto';
+import type { DescMessage, DescMethodUnary, MessageInitShape } from '@bufbuild/protobuf';
+import { fromBinary, type MessageShape } from '@bufbuild/protobuf';
+import { type Client, createClient, type Transport } from '@connectrpc/connect';
+import { createConnectTransport } from '@connectrpc/connect-web';
+import { createAuthenticator, createServiceIdentity } from '@keytrail/auth';
+import { type Issuer, startIssuer } from '@keytrail/auth/issuer';
+import { KeyRequestRole, SessionService } from '@keytrail/contracts';
+import { connectEvents, deviceAttached, type EventBus, type EventType, publishHint } from '@keytrail/events';
+import { ensureNats, ensurePostgres, type ServerHandle } from '@keytrail/local';
+import { createGrpcTransport, type GrpcTransport, readRefusal } from '@keytrail/rpc';
+import { createServiceDatabase, migrateDatabase } from '@keytrail/storage';
+import { startTelemetry } from '@keytrail/telemetry';
+import pg from 'pg';
+import {
+  createSession,
+  migrationsFolder,
+  readConfig,
+  type SessionConfig,
+  type SessionServiceProcess,
+} from '../src/service.ts';
+import type { MadeSession, TestDevice } from './people.ts';
+import { type StandIns, startStandIns } from './stand-ins.ts';
+
+const credential = 'a-credential-of-thirty-two-characters-or-more';
+
+type SessionClient = Client<typeof SessionService>;
+
+/** session as it runs, on real PostgreSQL and NATS, its peers as stand-ins. */
+export interface World {
+  readonly peers: StandIns;
+  readonly config: SessionConfig;
+  readonly service: SessionServiceProcess;
+  readonly asConversation: SessionClient;
+  /** Straight SQL, as a role that owns the tables. */
+  readonly sql: pg.Pool;
+  readonly bus: EventBus;
+  as(device: { userId: string; deviceId: string }, wire?: 'grpc' | 'web'): SessionClient;
+  /** A raw transport for methods by name. */
+  transport(wire: 'grpc' | 'web', authorization: () => string | Promise<string>): Transport;
+  asService(wire?: 'grpc'): Transport;
+  store(made: MadeSession): Promise<void>;
+  /** Resolves with the next event of a type that fits; what came since the world began counts too. */
+  event<D extends DescMessage>(
+    type: EventType<D>,
+    fits: (message: MessageShape<D>) => boolean,
+  ): Promise<MessageShape<D>>;
+  attached(device: TestDevice): Promise<void>;
+  /** Another instance of the service on the same database. */
+  another(changes: Partial<SessionConfig>, run?: { consumers?: boolean; sweep?: boolean }): Promise<Instance>;
+  stop(): Promise<void>;
+}
+
+export interface Instance {
+  as(device: { userId: string; deviceId: string }): SessionClient;
+  stop(): Promise<void>;
+}
+
+export async function startWorld(
+  changes: Partial<SessionConfig> = {},
+  run?: { consumers?: boolean; sweep?: boolean },
+): Promise<World> {
+  const [postgres, nats, issuer] = await Promise.all([
+    ensurePostgres(),
+    ensureNats(),
+    startIssuer({ environment: 'development' }),
+  ]);
+  const name = `session_${randomUUID().replaceAll('-', '').slice(0, 12)}`;
+  const databaseUrl = await createServiceDatabase({ adminUrl: postgres.url, name, role: name, password: 'secret' });
+  await migrateDatabase({ url: databaseUrl, migrations: migrationsFolder });
+  const config = { ...environmentConfig(databaseUrl, nats, issuer), ...changes };
+  const telemetry = startTelemetry({ service: 'session', config });
+  const authenticator = createAuthenticator(config);
+  const peers = await startStandIns({ config: { ...config, callerRequestsPerSecond: 0 }, authenticator, telemetry });
+  const full: SessionConfig = {
+    ...config,
+    peerConversation: peers.targets.conversation,
+    peerIdentityKeys: peers.targets.identityKeys,
+    peerPresence: peers.targets.presence,
+    ...changes,
+  };
+  const service = createSession(full, { ...(run && { run }) });
+  const ports = await service.start();
+  const bus = await connectEvents({ config: full, log: telemetry.log });
+  const heard = listen(bus);
+  const transports: { close(): void }[] = [];
+  const identity = createServiceIdentity(full, 'conversation');
+
+  function grpc(port: number, authorization: () => string | Promise<string>): GrpcTransport {
+    const transport = createGrpcTransport({ target: `127.0.0.1:${port}`, authorization });
+    transports.push(transport);
+    return transport;
+  }
+  function transport(wire: 'grpc' | 'web', authorization: () => string | Promise<string>): Transport {
+    if (wire === 'grpc') return grpc(ports.grpcPort, authorization);
+    return createConnectTransport({
+      baseUrl: `http://127.0.0.1:${ports.webPort}`,
+      useHttpGet: true,
+      interceptors: [
+        (next) => async (request) => {
+          request.header.set('authorization', await authorization());
+          return next(request);
+        },
+      ],
+    });
+  }
+  const bearer = (device: { userId: string; deviceId: string }) => async () =>
+    `Bearer ${await issuer.token({ userId: device.userId, deviceId: device.deviceId })}`;
+  const asConversation = createClient(
+    SessionService,
+    transport('grpc', () => identity.header()),
+  );
+  const sql = new pg.Pool({ connectionString: databaseUrl, max: 2 });
+
+  return {
+    peers,
+    config: full,
+    service,
+    asConversation,
+    sql,
+    bus,
+    as: (device, wire = 'grpc') => createClient(SessionService, transport(wire, bearer(device))),
+    transport,
+    asService: () => transport('grpc', () => identity.header()),
+    async store(made) {
+      await asConversation.storeSession(made.request);
+    },
+    event: heard.event,
+    attached: (device) =>
+      publishHint(bus, deviceAttached, { device: { userId: device.userId, deviceId: device.deviceId } }),
+    async another(differing, otherRun) {
+      const instance = createSession({ ...full, ...differing }, { ...(otherRun && { run: otherRun }) });
+      const { grpcPort } = await instance.start();
+      return {
+        as: (device) => createClient(SessionService, grpc(grpcPort, bearer(device))),
+        stop: () => instance.stop(),
+      };
+    },
+    async stop() {
+      for (const open of transports) open.close();
+      heard.stop();
+      await service.stop();
+      await peers.stop();
+      await bus.close();
+      await sql.end();
+      await telemetry.shutdown();
+      await issuer.stop();
+      await Promise.all([postgres.stop(), nats.stop()]);
+    },
+  };
+}
+
+function environmentConfig(databaseUrl: string, nats: ServerHandle, issuer: Issuer): SessionConfig {
+  return readConfig({
+    KEYTRAIL_ENVIRONMENT: 'development',
+    KEYTRAIL_LOG_LEVEL: 'silent',
+    KEYTRAIL_DATABASE_URL: databaseUrl,
+    KEYTRAIL_NATS_URL: nats.url,
+    KEYTRAIL_NATS_STORAGE: 'memory',
+    KEYTRAIL_JWKS_URL: issuer.jwksUrl,
+    KEYTRAIL_TOKEN_ISSUER: issuer.issuer,
+    KEYTRAIL_TOKEN_AUDIENCE: issuer.audience,
+    KEYTRAIL_SERVICE_CREDENTIAL: credential,
+    KEYTRAIL_PEER_CONVERSATION: 'unused',
+    KEYTRAIL_PEER_IDENTITY_KEYS: 'unused',
+    KEYTRAIL_PEER_PRESENCE: 'unused',
+    KEYTRAIL_DRAIN_MS: '500',
+    KEYTRAIL_CALLER_REQUESTS_PER_SECOND: '0',
+  });
+}
+
+/** Everything that session publishes, kept so that a test can wait for what has happened already. */
+function listen(bus: EventBus) {
+  const messages: { subject: string; bytes: Uint8Array }[] = [];
+  const waiting = new Set<() => void>();
+  const subscription = bus.connection.subscribe('keytrail.session.v1.>', {
+    callback(error, message) {
+      if (error) return;
+      messages.push({ subject: message.subject, bytes: message.data });
+      for (const look of waiting) look();
+    },
+  });
+  function event<D extends DescMessage>(type: EventType<D>, fits: (message: MessageShape<D>) => boolean) {
+    return new Promise<MessageShape<D>>((resolve) => {
+      const look = () => {
+        for (const { subject, bytes } of messages) {
+          if (subject !== type.subject) continue;
+          const message = fromBinary(type.message, bytes);
+          if (!fits(message)) continue;
+          waiting.delete(look);
+          resolve(message);
+          return;
+        }
+      };
+      waiting.add(look);
+      look();
+    });
+  }
+  return { event, stop: () => subscription.unsubscribe() };
+}
+
+/** Calls a method by its descriptor, with whatever input. */
+export async function call<I extends DescMessage, O extends DescMessage>(
+  transport: Transport,
+  method: DescMethodUnary<I, O>,
+  input: MessageInitShape<I>,
+): Promise<MessageShape<O>> {
+  const response = await transport.unary(method, undefined, undefined, undefined, input);
+  return response.message;
+}
+
+/** What a call was refused with. */
+export async function refusalOf(pending: Promise<unknown>) {
+  try {
+    await pending;
+  } catch (error) {
+    return readRefusal(error);
+  }
+  throw new Error('it was not refused');
+}
+
+export async function offersTo(client: SessionClient) {
+  return (await client.listKeyRequests({ role: KeyRequestRole.HOLDER })).keyRequests;
+}
