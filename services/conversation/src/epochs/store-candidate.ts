@@ -1,23 +1,10 @@
-import { ConnectError } from '@connectrpc/connect';
-import { type ReasonName, SessionIncompleteSchema, type StoreSessionResponse } from '@keytrail/contracts';
+import type { StoreSessionResponse } from '@keytrail/contracts';
 import { readRefusal, refuse } from '@keytrail/rpc';
 import type { Parts } from '../parts.ts';
 import { sessionAborted } from '../refusals.ts';
 import type { Writer } from '../store/conversations.ts';
 import { decisionOn, recordCandidate } from '../store/epochs.ts';
 import type { CheckedSession } from './check-session.ts';
-
-/** What the service session refuses because of what the caller sent; it travels on to the caller. */
-const theCallersFault: ReadonlySet<string> = new Set<ReasonName>([
-  'INVALID_FIELD',
-  'HEADER_MISMATCH',
-  'SIGNATURE_INVALID',
-  'CERTIFICATE_INVALID',
-  'KEY_INVALID',
-  'SESSION_INCOMPLETE',
-  'SESSION_CONFLICT',
-  'SESSION_ABORTED',
-]);
 
 /**
  * Records the intent to commit a session, then stores it with the service session: from then on either the commit or the
@@ -57,16 +44,8 @@ export async function storeCandidate(
   return stored;
 }
 
+/** What session finds wrong with a field of the upload, the caller must learn; the chain passes everything else on by itself. */
 function passedOn(error: unknown): unknown {
-  const refusal = readRefusal(error);
-  if (!theCallersFault.has(refusal.reason)) return error;
-  const details = ConnectError.from(error)
-    .findDetails(SessionIncompleteSchema)
-    .map((value) => ({ desc: SessionIncompleteSchema, value }));
-  return refuse(refusal.reason as ReasonName, refusal.message, {
-    metadata: refusal.metadata,
-    fields: refusal.fields,
-    details,
-    cause: error,
-  });
+  const { reason, message, metadata, fields } = readRefusal(error);
+  return reason === 'INVALID_FIELD' ? refuse(reason, message, { metadata, fields, cause: error }) : error;
 }
