@@ -45,7 +45,8 @@ function readStatus(metadata: Metadata | undefined): Status | undefined {
 
 /** Adds the texts of gRPC metadata to headers; binary values are left out. */
 export function headersOf(metadata: Metadata | undefined, into: Headers): Headers {
-  for (const [key, value] of Object.entries(metadata?.getMap() ?? {})) if (typeof value === 'string') into.append(key, value);
+  for (const [key, value] of Object.entries(metadata?.getMap() ?? {}))
+    if (typeof value === 'string') into.append(key, value);
   return into;
 }
 

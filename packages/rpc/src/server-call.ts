@@ -142,11 +142,14 @@ export abstract class ServerCall implements Call {
   }
 
   passDeadline(): void {
+    if (this.answered) return;
     this.#abort(refuse('DEADLINE_EXCEEDED', 'the deadline passed before the answer was ready'));
   }
 
   /** The caller hung up. */
   giveUp(): void {
+    // Wires say so after each call that ended well, too.
+    if (this.answered) return;
     // A peer's clock that fires first makes its deadline look like a hang-up.
     if (Date.now() >= this.deadlineAt) this.passDeadline();
     else this.#abort(refuse('CANCELLED', 'the caller gave the call up'));
@@ -154,11 +157,11 @@ export abstract class ServerCall implements Call {
 
   /** The drain has run out of time. */
   forceEnd(): void {
+    if (this.answered) return;
     this.#abort(refuse('SHUTTING_DOWN', 'this process stops; another replica answers', { retryAfterMs: 500 }));
   }
 
   #abort(reason: Error): void {
-    if (this.answered) return;
     this.#abortReason = reason;
     this.fail(reason);
     this.#controller?.abort(reason);

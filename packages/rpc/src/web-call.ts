@@ -15,7 +15,14 @@ import type { Endpoint } from './endpoint.ts';
 import { decodeBinary, decodeJson, encodeBinary, encodeJson } from './message-codec.ts';
 import type { Rpc } from './rpc.ts';
 import { ServerCall } from './server-call.ts';
-import { decompress, readBody, readOneEnvelope, readQueryMessage, readTimeout } from './web-request.ts';
+import {
+  decompress,
+  envelopeHeaderBytes,
+  readBody,
+  readOneEnvelope,
+  readQueryMessage,
+  readTimeout,
+} from './web-request.ts';
 
 /** How a request speaks: a protocol, a message format, and for a GET its query. */
 export interface WebDialect {
@@ -118,7 +125,7 @@ abstract class EnvelopedCall extends WebCall {
   protected abstract lastEnvelope(refusal: AnsweredRefusal | undefined): Uint8Array;
 
   override async read(): Promise<Message> {
-    const { flags, bytes } = readOneEnvelope(await readBody(this.request, this.maxBytes + 5));
+    const { flags, bytes } = readOneEnvelope(await readBody(this.request, this.maxBytes, envelopeHeaderBytes));
     const encoding =
       (flags & 1) === 0 ? undefined : (textOf(this.request.headers[this.compressionHeader]) ?? 'unknown');
     return this.decode(await decompress(bytes, encoding, this.compressionHeader, this.maxBytes));

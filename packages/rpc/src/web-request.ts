@@ -7,8 +7,11 @@ import { invalidField, refuse } from './refusal.ts';
 
 const inflate = promisify(gunzip);
 
-/** The whole body, at most `maxBytes`. Throws LIMIT_EXCEEDED; what is left of a body too large is read and dropped. */
-export function readBody(request: IncomingMessage, maxBytes: number): Promise<Uint8Array> {
+/**
+ * The whole body: a message of at most `maxBytes`, and what frames it. Throws LIMIT_EXCEEDED; what is left of a body too
+ * large is read and dropped.
+ */
+export function readBody(request: IncomingMessage, maxBytes: number, framingBytes = 0): Promise<Uint8Array> {
   return new Promise((resolve, reject) => {
     const chunks: Buffer[] = [];
     let length = 0;
@@ -19,10 +22,10 @@ export function readBody(request: IncomingMessage, maxBytes: number): Promise<Ui
     };
     const take = (chunk: Buffer) => {
       length += chunk.byteLength;
-      if (length > maxBytes) drop();
+      if (length > maxBytes + framingBytes) drop();
       else chunks.push(chunk);
     };
-    if (Number(request.headers['content-length'] ?? 0) > maxBytes) return drop();
+    if (Number(request.headers['content-length'] ?? 0) > maxBytes + framingBytes) return drop();
     request.on('data', take);
     request.on('end', () =>
       resolve(plainBytes(chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks, length))),
@@ -54,7 +57,7 @@ export interface Envelope {
   readonly bytes: Uint8Array;
 }
 
-const envelopeHeaderBytes = 5;
+export const envelopeHeaderBytes = 5;
 
 /** The one message of a request in envelopes (a flag byte, 4 bytes of length, the message). Throws INVALID_FIELD. */
 export function readOneEnvelope(body: Uint8Array): Envelope {

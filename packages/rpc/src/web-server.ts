@@ -38,9 +38,15 @@ export async function startWebServer({
   readiness,
 }: WebServerOptions): Promise<WebServer> {
   let draining = false;
+  let unanswered = 0;
   const origins = allowedOrigins(config.allowedOrigins);
 
   const server = createServer({ keepAliveTimeout: 65_000 }, (request, response) => {
+    unanswered += 1;
+    response.on('close', () => {
+      unanswered -= 1;
+      closeAnswered();
+    });
     if (draining) response.setHeader('connection', 'close');
     response.setHeader('cache-control', 'no-store');
     response.setHeader('x-content-type-options', 'nosniff');
@@ -56,6 +62,11 @@ export async function startWebServer({
     }
     serve(request, response, method, path, mark === -1 ? '' : url.slice(mark + 1));
   });
+
+  /** A client that was refused may leave its request unfinished: its connection never becomes idle by itself. */
+  function closeAnswered(): void {
+    if (draining && unanswered === 0) server.closeAllConnections();
+  }
 
   function serve(
     request: IncomingMessage,
@@ -95,6 +106,7 @@ export async function startWebServer({
       return new Promise((resolve) => {
         server.close(() => resolve());
         server.closeIdleConnections();
+        closeAnswered();
       });
     },
     close: () => server.closeAllConnections(),
