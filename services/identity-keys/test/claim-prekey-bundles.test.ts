@@ -11,7 +11,6 @@ import {
 } from '@keytrail/contracts';
 import { verifyBundle } from '@keytrail/crypto';
 import { nodePrimitives } from '@keytrail/crypto/node';
-import { readRefusal } from '@keytrail/rpc';
 import { statement } from '@keytrail/storage';
 import { connect } from '@nats-io/transport-node';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -23,6 +22,7 @@ import {
   startIdentityKeys,
   wires,
 } from './identity-keys-fixture.ts';
+import { refusalOf } from './refusal-of.ts';
 
 let service: IdentityKeysUnderTest;
 beforeAll(async () => {
@@ -50,17 +50,6 @@ async function claimOne(client: IdentityKeysClient, { userId, deviceId }: TestDe
 /** One-time prekey id, KEM prekey id and kind. */
 function keysOf({ bundle }: ClaimResult) {
   return [bundle?.oneTimePrekey?.keyId, bundle?.kemPrekey?.keyId, bundle?.kemPrekeyKind];
-}
-
-async function refusalOf(call: Promise<unknown>) {
-  return readRefusal(
-    await call.then(
-      () => {
-        throw new Error('the call was answered');
-      },
-      (error: unknown) => error,
-    ),
-  );
 }
 
 describe('a claim', () => {

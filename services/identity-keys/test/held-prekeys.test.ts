@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { type ClaimResult, PrekeyKind } from '@keytrail/contracts';
 import { statement, type Transaction } from '@keytrail/storage';
-import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { digestDevices } from '../src/domain/claim-request.ts';
 import { claimWaiting } from '../src/store/claims.ts';
 import { type IdentityKeysUnderTest, newUser, startIdentityKeys } from './identity-keys-fixture.ts';
@@ -62,11 +62,17 @@ async function hold(devices: readonly Device[]) {
       if (!(error instanceof RolledBack)) throw error;
     });
   await taken.promise;
-  return async (how: 'commit' | 'roll back') => {
+  const release = async (how: 'commit' | 'roll back') => {
     resolve(how);
     await ended;
   };
+  held.push(release);
+  return release;
 }
+
+// A test that fails before it releases what it holds must not hang the rest.
+const held: ((how: 'roll back') => Promise<void>)[] = [];
+afterEach(() => Promise.all(held.splice(0).map((release) => release('roll back'))));
 
 describe('the last prekey, held by another claim', () => {
   test('is handed out when that claim is rolled back: nobody is told "none left" meanwhile', async () => {

@@ -10,6 +10,7 @@ import { statement } from '@keytrail/storage';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { makeDevice, makeKemPrekeys, makeOneTimePrekeys } from './device-keys.ts';
 import { type IdentityKeysUnderTest, newUser, startIdentityKeys, wires } from './identity-keys-fixture.ts';
+import { refusalOf } from './refusal-of.ts';
 
 let service: IdentityKeysUnderTest;
 beforeAll(async () => {
@@ -33,17 +34,6 @@ const countKeys = statement(
 );
 
 type Registration = ReturnType<typeof makeDevice>['registration'];
-
-async function refusalOf(call: Promise<unknown>) {
-  return readRefusal(
-    await call.then(
-      () => {
-        throw new Error('the call was answered');
-      },
-      (error: unknown) => error,
-    ),
-  );
-}
 
 async function expectNothingStored(userId: string) {
   expect(await service.db.query(countRows, [userId])).toEqual([{ users: 0n, devices: 0n, events: 0n }]);

@@ -79,7 +79,7 @@ SELECT t.device_number, t.suite, t.identity_key, t.signing_key, t.certificate_ro
 // $1 caller, $2 claim id, $3 devices digest, $4 user ids, $5 device ids, $6 low below.
 // Takes the oldest prekey of each pool that nobody holds locked, records the claim and answers: one statement, one commit, and it
 // never waits for a prekey. The last-resort and signed prekeys are only read. docs/decisions/0003-claims.md has the reasons.
-const claimWithoutWaiting = statement(
+export const claimWithoutWaiting = statement(
   'claim_prekey_bundles',
   `WITH asked AS MATERIALIZED (
   SELECT a.position, d.*, CASE WHEN d.revoked_at IS NULL THEN d.device_number END AS claimable
