@@ -1,5 +1,14 @@
 import type { Database, Transaction } from '@keytrail/storage';
-import { contextFromTraceparent, type Logger, SpanKind, trace, withSpan } from '@keytrail/telemetry';
+import {
+  attr,
+  contextFromTraceparent,
+  type Logger,
+  linkFromTraceparent,
+  SpanKind,
+  type SpanSettings,
+  trace,
+  withSpan,
+} from '@keytrail/telemetry';
 import type { DeviceId } from './domain/device.ts';
 import {
   advance,
@@ -31,16 +40,27 @@ const postponedMs = 1_000;
  * meanwhile; whoever changed it has seen to its next look.
  */
 export function dispatchKeyRequest(dispatcher: Dispatcher, request: KeyRequest): Promise<void> {
-  const inTrace = trace.getActiveSpan() !== undefined;
   return withSpan(
     'dispatch key request',
     {
       kind: SpanKind.INTERNAL,
-      attributes: { 'keytrail.key_request.id': request.keyRequestId, 'keytrail.key_request.attempt': request.attempt },
-      ...(!inTrace && { parent: contextFromTraceparent(request.traceparent) }),
+      attributes: { [attr.keyRequestId]: request.keyRequestId, [attr.attempt]: request.attempt },
+      ...traceOf(request),
     },
     () => dispatch(dispatcher, request),
   );
+}
+
+/** Up to this age a request is dispatched in the trace that it was made in; later in one of its own, with a link. */
+const sameTraceMs = 15 * 60 * 1000;
+
+/** What lets a request go on is often of another trace (a holder attaches, another declines): that one is linked. */
+function traceOf({ traceparent, requestedAt }: KeyRequest): Pick<SpanSettings, 'parent' | 'links'> {
+  const own = linkFromTraceparent(traceparent);
+  const active = trace.getActiveSpan()?.spanContext();
+  if (!own || active?.traceId === own.context.traceId) return {};
+  if (Date.now() - requestedAt.getTime() > sameTraceMs) return { links: [own] };
+  return { parent: contextFromTraceparent(traceparent), ...(active && { links: [{ context: active }] }) };
 }
 
 async function dispatch({ db, peers, policy, log }: Dispatcher, request: KeyRequest): Promise<void> {

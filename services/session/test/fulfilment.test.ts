@@ -97,6 +97,24 @@ describe('a key request', () => {
     expect(rows).toEqual([{ attempt: 1 }]);
   });
 
+  it('carries the trace of its requester to the holder, also when it had to wait', async () => {
+    const { initiator, late, made } = await lateDevice();
+    const { keyRequest } = await world.as(late).requestKey(requestOf(made));
+    const keyRequestId = keyRequest?.keyRequestId ?? '';
+    const { rows } = await world.sql.query('SELECT traceparent FROM key_requests WHERE key_request_id = $1', [
+      keyRequestId,
+    ]);
+    const traceId = rows[0].traceparent.split('-')[1];
+    expect(traceId).toMatch(/^[0-9a-f]{32}$/);
+    world.peers.attach(initiator);
+    await world.attached(initiator);
+    const { notification } = await world.event(
+      notificationRequested.session,
+      (event) => event.notification?.keyRequestId === keyRequestId,
+    );
+    expect(notification?.traceparent.split('-')[1]).toBe(traceId);
+  });
+
   it('waits when nobody is online, says so, wants a holder, and goes on when one attaches', async () => {
     const { initiator, late, made } = await lateDevice();
     const { keyRequest, recovery } = await world.as(late).requestKey(requestOf(made));
@@ -292,6 +310,18 @@ describe('an envelope', () => {
     expect(await world.as(initiator).fulfillKeyRequest(request)).toEqual(first);
   });
 
+  it('is accepted late, while the request is open: a lapsed offer only means that others are asked too', async () => {
+    const { initiator, late, made } = await lateDevice();
+    world.peers.attach(initiator);
+    const { keyRequest } = await world.as(late).requestKey(requestOf(made));
+    const keyRequestId = keyRequest?.keyRequestId ?? '';
+    await world.sql.query(`UPDATE offers SET lapses_at = now() - interval '1 second' WHERE key_request_id = $1`, [
+      keyRequestId,
+    ]);
+    expect(await offersTo(world.as(initiator))).toEqual([]);
+    expect((await fulfil(initiator, made, late, keyRequestId, 1)).keyRequest?.state).toBe(KeyRequestState.FULFILLED);
+  });
+
   it('is refused from a device that was not offered the request, holder or not', async () => {
     const { initiator, others, late, made } = await lateDevice();
     world.peers.attach(initiator);
@@ -368,7 +398,7 @@ describe('the sweep alone', () => {
     }
   });
 
-  it('asks again when an offer lapses, takes a late envelope, gives up after the cap, and lets requests expire', async () => {
+  it('asks again when an offer lapses, gives up after the cap, and lets requests expire', async () => {
     const quick = await startWorld(
       { waitMs: 50, sweepMs: 20, offerMs: 30, attemptsMax: 3, expiryMs: 400 },
       { consumers: false },

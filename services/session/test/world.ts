@@ -1,6 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import type { DescMessage, DescMethodUnary, MessageInitShape } from '@bufbuild/protobuf';
-import { fromBinary, type MessageShape } from '@bufbuild/protobuf';
+import { type DescMessage, type DescMethodUnary, fromBinary, type MessageShape } from '@bufbuild/protobuf';
 import { type Client, createClient, type Transport } from '@connectrpc/connect';
 import { createConnectTransport } from '@connectrpc/connect-web';
 import { createAuthenticator, createServiceIdentity } from '@keytrail/auth';
@@ -36,9 +35,6 @@ export interface World {
   readonly sql: pg.Pool;
   readonly bus: EventBus;
   as(device: { userId: string; deviceId: string }, wire?: 'grpc' | 'web'): SessionClient;
-  /** A raw transport for methods by name. */
-  transport(wire: 'grpc' | 'web', authorization: () => string | Promise<string>): Transport;
-  asService(wire?: 'grpc'): Transport;
   store(made: MadeSession): Promise<void>;
   /** Resolves with the next event of a type that fits; what came since the world began counts too. */
   event<D extends DescMessage>(
@@ -120,8 +116,6 @@ export async function startWorld(
     sql,
     bus,
     as: (device, wire = 'grpc') => createClient(SessionService, transport(wire, bearer(device))),
-    transport,
-    asService: () => transport('grpc', () => identity.header()),
     async store(made) {
       await asConversation.storeSession(made.request);
     },
@@ -200,13 +194,9 @@ function listen(bus: EventBus) {
 }
 
 /** Calls a method by its descriptor, with whatever input. */
-export async function call<I extends DescMessage, O extends DescMessage>(
-  transport: Transport,
-  method: DescMethodUnary<I, O>,
-  input: MessageInitShape<I>,
-): Promise<MessageShape<O>> {
-  const response = await transport.unary(method, undefined, undefined, undefined, input);
-  return response.message;
+export function call(client: SessionClient, method: DescMethodUnary, input: object): Promise<unknown> {
+  const methods = client as unknown as Record<string, (input: object) => Promise<unknown>>;
+  return methods[method.localName]?.(input) ?? Promise.reject(new Error(`no method ${method.name}`));
 }
 
 /** What a call was refused with. */

@@ -9,7 +9,7 @@ import {
 } from '@keytrail/contracts';
 import { type Call, deviceCaller, invalidField, type Rpc, refuse, unary } from '@keytrail/rpc';
 import type { Transaction } from '@keytrail/storage';
-import { attr, currentTraceparent, trace } from '@keytrail/telemetry';
+import { attr, currentTraceparent, keepTrace, trace } from '@keytrail/telemetry';
 import { answerOnce } from '../answer-once.ts';
 import { takeStep } from '../dispatch-key-request.ts';
 import type { DeviceId } from '../domain/device.ts';
@@ -56,6 +56,8 @@ export function requestKey(parts: Parts): Rpc {
         { schema: RequestKeyRequestSchema, request, call, device },
         RequestKeyResponseSchema,
         async (tx) => {
+          // The trace of a request is that of its cure: dispatch, holder and delivery go on in it.
+          keepTrace('key requested');
           if (notNeeded)
             throw refuse('KEY_REQUEST_NOT_NEEDED', 'there is an envelope for this device: read it', {
               metadata: { kind: asked.kind },

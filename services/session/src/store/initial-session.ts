@@ -31,7 +31,7 @@ export interface InitialSessionRow {
   readonly revoked: boolean;
 }
 
-const readStatement = statement(
+export const readInitialSessionStatement = statement(
   'read_initial_session',
   `SELECT s.epoch, s.header, s.header_signature, s.initiator_user_id, s.initiator_device_id, s.initiator_identity_key,
      s.initiator_signing_key, s.initiator_ephemeral_key, s.key_commitment, s.created_at,
@@ -54,7 +54,12 @@ export async function readInitialSession(
   userId: string,
   deviceId: string,
 ): Promise<InitialSessionRow | undefined> {
-  const rows = await db.query<InitialSessionRow>(readStatement, [conversationId, sessionId, userId, deviceId]);
+  const rows = await db.query<InitialSessionRow>(readInitialSessionStatement, [
+    conversationId,
+    sessionId,
+    userId,
+    deviceId,
+  ]);
   return rows[0];
 }
 
