@@ -34,21 +34,18 @@ let statements = 0;
 
 /** Runs statements in one transaction and returns what it failed with; nothing of it stays. */
 async function failureOf(...run: readonly (readonly [text: string, ...values: unknown[]])[]): Promise<unknown> {
-  const kept = new Error('was not refused');
-  try {
-    await harness.db.transaction(async (tx) => {
-      for (const [text, ...values] of run) {
+  const accepted = new Error('was not refused');
+  const failure = await harness.db
+    .transaction(async (tx) => {
+      for (const [text, ...values] of [...run, ['SET CONSTRAINTS ALL IMMEDIATE'] as const]) {
         statements += 1;
         await tx.query(statement(`constraint_${statements}`, text), values);
       }
-      statements += 1;
-      await tx.query(statement(`constraint_${statements}`, 'SET CONSTRAINTS ALL IMMEDIATE'), []);
-      throw kept;
-    });
-  } catch (error) {
-    if (error === kept) throw kept;
-    return error;
-  }
+      throw accepted;
+    })
+    .catch((error: unknown) => error);
+  if (failure === accepted) throw accepted;
+  return failure;
 }
 
 const newConversation = (conversationId: string, columns = '') =>

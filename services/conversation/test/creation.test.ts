@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { ConversationKind, HistoryPolicy, MemberRole, RotationDueReason } from '@keytrail/contracts';
+import { refuse } from '@keytrail/rpc';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { createdBy, creation, gateAt, type Harness, refusalOf, startHarness } from './harness.ts';
 
@@ -127,6 +128,17 @@ describe('a header that disagrees with the request', () => {
     });
   });
 
+  it('is refused: a certificate that is not the registered one', async () => {
+    const alice = await harness.user(2);
+    const [, laptop] = alice.devices;
+    const { request } = creation(harness, alice.device, []);
+    if (laptop) request.initialSession.initiatorCertificate = laptop.certificate;
+    expect(await refusalOf(alice.device.client.createConversation(request))).toMatchObject({
+      reason: 'CERTIFICATE_INVALID',
+      metadata: { field: 'initial_session.initiator_certificate' },
+    });
+  });
+
   it('is refused: not a header at all', async () => {
     const alice = await harness.user();
     const { request } = creation(harness, alice.device, []);
@@ -174,6 +186,21 @@ describe('a session that does not cover its roster', () => {
       reason: 'DEVICE_REVOKED',
       metadata: { device_id: alice.device.deviceId },
     });
+  });
+});
+
+it('tells what the service session finds wrong in the words of the request', async () => {
+  const alice = await harness.user();
+  const { request } = creation(harness, alice.device, []);
+  harness.beforeStore = async () => {
+    throw refuse('SIGNATURE_INVALID', 'session.envelopes[0].signature does not verify', {
+      metadata: { field: 'session.envelopes[0].signature' },
+    });
+  };
+  expect(await refusalOf(alice.device.client.createConversation(request))).toMatchObject({
+    reason: 'SIGNATURE_INVALID',
+    message: 'initial_session.envelopes[0].signature does not verify',
+    metadata: { field: 'initial_session.envelopes[0].signature' },
   });
 });
 

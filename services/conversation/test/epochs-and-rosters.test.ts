@@ -31,7 +31,7 @@ async function users(count: number): Promise<TestUser[]> {
   return Promise.all(Array.from({ length: count }, () => harness.user()));
 }
 
-async function group(count: number, historyPolicy = HistoryPolicy.OWN_MEMBERSHIP) {
+async function group(count: number, historyPolicy: HistoryPolicy = HistoryPolicy.OWN_MEMBERSHIP) {
   const [alice, ...others] = (await users(count)) as [TestUser, ...TestUser[]];
   const { conversation, session } = await createdBy(harness, alice.device, others, { historyPolicy });
   return { alice, bob: (others[0] ?? alice).device, others, conversation, session };

@@ -1,11 +1,16 @@
-import type { MessageInitShape } from '@bufbuild/protobuf';
-import type { HistoryPolicy, InitialSession, RosterDeviceSchema } from '@keytrail/contracts';
+import { equals, type MessageInitShape } from '@bufbuild/protobuf';
+import {
+  DeviceCertificateSchema,
+  type HistoryPolicy,
+  type InitialSession,
+  type RosterDeviceSchema,
+} from '@keytrail/contracts';
 import { HeaderError, headerText, parseHeader, rosterHash, type Session } from '@keytrail/crypto';
 import { verifySignatures } from '@keytrail/crypto/node';
 import { invalidField, refuse } from '@keytrail/rpc';
 import { type ActiveDevices, incompletenessOf } from '../domain/completeness.ts';
 import type { RosterMember } from '../domain/roster.ts';
-import { disagreementOf, sameBytes } from '../domain/session-header.ts';
+import { disagreementOf } from '../domain/session-header.ts';
 import type { Parts } from '../parts.ts';
 import { standingIn } from '../peers/device-directory.ts';
 import { deviceNotActive, headerMismatch, limitExceeded, sessionIncomplete, signatureInvalid } from '../refusals.ts';
@@ -23,6 +28,8 @@ export interface SessionPlace {
 /** A session whose header is true, signed by the calling device, and which covers its roster. */
 export interface CheckedSession extends Session {
   readonly upload: InitialSession;
+  /** Where the upload stands in the request. */
+  readonly field: string;
   readonly rosterDevices: MessageInitShape<typeof RosterDeviceSchema>[];
 }
 
@@ -68,14 +75,9 @@ export async function checkSession(
   ]);
   if (!signed) throw signatureInvalid(`${field}.signed_header.signature`);
 
-  const certificate = upload.initiatorCertificate;
+  const { initiatorCertificate: offered } = upload;
   const registered = device.certificate;
-  if (
-    !certificate ||
-    !registered ||
-    !sameBytes(certificate.rootKey, registered.rootKey) ||
-    !sameBytes(certificate.signature, registered.signature)
-  )
+  if (!offered || !registered || !equals(DeviceCertificateSchema, offered, registered))
     throw certificateInvalid(`${field}.initiator_certificate`);
 
   const roster = lists.map(
@@ -98,7 +100,7 @@ export async function checkSession(
       })),
   );
   if (rosterDevices.length > mostRosterDevices) throw limitExceeded(mostRosterDevices, 'devices of a session');
-  return { ...session, upload, rosterDevices };
+  return { ...session, upload, field, rosterDevices };
 }
 
 /** Parses a header; the rules of its fields are checked here because the contract sees only bytes. */

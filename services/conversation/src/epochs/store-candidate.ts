@@ -1,4 +1,4 @@
-import type { StoreSessionResponse } from '@keytrail/contracts';
+import type { ReasonName, StoreSessionResponse } from '@keytrail/contracts';
 import { readRefusal, refuse } from '@keytrail/rpc';
 import type { Parts } from '../parts.ts';
 import { sessionAborted } from '../refusals.ts';
@@ -33,7 +33,7 @@ export async function storeCandidate(
       rosterDevices: session.rosterDevices,
     })
     .catch((error: unknown) => {
-      throw passedOn(error);
+      throw inTheCallersWords(error, session.field);
     });
   const expected = session.upload.envelopes.length;
   if (stored.envelopesWritten !== expected || stored.envelopesExpected !== expected)
@@ -44,8 +44,20 @@ export async function storeCandidate(
   return stored;
 }
 
-/** What session finds wrong with a field of the upload, the caller must learn; the chain passes everything else on by itself. */
-function passedOn(error: unknown): unknown {
+const namesAField: ReadonlySet<string> = new Set<ReasonName>([
+  'INVALID_FIELD',
+  'SIGNATURE_INVALID',
+  'CERTIFICATE_INVALID',
+]);
+
+/** What session finds wrong with a field of the upload, in the words of the caller's request; the chain passes on the rest. */
+function inTheCallersWords(error: unknown, field: string): unknown {
   const { reason, message, metadata, fields } = readRefusal(error);
-  return reason === 'INVALID_FIELD' ? refuse(reason, message, { metadata, fields, cause: error }) : error;
+  if (!namesAField.has(reason)) return error;
+  const place = (path: string) => path.replace(/^session(?=\.|$)/, field);
+  return refuse(reason as ReasonName, message.replace(/^session(?=\.)/, field), {
+    metadata: metadata.field === undefined ? metadata : { ...metadata, field: place(metadata.field) },
+    fields: fields.map((problem) => ({ ...problem, field: place(problem.field) })),
+    cause: error,
+  });
 }

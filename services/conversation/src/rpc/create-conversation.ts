@@ -20,6 +20,7 @@ import { directConversationExists, requestIdReused } from '../refusals.ts';
 import { findDirectConversation, insertConversation, readConversation } from '../store/conversations.ts';
 import { openMemberships } from '../store/memberships.ts';
 import { writerOf } from '../writer.ts';
+import { tellCommitted } from './tell-committed.ts';
 
 /** Makes a conversation with its first session: the session is stored first, and the commit makes both visible at once. */
 export function createConversation(parts: Parts): Rpc {
@@ -68,17 +69,7 @@ export function createConversation(parts: Parts): Rpc {
         });
       });
       await parts.atFaultPoint('conversation.after-commit');
-      call.log.info(
-        {
-          conversationId,
-          sessionId: session.sessionId,
-          members: members.length,
-          envelopesWritten: stored.envelopesWritten,
-          envelopesExpected: stored.envelopesExpected,
-          withheld: session.upload.withholdings.length,
-        },
-        'conversation created',
-      );
+      tellCommitted(call, 'conversation created', session, stored);
       return answer;
 
       async function insertNew(tx: Transaction, { sessionId, header }: CheckedSession): Promise<void> {

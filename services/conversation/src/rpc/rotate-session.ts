@@ -20,6 +20,7 @@ import {
   readRoster,
 } from '../store/conversations.ts';
 import { writerOf } from '../writer.ts';
+import { tellCommitted } from './tell-committed.ts';
 
 /** Makes the next epoch: of all sessions that are stored for it, the one whose commit finds epoch and roster unmoved wins. */
 export function rotateSession(parts: Parts): Rpc {
@@ -50,17 +51,7 @@ export function rotateSession(parts: Parts): Rpc {
         return create(RotateSessionResponseSchema, { conversation, envelopesWritten: stored.envelopesWritten });
       });
       await parts.atFaultPoint('conversation.after-commit');
-      call.log.info(
-        {
-          conversationId,
-          sessionId: session.sessionId,
-          epoch: String(session.epoch),
-          envelopesWritten: stored.envelopesWritten,
-          envelopesExpected: stored.envelopesExpected,
-          withheld: session.upload.withholdings.length,
-        },
-        'session rotated',
-      );
+      tellCommitted(call, 'session rotated', session, stored);
       return answer;
     },
   });
