@@ -30,15 +30,11 @@ function rpcAs(stage: Stage, userId: string, deviceId: string) {
   return {
     session: createClient(SessionService, session),
     conversation: createClient(ConversationService, conversation),
-    [Symbol.dispose]: () => {
-      session.close();
-      conversation.close();
-    },
   };
 }
 
 async function withoutEphemeralKeyByRpc(stage: Stage, { conversationId, sessionId }: Cast): Promise<void> {
-  using alice = rpcAs(stage, 'alice', 'phone');
+  const alice = rpcAs(stage, 'alice', 'phone');
   const stored = await alice.session.getInitialSession({ conversationId, sessionId });
   const { signedHeader, envelope } = stored;
   if (!signedHeader || !envelope?.sealerCertificate) throw new Error('the stored session has no header or envelope');
@@ -115,7 +111,7 @@ async function uncertifiedDevice(stage: Stage, { conversationId, sessionId }: Ca
   await database.end();
   stage.say('a device bob/phantom was put into the database by hand; its certificate is not by bob’s root key');
 
-  using phantom = rpcAs(stage, 'bob', 'phantom');
+  const phantom = rpcAs(stage, 'bob', 'phantom');
   const { keyRequest } = await phantom.session.requestKey({
     requestId: randomUUID(),
     conversationId,

@@ -1,0 +1,208 @@
+import { randomUUID } from 'node:crypto';
+import { createClient } from '@connectrpc/connect';
+import { KeyMissError } from '@keytrail/client';
+import { KeyRequestKind, KeyRequestRole, KeyRequestState, SessionService } from '@keytrail/contracts';
+import { createGrpcTransport, readRefusal } from '@keytrail/rpc';
+import { fetchTrace } from '@keytrail/traces';
+import pg from 'pg';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { someone, startWorld, type World } from './world.ts';
+
+let world: World;
+
+beforeAll(async () => {
+  world = await startWorld({
+    name: 'test-recovery',
+    replicas: { session: 2, presence: 2 },
+    env: { KEYTRAIL_GATEWAY_LEASE_MS: '1500', KEYTRAIL_GATEWAY_RENEW_MS: '300' },
+  });
+});
+afterAll(async () => {
+  await world?.[Symbol.asyncDispose]();
+});
+
+/** Two users in a conversation with one message, and the second user's phone online. */
+async function pair() {
+  const [a, b] = [someone('alice'), someone('bob')];
+  const alice = await world.online(a, 'phone');
+  const bob = await world.online(b, 'phone');
+  const { conversationId, sessionId } = await alice.createConversation({ kind: 'direct', members: [b] });
+  await alice.send(conversationId, 'hello');
+  return { a, b, alice, bob, conversationId, sessionId };
+}
+
+function sessionAs(userId: string, deviceId: string) {
+  const transport = createGrpcTransport({
+    target: world.constellation.grpcTarget('session'),
+    authorization: async () => `Bearer ${await world.constellation.issuer.token({ userId, deviceId })}`,
+  });
+  return createClient(SessionService, transport);
+}
+
+describe('a device that came later', () => {
+  test('gets the key from a holder that is online, over two replicas of session and presence', async () => {
+    const { b, bob, conversationId, sessionId } = await pair();
+    const tablet = await world.further(bob, b, 'tablet');
+    await tablet.attach();
+    const opened = await tablet.openSession(conversationId, sessionId);
+    expect(opened).toMatchObject({ origin: 'recovered', attempt: 1 });
+    expect(await tablet.messages(conversationId)).toMatchObject([{ text: 'hello' }]);
+  });
+
+  test('waits while everybody is offline, and gets the key when a holder attaches', async () => {
+    const { b, alice, bob, conversationId, sessionId } = await pair();
+    const tablet = await world.further(bob, b, 'tablet');
+    await Promise.all([alice.detach(), bob.detach()]);
+    await tablet.attach();
+    const request = await tablet.requestKey(conversationId, sessionId);
+    expect(request.recovery).toBe('PENDING_NO_HOLDER_ONLINE');
+    const delivered = new Promise((resolve) => tablet.on('keyDelivered', resolve));
+    await alice.attach();
+    await delivered;
+    expect(await tablet.messages(conversationId)).toMatchObject([{ text: 'hello' }]);
+  });
+
+  test('recovers once for many who wait at the same time', async () => {
+    const { b, bob, conversationId, sessionId } = await pair();
+    const tablet = await world.further(bob, b, 'tablet');
+    await tablet.attach();
+    const opened = await Promise.all(Array.from({ length: 10 }, () => tablet.openSession(conversationId, sessionId)));
+    expect(new Set(opened.map((each) => each.attempt))).toEqual(new Set([1]));
+    const requests = await tablet.keyRequests({ includeEnded: true });
+    expect(requests).toHaveLength(1);
+  });
+
+  test('gets the key although session is killed in the middle and started again', async () => {
+    const { b, alice, bob, conversationId, sessionId } = await pair();
+    const tablet = await world.further(bob, b, 'tablet');
+    await Promise.all([alice.detach(), bob.detach()]);
+    await tablet.attach();
+    await tablet.requestKey(conversationId, sessionId);
+    const delivered = new Promise((resolve) => tablet.on('keyDelivered', resolve));
+    for (const replica of world.constellation.of('session')) await replica.process.kill('SIGKILL');
+    for (const replica of world.constellation.of('session')) await replica.process.restart();
+    await bob.attach();
+    await delivered;
+    expect(await tablet.messages(conversationId)).toMatchObject([{ text: 'hello' }]);
+  });
+});
+
+describe('I9: the server cannot add a reader unseen', () => {
+  test('a device that no root key certifies gets no key from any holder, whatever the database says', async () => {
+    const { b, conversationId, sessionId } = await pair();
+    const m = someone('mallory');
+    await world.device(m, 'phantom').register();
+    const database = new pg.Client({ connectionString: world.constellation.databaseUrls['identity-keys'] });
+    await database.connect();
+    await database.query(
+      `WITH listed AS (UPDATE users SET device_list_version = device_list_version + 1 WHERE user_id = $2 RETURNING device_list_version, root_key)
+       UPDATE devices SET user_id = $2, certificate_root_key = listed.root_key, added_in_version = listed.device_list_version
+       FROM listed WHERE user_id = $1`,
+      [m, b],
+    );
+    await database.end();
+    const phantom = sessionAs(b, 'phantom');
+    const { keyRequest } = await phantom.requestKey({
+      requestId: randomUUID(),
+      conversationId,
+      sessionId,
+      kind: KeyRequestKind.MISSING,
+    });
+    for (;;) {
+      const { keyRequests } = await phantom.listKeyRequests({ role: KeyRequestRole.REQUESTER, includeEnded: true });
+      const request = keyRequests.find((each) => each.keyRequestId === keyRequest?.keyRequestId);
+      expect(request?.state).not.toBe(KeyRequestState.FULFILLED);
+      if (request?.state === KeyRequestState.UNFULFILLABLE) break;
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    await expect(phantom.getInitialSession({ conversationId, sessionId })).rejects.toSatisfy(
+      (error) => readRefusal(error).miss !== undefined,
+    );
+  });
+
+  test('a new session withholds its key from such a device, signed and with the reason', async () => {
+    const { b, alice, bob, conversationId } = await pair();
+    const m = someone('mallory');
+    await world.device(m, 'phantom').register();
+    const database = new pg.Client({ connectionString: world.constellation.databaseUrls['identity-keys'] });
+    await database.connect();
+    await database.query(
+      `WITH listed AS (UPDATE users SET device_list_version = device_list_version + 1 WHERE user_id = $2 RETURNING device_list_version, root_key)
+       UPDATE devices SET user_id = $2, certificate_root_key = listed.root_key, added_in_version = listed.device_list_version
+       FROM listed WHERE user_id = $1`,
+      [m, b],
+    );
+    await database.end();
+    const rotated = await alice.rotate(conversationId);
+    expect(rotated.withheld).toMatchObject([{ device: { userId: b, deviceId: 'phantom' }, reason: 'UNCERTIFIED' }]);
+    await expect(
+      sessionAs(b, 'phantom').getInitialSession({ conversationId, sessionId: rotated.sessionId }),
+    ).rejects.toSatisfy((error) => readRefusal(error).reason === 'KEY_WITHHELD');
+    await bob.openSession(conversationId, rotated.sessionId);
+  });
+
+  test('a swapped key is noticed by its commitment, reported, and replaced', async () => {
+    const { b, bob, conversationId, sessionId } = await pair();
+    const database = new pg.Client({ connectionString: world.constellation.databaseUrls.session });
+    await database.connect();
+    // What a hostile database can do: another envelope under a header that it cannot sign.
+    await database.query(
+      `ALTER TABLE envelopes DISABLE TRIGGER USER;
+       UPDATE envelopes SET ciphertext = decode(repeat('00', 48), 'hex') WHERE user_id = '${b}';
+       ALTER TABLE envelopes ENABLE TRIGGER USER`,
+    );
+    await database.end();
+    const opened = await bob.openSession(conversationId, sessionId);
+    expect(opened.attempt).toBeGreaterThan(0);
+    expect(await bob.messages(conversationId)).toMatchObject([{ text: 'hello' }]);
+  });
+});
+
+describe('I10: a stranger', () => {
+  test('gets one uniform answer, for what exists and for what does not', async () => {
+    const { conversationId, sessionId } = await pair();
+    const stranger = sessionAs(someone('eve'), 'phone');
+    const answers = await Promise.all(
+      [
+        { conversationId, sessionId },
+        { conversationId, sessionId: 'no-such-session' },
+        { conversationId: randomUUID(), sessionId },
+      ].map((request) =>
+        stranger.getInitialSession(request).then(
+          () => undefined,
+          (error: unknown) => {
+            const { code, reason, metadata, fields, retryAfterMs, miss } = readRefusal(error);
+            const { trace_id: _, ...rest } = metadata;
+            return { code, reason, rest, fields, retryAfterMs, miss, message: (error as Error).message };
+          },
+        ),
+      ),
+    );
+    expect(answers[0]?.reason).toBe('NOT_FOUND_OR_NOT_PERMITTED');
+    expect(answers[0]).toEqual(answers[1]);
+    expect(answers[0]).toEqual(answers[2]);
+  });
+});
+
+describe('the trace of a miss and its cure', () => {
+  test('is one tree without orphans over all services, PostgreSQL, Redis and NATS, with the cause at the hop that missed', async () => {
+    const { b, bob, conversationId, sessionId } = await pair();
+    const tablet = await world.further(bob, b, 'tablet');
+    await tablet.attach();
+    const miss = await tablet.openSession(conversationId, sessionId, { recover: false }).then(
+      () => undefined,
+      (error: unknown) => error,
+    );
+    expect(miss).toBeInstanceOf(KeyMissError);
+    const { traceId } = miss as KeyMissError;
+    const tree = await fetchTrace(world.constellation.traces.url, traceId, { timeoutMs: 10_000 });
+    // The SDK of this test records no spans of its own, so the only missing parent is the caller's.
+    const services = new Set(tree.services);
+    for (const service of ['session', 'conversation', 'identity-keys', 'presence']) expect(services).toContain(service);
+    expect(
+      tree.spans.some(
+        (span) => span.service === 'session' && span.attributes['keytrail.miss.cause'] === 'DEVICE_ADDED_AFTER_SESSION',
+      ),
+    ).toBe(true);
+  });
+});

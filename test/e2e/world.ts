@@ -1,0 +1,72 @@
+import { type ClientOptions, createClient, type KeytrailClient, memoryKeyStore } from '@keytrail/client';
+import { createNodeTransports, nodePrimitives } from '@keytrail/client/node';
+import { type Constellation, type ConstellationOptions, startConstellation } from '@keytrail/local/constellation';
+
+export type { Constellation };
+
+/** All four services on real servers of their own, and SDK clients on top. */
+export interface World extends AsyncDisposable {
+  readonly constellation: Constellation;
+  /** The SDK of a device that is not registered yet. */
+  device(user: string, device: string, options?: Partial<ClientOptions>): KeytrailClient;
+  /** A device that is registered and attached; the first of its user. */
+  online(user: string, device: string, options?: Partial<ClientOptions>): Promise<KeytrailClient>;
+  /** A further device, approved by one that the user has. */
+  further(
+    existing: KeytrailClient,
+    user: string,
+    device: string,
+    options?: Partial<ClientOptions>,
+  ): Promise<KeytrailClient>;
+}
+
+/** Users are named apart per test, so that tests of one world do not meet. */
+let userNumber = 0;
+export function someone(name: string): string {
+  userNumber += 1;
+  return `${name}.${userNumber}`;
+}
+
+export async function startWorld(options: ConstellationOptions): Promise<World> {
+  const constellation = await startConstellation({ own: false, ...options });
+  const clients: KeytrailClient[] = [];
+  const world: World = {
+    constellation,
+    device(user, device, more = {}) {
+      const client = createClient({
+        user,
+        device,
+        primitives: nodePrimitives,
+        keyStore: memoryKeyStore(),
+        transports: createNodeTransports({
+          targets: {
+            identityKeys: constellation.grpcTarget('identity-keys'),
+            conversation: constellation.grpcTarget('conversation'),
+            session: constellation.grpcTarget('session'),
+            presence: constellation.grpcTarget('presence'),
+          },
+          token: () => constellation.issuer.token({ userId: user, deviceId: device }),
+        }),
+        ...more,
+      });
+      clients.push(client);
+      return client;
+    },
+    async online(user, device, more) {
+      const client = world.device(user, device, more);
+      await client.register();
+      await client.attach();
+      return client;
+    },
+    async further(existing, user, device, more) {
+      const client = world.device(user, device, more);
+      await client.registerApproved(await existing.approveDevice(await client.createLinkRequest()));
+      return client;
+    },
+    async [Symbol.asyncDispose]() {
+      await Promise.allSettled(clients.map((client) => client.close()));
+      await constellation.stop();
+    },
+  };
+  return world;
+}
