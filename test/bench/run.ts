@@ -1,0 +1,170 @@
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { availableParallelism, cpus, loadavg, totalmem } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { checkoutFolder } from '@keytrail/local';
+import { type Constellation, startConstellation } from '@keytrail/local/constellation';
+import type { Bench } from './bench.ts';
+import { LoadProgramMissing } from './load-programs.ts';
+import type { Measured, Row } from './measurement.ts';
+import { measureSessionReads } from './session-rows.ts';
+
+const help = `Usage: make bench              all rows, about four minutes
+       bin/with-node node test/bench/run.ts [--only NAME]... [--json]
+
+Measures Keytrail on this machine, each row beside a bare program in the same run. docs/benchmarks.md says what the rows are.
+Prints a table and writes .local/bench.json; progress goes to stderr. Nothing is left running.
+
+  --only NAME   only the rows whose names begin with NAME; again for more
+  --json        print the JSON instead of the table
+
+Exit codes: 0 all rows measured, 1 a row could not be measured (a wrong answer, say), 2 the servers could not be started,
+3 a load program (ghz, vegeta) is missing and Go is not there to build it, 64 wrong use.`;
+
+interface RowGroup {
+  readonly rows: readonly string[];
+  measure(bench: Bench, rows: readonly string[]): Promise<Measured>;
+}
+
+const groups: readonly RowGroup[] = [
+  {
+    rows: ['session.get-initial.grpc', 'session.get-initial.connect'],
+    measure: (bench, rows) =>
+      measureSessionReads(
+        bench,
+        (['grpc', 'connect'] as const).filter((wire) => rows.includes(`session.get-initial.${wire}`)),
+      ),
+  },
+];
+
+const only = readArguments();
+const progress = (line: string) => process.stderr.write(`${line}\n`);
+const folder = join(checkoutFolder, '.local', 'bench');
+const databaseConnections = 10;
+const startedAt = new Date().toISOString();
+const loadBefore = loadavg()[0];
+mkdirSync(folder, { recursive: true });
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130));
+
+let constellation: Constellation;
+try {
+  constellation = await startConstellation({
+    name: 'bench',
+    own: true,
+    traceRatio: 0.01,
+    env: {
+      KEYTRAIL_DATABASE_CONNECTIONS: String(databaseConnections),
+      KEYTRAIL_CALLER_REQUESTS_PER_SECOND: '1000000',
+      KEYTRAIL_CALLER_BURST: '1000000',
+      KEYTRAIL_CALLER_IN_FLIGHT: '100000',
+    },
+    progress,
+  });
+} catch (error) {
+  progress(error instanceof Error ? error.message : String(error));
+  process.exit(2);
+}
+
+const rows: Row[] = [];
+const details: Record<string, unknown> = {};
+let failure = 0;
+for (const group of groups) {
+  const wanted = group.rows.filter((name) => only === undefined || only.some((prefix) => name.startsWith(prefix)));
+  if (wanted.length === 0) continue;
+  try {
+    const measured = await group.measure({ constellation, databaseConnections, folder, progress }, wanted);
+    rows.push(...measured.rows.filter(({ name }) => wanted.includes(name)));
+    Object.assign(details, measured.details);
+  } catch (error) {
+    progress(`${wanted.join(', ')}: ${error instanceof Error ? (error.stack ?? error.message) : error}`);
+    failure = error instanceof LoadProgramMissing ? 3 : failure || 1;
+  }
+}
+const versions = {
+  node: process.versions.node,
+  postgres: constellation.postgres.version,
+  redis: constellation.redis.version,
+  nats: constellation.nats.version,
+  revision: gitRevision(),
+};
+await constellation.stop();
+
+const machine = {
+  cpus: availableParallelism(),
+  model: cpus()[0]?.model.trim() ?? 'unknown',
+  memory: `${Math.round(totalmem() / 2 ** 30)} GiB`,
+  /** Runnable processes before the run: more than 0.5 means that something else was using the machine. */
+  loadBefore: Number(loadBefore?.toFixed(2)),
+};
+const result = { machine, versions, startedAt, rows, details };
+writeFileSync(join(checkoutFolder, '.local', 'bench.json'), `${JSON.stringify(result, undefined, 2)}\n`);
+process.stdout.write(values().json ? `${JSON.stringify(result, undefined, 2)}\n` : `${table(rows)}\n`);
+process.exit(failure);
+
+function values() {
+  return parseArgs({
+    options: {
+      only: { type: 'string', multiple: true },
+      json: { type: 'boolean', default: false },
+      help: { type: 'boolean', short: 'h', default: false },
+    },
+  }).values;
+}
+
+function readArguments(): string[] | undefined {
+  let parsed: ReturnType<typeof values>;
+  try {
+    parsed = values();
+  } catch (error) {
+    process.stderr.write(`${(error as Error).message}\n\n${help}\n`);
+    process.exit(64);
+  }
+  if (parsed.help) {
+    process.stdout.write(`${help}\n`);
+    process.exit(0);
+  }
+  const names = groups.flatMap((group) => group.rows);
+  const unknown = parsed.only?.find((prefix) => !names.some((name) => name.startsWith(prefix)));
+  if (unknown !== undefined) {
+    process.stderr.write(`there is no row ${unknown}; there are: ${names.join(', ')}\n`);
+    process.exit(64);
+  }
+  return parsed.only;
+}
+
+function gitRevision(): string {
+  try {
+    const git = (...args: string[]) => execFileSync('git', args, { cwd: checkoutFolder, encoding: 'utf8' }).trim();
+    const changed = git('status', '--porcelain', '--untracked-files=no') === '' ? '' : ' with changes';
+    return `${git('rev-parse', 'HEAD')}${changed}`;
+  } catch {
+    return 'unknown';
+  }
+}
+
+function table(of: readonly Row[]): string {
+  const cells = [
+    ['', 'value', 'baseline', 'ratio', 'unit'],
+    ...of.map(({ name, value, baseline, ratio, unit }) => [
+      name,
+      String(value),
+      baseline === null ? '–' : String(baseline),
+      ratio === null ? '–' : String(ratio),
+      unit,
+    ]),
+  ];
+  const widths = [0, 1, 2, 3, 4].map((column) => Math.max(...cells.map((line) => (line[column] as string).length)));
+  return cells
+    .map((line) =>
+      line
+        .map((cell, column) =>
+          column === 0 || column === 4
+            ? cell.padEnd(widths[column] as number)
+            : cell.padStart(widths[column] as number),
+        )
+        .join('  ')
+        .trimEnd(),
+    )
+    .join('\n');
+}
