@@ -66,6 +66,19 @@ describe('a new conversation', () => {
     expect(conversation.members).toHaveLength(2);
   });
 
+  it('of a thousand members is one call, and so is leaving it', async () => {
+    const alice = await harness.user();
+    const others = Array.from({ length: 999 }, (_, index) => ({ userId: `member-${index}-${randomUUID()}` }));
+    const { conversation } = await createdBy(harness, alice.device, others);
+    expect(conversation.members).toHaveLength(1000);
+    const { conversationId } = conversation;
+    const seen = await alice.device.web.getConversation({ conversationId });
+    expect(seen.conversation).toEqual(conversation);
+    const removal = { requestId: randomUUID(), conversationId, expectedRosterVersion: 1n, userIds: [alice.userId] };
+    const left = await alice.device.client.removeMembers(removal);
+    expect(left.conversation?.members.filter(({ role }) => role === MemberRole.ADMIN)).toHaveLength(1);
+  });
+
   it('gives the first answer to the same request again, and to two at once', async () => {
     const [alice, bob] = [await harness.user(), await harness.user()];
     const { request } = creation(harness, alice.device, [bob]);

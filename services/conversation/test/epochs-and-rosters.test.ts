@@ -417,6 +417,27 @@ describe('the log of messages', () => {
     });
   });
 
+  it('refuses a sender under a session of an epoch before the membership', async () => {
+    const { alice, conversation, session } = await group(2);
+    const dave = await harness.user();
+    const { conversation: second } = await rotatedBy(harness, alice.device, conversation);
+    await rotatedBy(harness, alice.device, await add(alice.device, second, dave));
+    expect(await refusalOf(dave.device.client.sendMessage(message(dave.device, session, 0n)))).toMatchObject({
+      reason: 'NOT_ENTITLED',
+    });
+  });
+
+  it('accepts nothing from a device that is not registered, or was revoked before it first sent', async () => {
+    const user = await harness.user(2);
+    const [phone, laptop] = user.devices as [TestDevice, TestDevice];
+    const { session } = await createdBy(harness, phone, []);
+    harness.revoke(laptop);
+    expect(await refusalOf(laptop.client.sendMessage(message(laptop, session, 0n)))).toMatchObject({
+      reason: 'DEVICE_REVOKED',
+      metadata: { device_id: laptop.deviceId },
+    });
+  });
+
   it('accepts the session of an earlier epoch as long as nobody has left since', async () => {
     const { alice, conversation, session } = await group(2);
     await rotatedBy(harness, alice.device, conversation);
