@@ -20,9 +20,9 @@ import {
   type OfferPolicy,
 } from './domain/key-request.ts';
 import { holderViews, rankedHolders } from './holder-views.ts';
-import { announceEnd, announceHolderWanted, announceOffer } from './key-request-events.ts';
+import { announceDue, announceEnd, announceHolderWanted, announceOffer } from './key-request-events.ts';
 import { askPeers, findDevice, type Peers } from './peers.ts';
-import { insertOffers, readHolders, saveKeyRequest } from './store/key-requests.ts';
+import { insertKeyRequest, insertOffers, readHolders, saveKeyRequest } from './store/key-requests.ts';
 
 export interface Dispatcher {
   readonly db: Database;
@@ -102,8 +102,8 @@ async function dispatch({ db, peers, policy, log }: Dispatcher, request: KeyRequ
     );
 }
 
-/** Decides and writes the next step of an open request. The request as it is then; undefined when somebody else changed it meanwhile. */
-export async function takeStep(
+/** Decides and writes the next step. The request as it is then; undefined when somebody else changed it meanwhile. */
+async function takeStep(
   tx: Transaction,
   request: KeyRequest,
   views: readonly HolderView[],
@@ -113,28 +113,39 @@ export async function takeStep(
   const step = nextStep(request, views, policy, now);
   const next = advance(request, step.event, now);
   if (!(await saveKeyRequest(tx, next, request.version))) return undefined;
-  await announce(tx, next, step, views, now);
+  if (step.kind === 'offer') await insertOffers(tx, next, step.to, { offeredAt: now, lapsesAt: step.lapsesAt });
+  await announceStep(tx, next, step, views);
   return next;
 }
 
-async function announce(
+/**
+ * Stores a new request, its first step taken already when the views of its holders are known, else due for the dispatcher at once.
+ * Undefined when the device has an open request for the session.
+ */
+export async function openKeyRequest(
+  tx: Transaction,
+  request: KeyRequest,
+  views: readonly HolderView[] | undefined,
+  { policy, writerBuild }: { readonly policy: OfferPolicy; readonly writerBuild: string },
+): Promise<KeyRequest | undefined> {
+  const now = request.requestedAt;
+  const step = views && nextStep(request, views, policy, now);
+  const offers = step?.kind === 'offer' ? step : { to: [], lapsesAt: undefined };
+  const opened = await insertKeyRequest(tx, step ? advance(request, step.event, now) : request, offers, writerBuild);
+  if (opened && step && views) await announceStep(tx, opened, step, views);
+  else if (opened) await announceDue(tx, opened);
+  return opened;
+}
+
+async function announceStep(
   tx: Transaction,
   request: KeyRequest,
   step: NextStep,
   views: readonly HolderView[],
-  now: Date,
 ): Promise<void> {
-  switch (step.kind) {
-    case 'offer':
-      await insertOffers(tx, request, step.to, { offeredAt: now, lapsesAt: step.lapsesAt });
-      return announceOffer(tx, request, step.to);
-    case 'wait':
-      return step.announce ? announceHolderWanted(tx, request, willing(views)) : undefined;
-    case 'end':
-      return announceEnd(tx, request);
-    case 'stay':
-      return undefined;
-  }
+  if (step.kind === 'offer') await announceOffer(tx, request, step.to);
+  if (step.kind === 'wait' && step.announce) await announceHolderWanted(tx, request, willing(views));
+  if (step.kind === 'end') await announceEnd(tx, request);
 }
 
 function willing(views: readonly HolderView[]): DeviceId[] {

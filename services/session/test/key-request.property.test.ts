@@ -7,6 +7,7 @@ import {
   isOpen,
   type KeyRequest,
   type KeyRequestEvent,
+  newKeyRequest,
   nextStep,
 } from '../src/domain/key-request.ts';
 
@@ -15,27 +16,18 @@ const start = new Date('2026-01-01T00:00:00Z');
 const at = (ms: number) => new Date(start.getTime() + ms);
 
 function opened(attemptBase = 0): KeyRequest {
-  return {
+  const fresh = newKeyRequest({
     keyRequestId: 'a0000000-0000-4000-8000-000000000000',
     conversationId: 'c0000000-0000-4000-8000-000000000000',
     sessionId: 'session',
     epoch: 1n,
     requester: { userId: 'alice', deviceId: 'late' },
     kind: 'MISSING',
-    state: 'WAITING_FOR_HOLDER',
-    attemptBase,
-    attempt: attemptBase,
-    acceptedAttempt: undefined,
-    holders: 0,
     requestedAt: start,
-    nextAttemptAt: start,
     expiresAt: at(7 * 86_400_000),
-    holderWantedAt: undefined,
-    endedAt: undefined,
-    endedBecause: undefined,
-    version: 1,
     traceparent: '',
-  };
+  });
+  return { ...fresh, attemptBase, attempt: attemptBase };
 }
 
 const anyEvent: fc.Arbitrary<KeyRequestEvent> = fc.oneof(

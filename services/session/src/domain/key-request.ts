@@ -40,6 +40,36 @@ export interface KeyRequest {
   readonly traceparent: string;
 }
 
+/** A request before its first look. */
+export function newKeyRequest(
+  of: Pick<
+    KeyRequest,
+    | 'keyRequestId'
+    | 'conversationId'
+    | 'sessionId'
+    | 'epoch'
+    | 'requester'
+    | 'kind'
+    | 'requestedAt'
+    | 'expiresAt'
+    | 'traceparent'
+  >,
+): KeyRequest {
+  return {
+    ...of,
+    state: 'WAITING_FOR_HOLDER',
+    attemptBase: 0,
+    attempt: 0,
+    acceptedAttempt: undefined,
+    holders: 0,
+    nextAttemptAt: of.requestedAt,
+    holderWantedAt: undefined,
+    endedAt: undefined,
+    endedBecause: undefined,
+    version: 1,
+  };
+}
+
 export type KeyRequestEvent =
   | { readonly kind: 'offered'; readonly holders: number; readonly until: Date }
   | { readonly kind: 'offers_stand'; readonly holders: number; readonly until: Date }

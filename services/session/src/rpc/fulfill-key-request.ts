@@ -27,8 +27,8 @@ import {
   peerUnavailable,
   signatureInvalid,
 } from '../refusals.ts';
-import { insertRequestedEnvelope } from '../store/envelopes.ts';
-import { lockKeyRequest, type OfferedRequest, readOfferedRequest, saveKeyRequest } from '../store/key-requests.ts';
+import { fulfillWithEnvelope } from '../store/envelopes.ts';
+import { lockKeyRequest, type OfferedRequest, readOfferedRequest } from '../store/key-requests.ts';
 import { keyRequestMessage } from './messages.ts';
 
 /**
@@ -58,8 +58,8 @@ export function fulfillKeyRequest(parts: Parts): Rpc {
           if (!isOpen(locked.state)) throw keyRequestEnded(locked, attempt);
           const fulfilled = advance(locked, { kind: 'fulfilled', attempt }, offered.now);
           keepTrace('key delivered');
-          await insertRequestedEnvelope(tx, fulfilled, envelope);
-          if (!(await saveKeyRequest(tx, fulfilled, locked.version))) throw new Error('a locked key request changed');
+          if (!(await fulfillWithEnvelope(tx, fulfilled, envelope, locked.version)))
+            throw new Error('a locked key request changed');
           await announceDelivery(tx, fulfilled, holder);
           tx.afterCommit(() => tell(fulfilled, call));
           return create(FulfillKeyRequestResponseSchema, { keyRequest: keyRequestMessage(fulfilled) });

@@ -11,18 +11,17 @@ import { type Call, deviceCaller, invalidField, type Rpc, refuse, unary } from '
 import type { Transaction } from '@keytrail/storage';
 import { attr, currentTraceparent, keepTrace, trace } from '@keytrail/telemetry';
 import { answerOnce } from '../answer-once.ts';
-import { takeStep } from '../dispatch-key-request.ts';
+import { openKeyRequest } from '../dispatch-key-request.ts';
 import type { DeviceId } from '../domain/device.ts';
 import { mayRequestKey } from '../domain/explain-miss.ts';
-import { type HolderView, isOpen, type KeyRequest, type KeyRequestKind } from '../domain/key-request.ts';
+import { type HolderView, isOpen, type KeyRequest, type KeyRequestKind, newKeyRequest } from '../domain/key-request.ts';
 import { holderViews } from '../holder-views.ts';
-import { announceDue } from '../key-request-events.ts';
 import { explain, type GatheredFacts, gatherFacts, refuseExplained } from '../miss.ts';
 import type { Parts } from '../parts.ts';
 import { peerUnavailable } from '../refusals.ts';
 import { markEnvelopeRejected } from '../store/envelopes.ts';
 import { isHit, readInitialSession } from '../store/initial-session.ts';
-import { insertKeyRequest, readOpenKeyRequest } from '../store/key-requests.ts';
+import { readOpenKeyRequest } from '../store/key-requests.ts';
 import { keyRequestMessage } from './messages.ts';
 
 interface Asked {
@@ -100,24 +99,19 @@ async function openOrFind(
   const views = viewsOf(facts, rejected);
   const { now, session } = facts.local;
   if (!session) throw new Error('only a stored session can be requested');
-  const opened = await insertKeyRequest(tx, {
+  const fresh = newKeyRequest({
     keyRequestId: randomUUID(),
     conversationId: asked.conversationId,
     sessionId: asked.sessionId,
     epoch: session.epoch,
     requester: device,
     kind: asked.kind,
-    holders: views?.length ?? 0,
     requestedAt: now,
     expiresAt: new Date(now.getTime() + parts.config.expiryMs),
     traceparent: currentTraceparent(),
-    writerBuild: parts.writerBuild,
   });
-  if (opened) {
-    if (views) return (await takeStep(tx, opened, views, parts.config, now)) ?? opened;
-    await announceDue(tx, opened);
-    return opened;
-  }
+  const opened = await openKeyRequest(tx, fresh, views, { policy: parts.config, writerBuild: parts.writerBuild });
+  if (opened) return opened;
   const open = await readOpenKeyRequest(tx, asked.conversationId, asked.sessionId, device);
   if (open) return open;
   // The open request ended between the two statements: this caller opens the next one.

@@ -4,19 +4,28 @@ import { type Queryable, statement, type Transaction } from '@keytrail/storage';
 import { type DeviceId, deviceOfKey } from '../domain/device.ts';
 import type { KeyRequest } from '../domain/key-request.ts';
 
-const insertStatement = statement(
-  'insert_requested_envelope',
-  `INSERT INTO envelopes (conversation_id, session_id, user_id, device_id, attempt, key_request_id, sealer_user_id, sealer_device_id,
+const fulfillStatement = statement(
+  'fulfill_with_envelope',
+  `WITH fulfilled AS (
+     UPDATE key_requests SET state = $22, accepted_attempt = $5, ended_at = $23, ended_because = $24, version = $25
+     WHERE key_request_id = $6 AND version = $26 RETURNING key_request_id)
+   INSERT INTO envelopes (conversation_id, session_id, user_id, device_id, attempt, key_request_id, sealer_user_id, sealer_device_id,
      sealer_identity_key, sealer_signing_key, sealer_root_key, sealer_suite, sealer_certified_at, sealer_certificate_signature,
      sealer_ephemeral_key, signed_prekey_id, one_time_prekey_id, kem_prekey_id, kem_ciphertext, ciphertext, signature)
-   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)`,
+   SELECT $1, $2, $3, $4, $5, key_request_id, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21 FROM fulfilled
+   RETURNING true AS written`,
 );
 
-/** Writes the envelope that fulfils a request. */
-export async function insertRequestedEnvelope(tx: Transaction, request: KeyRequest, envelope: Envelope): Promise<void> {
+/** Writes the envelope that fulfils a request, and the request as it is then. False when it is not at `version` any more. */
+export async function fulfillWithEnvelope(
+  tx: Transaction,
+  request: KeyRequest,
+  envelope: Envelope,
+  version: number,
+): Promise<boolean> {
   const { sealer, sealerCertificate: certificate } = envelope;
   if (!sealer || !certificate?.certifiedAt) throw new Error('the envelope was not checked');
-  await tx.query(insertStatement, [
+  const written = await tx.query(fulfillStatement, [
     request.conversationId,
     request.sessionId,
     request.requester.userId,
@@ -38,7 +47,13 @@ export async function insertRequestedEnvelope(tx: Transaction, request: KeyReque
     envelope.kemCiphertext,
     envelope.ciphertext,
     envelope.signature,
+    request.state,
+    request.endedAt,
+    request.endedBecause,
+    request.version,
+    version,
   ]);
+  return written.length > 0;
 }
 
 const openedStatement = statement(

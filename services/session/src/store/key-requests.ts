@@ -61,29 +61,29 @@ const insertRequest = statement(
      SELECT greatest(
        (SELECT coalesce(max(attempt), 0) FROM envelopes WHERE conversation_id = $2 AND session_id = $3 AND user_id = $5 AND device_id = $6),
        (SELECT coalesce(max(attempt), 0) FROM key_requests
-         WHERE conversation_id = $2 AND session_id = $3 AND user_id = $5 AND device_id = $6)) AS attempt)
-   INSERT INTO key_requests (key_request_id, conversation_id, session_id, epoch, user_id, device_id, kind, state, attempt_base, attempt,
-     holders, requested_at, next_attempt_at, expires_at, traceparent, writer_build)
-   SELECT $1, $2, $3, $4, $5, $6, $7, 'WAITING_FOR_HOLDER', base.attempt, base.attempt, $8, $9, $9, $10, $11, $12 FROM base
-   ON CONFLICT (conversation_id, session_id, user_id, device_id) WHERE ${open} DO NOTHING
-   RETURNING ${columns}`,
+         WHERE conversation_id = $2 AND session_id = $3 AND user_id = $5 AND device_id = $6)) AS attempt),
+   opened AS (
+     INSERT INTO key_requests (key_request_id, conversation_id, session_id, epoch, user_id, device_id, kind, state, attempt_base, attempt,
+       holders, requested_at, next_attempt_at, expires_at, holder_wanted_at, ended_at, ended_because, version, traceparent, writer_build)
+     SELECT $1, $2, $3, $4, $5, $6, $7, $8, base.attempt, base.attempt + $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19 FROM base
+     ON CONFLICT (conversation_id, session_id, user_id, device_id) WHERE ${open} DO NOTHING
+     RETURNING ${columns}),
+   offered AS (
+     INSERT INTO offers (key_request_id, attempt, user_id, device_id, offered_at, lapses_at)
+     SELECT opened.key_request_id, opened.attempt, o.user_id, o.device_id, $11, $20
+     FROM opened, unnest($21::text[], $22::text[]) AS o (user_id, device_id))
+   SELECT ${columns} FROM opened`,
 );
 
-/** Opens a request, unless the device has an open one for the session; then undefined. Waits for a concurrent opener. */
+/**
+ * Stores a new request as its first step left it, with the offers of that step, unless the device has an open one for the session; then
+ * undefined. Waits for a concurrent opener. The request counts its attempts from 0; stored, they count on from the device's earlier ones.
+ */
 export async function insertKeyRequest(
   tx: Transaction,
-  request: Pick<
-    KeyRequest,
-    | 'keyRequestId'
-    | 'conversationId'
-    | 'sessionId'
-    | 'epoch'
-    | 'requester'
-    | 'kind'
-    | 'holders'
-    | 'requestedAt'
-    | 'expiresAt'
-  > & { readonly traceparent: string; readonly writerBuild: string },
+  request: KeyRequest,
+  offers: { readonly to: readonly DeviceId[]; readonly lapsesAt: Date | undefined },
+  writerBuild: string,
 ): Promise<KeyRequest | undefined> {
   const [row] = await tx.query<Row>(insertRequest, [
     request.keyRequestId,
@@ -93,11 +93,21 @@ export async function insertKeyRequest(
     request.requester.userId,
     request.requester.deviceId,
     request.kind,
+    request.state,
+    request.attempt,
     request.holders,
     request.requestedAt,
+    request.nextAttemptAt,
     request.expiresAt,
+    request.holderWantedAt ?? null,
+    request.endedAt ?? null,
+    request.endedBecause ?? null,
+    request.version,
     request.traceparent,
-    request.writerBuild,
+    writerBuild,
+    offers.lapsesAt ?? null,
+    offers.to.map(({ userId }) => userId),
+    offers.to.map(({ deviceId }) => deviceId),
   ]);
   return row && keyRequestOf(row);
 }
