@@ -1,10 +1,10 @@
 import { fromBinary } from '@bufbuild/protobuf';
 import { timestampDate } from '@bufbuild/protobuf/wkt';
 import type { ConnectError } from '@connectrpc/connect';
-import { helpUrl, MissCause, missCauseName, SessionHeaderSchema } from '@keytrail/contracts';
+import { helpUrl, MissCause, missCauseName, RecoverySchema, SessionHeaderSchema } from '@keytrail/contracts';
 import { type Call, refuse, refuseMiss } from '@keytrail/rpc';
 import type { Queryable } from '@keytrail/storage';
-import { type Counter, linkFromTraceparent, markMiss, meter, trace } from '@keytrail/telemetry';
+import { attr, type Counter, linkFromTraceparent, markMiss, meter, trace } from '@keytrail/telemetry';
 import type { DeviceId } from './domain/device.ts';
 import {
   type Answer,
@@ -94,9 +94,11 @@ export function refuseExplained(
   missCounter ??= meter().createCounter('keytrail.misses', {
     description: 'Reads of keys that were not there, by cause',
   });
-  missCounter.add(1, { 'keytrail.miss.cause': cause });
+  missCounter.add(1, { [attr.missCause]: cause });
+  const span = trace.getActiveSpan();
+  span?.setAttribute(attr.recovery, RecoverySchema.value[explanation.recovery]?.localName ?? '');
   const link = local.session && linkFromTraceparent(local.session.createdTraceparent);
-  if (link) trace.getActiveSpan()?.addLink(link);
+  if (link) span?.addLink(link);
   if (explanation.cause === MissCause.NOT_FOUND_OR_NOT_PERMITTED)
     return refuse('NOT_FOUND_OR_NOT_PERMITTED', 'there is no such thing, or it is not yours to know');
   const conversationTraceId = answers.entitlement.known ? answers.entitlement.value.lastWriteTraceId : '';

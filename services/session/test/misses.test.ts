@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { Code } from '@connectrpc/connect';
-import { HistoryPolicy, MissCause, missCauseName, Recovery, Remedy } from '@keytrail/contracts';
+import { HistoryPolicy, KeyRequestKind, MissCause, missCauseName, Recovery, Remedy } from '@keytrail/contracts';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { createPerson, makeSession, type TestDevice } from './people.ts';
 import { keyOf } from './stand-ins.ts';
@@ -238,6 +238,38 @@ describe('a miss names its cause', () => {
       recovery: Recovery.NO_HOLDER_EXISTS,
       remedy: Remedy.REQUEST_ROTATION,
     });
+  });
+});
+
+describe('RequestKey', () => {
+  it('is refused with the miss to those who may not have the key', async () => {
+    const { bob, conversationId, sessionId, made } = await committedSession();
+    const revoked = bob.addDevice();
+    world.peers.revoked.set(keyOf(revoked), new Date());
+    const carol = createPerson('carol');
+    const joinedLater = carol.addDevice();
+    world.peers.commit(made, [carol], [{ fromEpoch: 2n, toEpoch: 0n }]);
+    const refusals = await Promise.all(
+      [
+        { device: { userId: bob.userId, deviceId: 'unheard-of' }, sessionId },
+        { device: revoked, sessionId },
+        { device: joinedLater, sessionId },
+        { device: revoked, sessionId: 'no-such-session' },
+      ].map(async ({ device, sessionId }) => {
+        const request = { requestId: randomUUID(), conversationId, sessionId, kind: KeyRequestKind.MISSING };
+        const { code, miss } = await refusalOf(world.as(device).requestKey(request));
+        expect(code).toBe(Code.NotFound);
+        return miss?.cause;
+      }),
+    );
+    expect(refusals).toEqual([
+      MissCause.DEVICE_UNKNOWN,
+      MissCause.DEVICE_REVOKED,
+      MissCause.HISTORY_NOT_SHARED,
+      MissCause.SESSION_UNKNOWN,
+    ]);
+    const { rows } = await world.sql.query('SELECT FROM key_requests WHERE conversation_id = $1', [conversationId]);
+    expect(rows).toEqual([]);
   });
 });
 
