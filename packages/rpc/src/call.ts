@@ -20,11 +20,12 @@ export interface Call {
   readonly wire: Wire;
 }
 
-export const calls = new AsyncLocalStorage<Call>();
+export const calls = new AsyncLocalStorage<Call & { readonly answered: boolean }>();
 
-/** The call that is being answered, if any. */
+/** The call that is being answered, if any. What a handler left running after its answer is nobody's call any more. */
 export function currentCall(): Call | undefined {
-  return calls.getStore();
+  const call = calls.getStore();
+  return call?.answered === false ? call : undefined;
 }
 
 /** The calling device. Throws CALLER_NOT_ALLOWED when the caller is a service or an operator. */

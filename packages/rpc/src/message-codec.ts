@@ -57,7 +57,8 @@ function tooLarge(scope: 'request' | 'answer', maxBytes: number) {
 }
 
 function malformed(desc: DescMessage, format: string, error: unknown) {
-  const field = error instanceof FieldError ? error.field().name : wholeRequest;
+  const problem = error instanceof Error ? error.cause : undefined;
+  const field = problem instanceof FieldError ? problem.field().name : wholeRequest;
   const description = `is not a ${desc.name} in ${format}: ${error instanceof Error ? error.message : 'malformed'}`;
   return refuse('INVALID_FIELD', `${field} ${description}`, {
     metadata: { field },

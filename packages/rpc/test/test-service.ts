@@ -100,7 +100,7 @@ export async function startTestService(options: TestServiceOptions = {}): Promis
   const calls: Call[] = [];
   const telemetry: Telemetry = startTelemetry({
     service: 'presence',
-    config: readSettings(telemetrySettings, { KEYTRAIL_ENVIRONMENT: 'development' }),
+    config: readSettings(telemetrySettings, { KEYTRAIL_ENVIRONMENT: 'development', KEYTRAIL_TRACE_RATIO: '0' }),
     logTo: { write: (line: string) => void log.push(line) },
   });
   const server = await startServer({
