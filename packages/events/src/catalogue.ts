@@ -115,9 +115,4 @@ export const consumers = {
     describe: 'session keeps its local list of revoked devices',
     events: [deviceListChanged],
   },
-  conversationDevices: {
-    name: 'conversation-devices',
-    describe: 'conversation makes rotation due when a device is revoked',
-    events: [deviceListChanged],
-  },
 } as const satisfies Record<string, ConsumerType>;
