@@ -28,7 +28,7 @@ async function consumerNames(stream: string): Promise<string[]> {
 }
 
 test('every stream and consumer of the catalogue is there', async () => {
-  expect(await consumerNames('IDENTITYKEYS')).toEqual(['conversation-devices', 'presence-notifier', 'session-devices']);
+  expect(await consumerNames('IDENTITYKEYS')).toEqual(['presence-notifier', 'session-devices']);
   expect(await consumerNames('CONVERSATION')).toEqual(['presence-notifier']);
   expect(await consumerNames('SESSION')).toEqual(['presence-notifier', 'session-dispatcher']);
   expect(await consumerNames('PRESENCE')).toEqual(['session-presence']);
