@@ -6,6 +6,7 @@ import { parseArgs } from 'node:util';
 import { checkoutFolder } from '@keytrail/local';
 import { type Constellation, startConstellation } from '@keytrail/local/constellation';
 import type { Bench } from './bench.ts';
+import { measureClaims } from './claim-row.ts';
 import { LoadProgramMissing } from './load-programs.ts';
 import type { Measured, Row } from './measurement.ts';
 import { measureSessionReads } from './session-rows.ts';
@@ -36,6 +37,7 @@ const groups: readonly RowGroup[] = [
         (['grpc', 'connect'] as const).filter((wire) => rows.includes(`session.get-initial.${wire}`)),
       ),
   },
+  { rows: ['identity.claim.321'], measure: measureClaims },
 ];
 
 const only = readArguments();
