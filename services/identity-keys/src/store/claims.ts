@@ -58,7 +58,8 @@ export class ClaimIdReused extends Error {
   }
 }
 
-// LIMIT 1 in the lateral look-ups keeps the planner from joining whole tables when it has not seen their size yet.
+// Two things are for the planner alone, in all of these statements. LIMIT 1 in the lateral look-ups keeps it from joining whole tables when it has
+// not seen their size yet. Arrays in sub-selects hide their length, else it would plan every call anew: 0.9 ms a claim instead of 0.3.
 const answer = `
 SELECT t.device_number, t.suite, t.identity_key, t.signing_key, t.certificate_root_key, t.certificate_signature, t.certified_at,
        t.signed_prekey_id, s.public_key AS signed_prekey, s.signature AS signed_prekey_signature,
@@ -83,7 +84,7 @@ export const claimWithoutWaiting = statement(
   'claim_prekey_bundles',
   `WITH asked AS MATERIALIZED (
   SELECT a.position, d.*, CASE WHEN d.revoked_at IS NULL THEN d.device_number END AS claimable
-    FROM unnest($4::text[], $5::text[]) WITH ORDINALITY AS a (asked_user, asked_device, position)
+    FROM unnest((SELECT $4::text[]), (SELECT $5::text[])) WITH ORDINALITY AS a (asked_user, asked_device, position)
     LEFT JOIN LATERAL (SELECT device_number, revoked_at, suite, identity_key, signing_key, certificate_root_key,
                               certificate_signature, certified_at, current_signed_prekey_id, current_last_resort_prekey_id,
                               one_time_prekeys_added, kem_prekeys_added
