@@ -1,0 +1,156 @@
+import { Code, ConnectError } from '@connectrpc/connect';
+import type { AttachResponse, Draining, Greeting, Notification } from '@keytrail/contracts';
+import { readRefusal } from '@keytrail/rpc/refusal';
+import type { Calls } from './calls.ts';
+import { type Clock, pause } from './clock.ts';
+import type { Emitter } from './emitter.ts';
+import { errorOfCall } from './errors.ts';
+import type { ClientEvents } from './events.ts';
+import { withSignal } from './flights.ts';
+import type { KeyStore } from './key-store.ts';
+import type { Operation, Tracing } from './tracing.ts';
+
+export interface AttachmentParts {
+  readonly calls: Calls;
+  readonly store: KeyStore;
+  readonly clock: Clock;
+  readonly tracing: Tracing;
+  readonly events: Emitter<ClientEvents>;
+  readonly onAttached: (signal: AbortSignal) => void;
+  readonly onDetached: () => void;
+  readonly onNotification: (notification: Notification, signal: AbortSignal) => void;
+}
+
+const firstWaitMs = 100;
+const longestWaitMs = 10_000;
+/** A stream that lived this long was a good one: the next loss starts with a short wait again. */
+const goodStreamMs = 30_000;
+
+/** Keeps this device attached: one stream after the other, each with a raised counter and heartbeats. */
+export class Attachment {
+  readonly #parts: AttachmentParts;
+  #running: { control: AbortController; greeted: Promise<void>; ended: Promise<void> } | undefined;
+  #attached = false;
+
+  constructor(parts: AttachmentParts) {
+    this.#parts = parts;
+  }
+
+  get isAttached(): boolean {
+    return this.#attached;
+  }
+
+  /** Resolves at the first greeting. @throws RefusalError when the server will never let this caller attach. */
+  attach(): Promise<void> {
+    if (this.#running === undefined) {
+      const control = new AbortController();
+      const greeted = Promise.withResolvers<void>();
+      const ended = this.#parts.tracing
+        .run('attach', { signal: control.signal, attributes: { 'keytrail.long_lived': true } }, (operation) =>
+          this.#keepAttached(operation, greeted.resolve),
+        )
+        .catch((error: unknown) => {
+          if (!control.signal.aborted) this.#parts.events.emit('fault', { during: 'attach', error });
+          greeted.reject(error);
+        })
+        .finally(() => {
+          if (this.#running?.control === control) this.#running = undefined;
+          this.#parts.events.emit('state', { state: 'detached' });
+        });
+      greeted.promise.catch(() => {});
+      this.#running = { control, greeted: greeted.promise, ended };
+    }
+    return this.#running.greeted;
+  }
+
+  async detach(): Promise<void> {
+    const running = this.#running;
+    running?.control.abort(new Error('detached'));
+    await running?.ended;
+  }
+
+  async #keepAttached(operation: Operation, greeted: () => void): Promise<void> {
+    const { calls, clock, events } = this.#parts;
+    for (let losses = 0; ; losses += 1) {
+      events.emit('state', { state: 'attaching' });
+      const startedAt = clock.now().getTime();
+      let waitMs: number | undefined;
+      let lost: unknown;
+      try {
+        waitMs = (await this.#attachOnce(operation, greeted))?.reconnectAfterMs;
+      } catch (error) {
+        if (operation.signal.aborted) throw operation.signal.reason;
+        if (isForGood(error)) throw errorOfCall(error);
+        lost = errorOfCall(error);
+      }
+      if (clock.now().getTime() - startedAt >= goodStreamMs) losses = 0;
+      const backoffMs = Math.min(firstWaitMs * 2 ** losses, longestWaitMs);
+      events.emit('state', { state: 'waiting', ...(lost !== undefined && { error: lost }) });
+      await pause(clock, calls.jittered(waitMs ?? backoffMs), operation.signal, true);
+    }
+  }
+
+  /** One stream from attach to its end; what it said of draining. */
+  async #attachOnce(operation: Operation, greeted: () => void): Promise<Draining | undefined> {
+    const { calls, store, events, onAttached, onDetached, onNotification } = this.#parts;
+    const attachCounter = (await store.reserve('attachments', 1)) + 1n;
+    const control = new AbortController();
+    const signal = AbortSignal.any([operation.signal, control.signal]);
+    const stream = calls.once({ ...operation, signal }, (options) => calls.presence.attach({ attachCounter }, options));
+    const failed = Promise.withResolvers<never>();
+    failed.promise.catch(() => {});
+    const messages = stream[Symbol.asyncIterator]();
+    try {
+      for (;;) {
+        // A transport may be slow to notice that a stream is dead: the heartbeat notices too.
+        const next = await withSignal<IteratorResult<AttachResponse>>(
+          Promise.race([messages.next(), failed.promise]),
+          signal,
+        );
+        if (next.done === true) return undefined;
+        const { message } = next.value;
+        if (message.case === 'draining') return message.value;
+        if (message.case === 'notification') onNotification(message.value, operation.signal);
+        if (message.case === 'greeting') {
+          this.#attached = true;
+          void this.#beat(operation, signal, message.value).catch(failed.reject);
+          events.emit('state', { state: 'attached' });
+          greeted();
+          onAttached(operation.signal);
+        }
+      }
+    } finally {
+      control.abort(new Error('the stream has ended'));
+      if (this.#attached) {
+        this.#attached = false;
+        onDetached();
+      }
+    }
+  }
+
+  async #beat(
+    operation: Operation,
+    signal: AbortSignal,
+    { connectionId, heartbeatIntervalMs }: Greeting,
+  ): Promise<never> {
+    const { calls, clock } = this.#parts;
+    for (let failures = 0; ; ) {
+      await pause(clock, heartbeatIntervalMs, signal, true);
+      try {
+        await calls.once({ ...operation, signal }, (options) =>
+          calls.presence.heartbeat({ connectionId }, { ...options, timeoutMs: heartbeatIntervalMs }),
+        );
+        failures = 0;
+      } catch (error) {
+        failures += 1;
+        if (failures >= 3 || readRefusal(error).reason === 'CONNECTION_UNKNOWN') throw error;
+      }
+    }
+  }
+}
+
+/** Attaching again would be refused again. */
+function isForGood(error: unknown): boolean {
+  const code = ConnectError.from(error).code;
+  return [Code.Unauthenticated, Code.PermissionDenied, Code.InvalidArgument, Code.Unimplemented].includes(code);
+}

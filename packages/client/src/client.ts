@@ -1,0 +1,351 @@
+import {
+  type Conversation,
+  type KeyRequest,
+  KeyRequestKind,
+  KeyRequestRole,
+  KeyRequestState,
+  KeyRequestStateSchema,
+  type Notification,
+  NotificationKind,
+  NotificationKindSchema,
+} from '@keytrail/contracts';
+import { noblePrimitives, type Primitives } from '@keytrail/crypto';
+import { Attachment } from './attachment.ts';
+import { Calls, type RetryOptions, type Transports } from './calls.ts';
+import { type Clock, systemClock } from './clock.ts';
+import { Conversations, type NewConversation, type NewMember, type SealedConversation } from './conversations.ts';
+import { Directory } from './directory.ts';
+import { Emitter } from './emitter.ts';
+import { enumName } from './enum-name.ts';
+import type { RecoveryName } from './errors.ts';
+import type { ClientEvents } from './events.ts';
+import type { KeyStore } from './key-store.ts';
+import type { DeviceTrust } from './make-session.ts';
+import { memoryKeyStore } from './memory-key-store.ts';
+import { type ReadMessage, type ReadOptions, readMessages, type SentMessage, sendMessage } from './messages.ts';
+import { OfferAnswers } from './offers.ts';
+import { type OpenOptions, SessionOpener } from './open-session.ts';
+import { OwnDevice } from './own-device.ts';
+import { SessionReader } from './read-session.ts';
+import {
+  approveLink,
+  makeLinkRequest,
+  registerApprovedDevice,
+  registerFirstDevice,
+  replenishPrekeys,
+} from './registration.ts';
+import { type RootKeyPolicy, RootKeys } from './root-keys.ts';
+import { type OpenSession, Sessions } from './sessions.ts';
+import { contextOf, type Operation, type OperationSettings, Tracing } from './tracing.ts';
+
+type LogMethod = (fields: object, message: string) => void;
+
+export interface ClientOptions {
+  /** As in the token of the transports. */
+  readonly user: string;
+  readonly device: string;
+  readonly transports: Transports;
+  /** `memoryKeyStore()` by default. */
+  readonly keyStore?: KeyStore;
+  /** `noblePrimitives` by default. */
+  readonly primitives?: Primitives;
+  /** Refuses every change by default. */
+  readonly rootKeyPolicy?: RootKeyPolicy;
+  /** Trusts every certified device by default. */
+  readonly deviceTrust?: DeviceTrust;
+  /** One-time prekeys of each kind to register and refill with, 1 to 100; 50 by default. */
+  readonly prekeys?: number;
+  readonly retry?: RetryOptions;
+  readonly log?: { readonly debug?: LogMethod; readonly info?: LogMethod; readonly warn?: LogMethod };
+  readonly clock?: Clock;
+}
+
+/** A key request, and how it stands. */
+export interface RequestedKey {
+  readonly keyRequest: KeyRequest | undefined;
+  readonly recovery: RecoveryName;
+  readonly state: keyof typeof KeyRequestState;
+}
+
+/** One device of one user. What it offers is told in README.md. */
+export interface KeytrailClient {
+  readonly user: string;
+  readonly device: string;
+
+  register(): Promise<void>;
+  createLinkRequest(): Promise<string>;
+  approveDevice(link: string): Promise<string>;
+  registerApproved(approval: string): Promise<void>;
+  replenishPrekeys(): Promise<{ oneTime: number; kem: number }>;
+  rootKeyOf(userId: string): Promise<Uint8Array | undefined>;
+  acceptRootKey(userId: string, rootKey: Uint8Array): Promise<void>;
+
+  createConversation(wanted: NewConversation): Promise<SealedConversation>;
+  /** @throws RotationLost. */
+  rotate(conversationId: string): Promise<SealedConversation>;
+  requestRotation(conversationId: string): Promise<Conversation>;
+  addMembers(conversationId: string, members: readonly NewMember[]): Promise<Conversation>;
+  removeMembers(conversationId: string, userIds: readonly string[]): Promise<Conversation>;
+  getConversation(conversationId: string): Promise<Conversation>;
+  listConversations(page?: {
+    pageSize?: number;
+    pageToken?: string;
+  }): Promise<{ conversations: Conversation[]; nextToken: string }>;
+
+  /** @throws KeyMissError, SessionRefusedError. */
+  openSession(conversationId: string, sessionId?: string, options?: OpenOptions): Promise<OpenSession>;
+  requestKey(conversationId: string, sessionId: string, kind?: 'MISSING' | 'REWRAP'): Promise<RequestedKey>;
+  keyRequests(options?: { includeEnded?: boolean }): Promise<KeyRequest[]>;
+  cancelKeyRequest(keyRequestId: string): Promise<KeyRequest | undefined>;
+
+  send(
+    conversationId: string,
+    plaintext: string | Uint8Array,
+    options?: { signal?: AbortSignal },
+  ): Promise<SentMessage>;
+  messages(conversationId: string, options?: ReadOptions): Promise<ReadMessage[]>;
+
+  readonly isAttached: boolean;
+  attach(): Promise<void>;
+  detach(): Promise<void>;
+  /** Returns how to take the handler off again. */
+  on<Name extends keyof ClientEvents>(name: Name, handler: (event: ClientEvents[Name]) => void): () => void;
+  close(): Promise<void>;
+}
+
+export function createClient(options: ClientOptions): KeytrailClient {
+  const { transports, log } = options;
+  const store = options.keyStore ?? memoryKeyStore();
+  const primitives = options.primitives ?? noblePrimitives;
+  const clock = options.clock ?? systemClock;
+  const deviceTrust = options.deviceTrust ?? (() => true);
+  const events = new Emitter<ClientEvents>((error, name) =>
+    log?.warn?.({ err: error, event: name }, 'a handler of the application threw'),
+  );
+  events.on('fault', ({ during, error }) => log?.warn?.({ err: error, during }, 'work in the background failed'));
+
+  const closing = new AbortController();
+  const working = new Set<Promise<unknown>>();
+  const background = (during: string, work: Promise<unknown>) => {
+    const settled = work
+      .catch((error: unknown) => {
+        if (!closing.signal.aborted) events.emit('fault', { during, error });
+      })
+      .finally(() => working.delete(settled));
+    working.add(settled);
+  };
+
+  const tracing = new Tracing(primitives);
+  const calls = new Calls(transports, { clock, primitives, retry: options.retry });
+  const own = new OwnDevice({ userId: options.user, deviceId: options.device }, store);
+  const rootKeys = new RootKeys({ store, own, policy: options.rootKeyPolicy, events });
+  const directory = new Directory({ calls, primitives, rootKeys });
+  const sessions = new Sessions(store);
+  const registration = { calls, primitives, store, own, rootKeys, clock, prekeys: options.prekeys ?? 50 };
+  const sealing = { calls, primitives, store, own, rootKeys, directory, deviceTrust, clock };
+  const reading = { calls, primitives, own, rootKeys, directory, sessions };
+  const isAttached = () => attachment.isAttached;
+  const opening = { ...reading, reader: new SessionReader(reading), tracing, events, clock, isAttached, background };
+  const opener = new SessionOpener(opening);
+  const onRotationLost = (conversationId: string, sessionId: string) =>
+    openInBackground('open the session that won', { conversationId, sessionId });
+  const conversations = new Conversations({ ...sealing, sessions, isAttached, onRotationLost });
+  const messaging = { ...opening, store, conversations, opener };
+  const offers = new OfferAnswers({ ...sealing, sessions, conversations, tracing, events });
+  const attachment = new Attachment({
+    calls,
+    store,
+    clock,
+    tracing,
+    events,
+    onAttached(signal) {
+      conversations.forgetAll();
+      opener.hints.wakeAll();
+      background('answer offers', offers.answerAll(signal));
+      background('collect delivered keys', collectDelivered(signal));
+    },
+    onDetached: () => conversations.forgetAll(),
+    onNotification,
+  });
+
+  function run<T>(name: string, work: (operation: Operation) => Promise<T>, signal?: AbortSignal): Promise<T> {
+    const stop = signal ? AbortSignal.any([signal, closing.signal]) : closing.signal;
+    return tracing.run(name, { signal: stop }, work);
+  }
+
+  function openInBackground(
+    during: string,
+    name: { conversationId: string; sessionId: string },
+    within?: OperationSettings['within'],
+  ): void {
+    background(during, opener.open(name, { signal: closing.signal }, within));
+  }
+
+  function onNotification(notification: Notification, signal: AbortSignal): void {
+    const { kind, conversationId, sessionId, keyRequestId } = notification;
+    log?.debug?.({ kind: enumName(NotificationKindSchema, kind), conversationId, sessionId, keyRequestId }, 'notified');
+    switch (kind) {
+      case NotificationKind.KEY_OFFERED:
+        background('answer offer', offers.answerOffer(notification, signal));
+        break;
+      case NotificationKind.KEY_DELIVERED:
+        onKeyDelivered(notification);
+        break;
+      case NotificationKind.KEY_REQUEST_ENDED:
+        opener.hint({ conversationId, sessionId });
+        events.emit('keyRequestEnded', { conversationId, sessionId, keyRequestId });
+        break;
+      case NotificationKind.MESSAGE_ADDED:
+        events.emit('messageAdded', { conversationId });
+        break;
+      case NotificationKind.CONVERSATION_CHANGED:
+        conversations.forget(conversationId);
+        events.emit('conversationChanged', { conversationId });
+        break;
+      case NotificationKind.ROTATION_DUE:
+        conversations.forget(conversationId);
+        events.emit('rotationDue', { conversationId });
+        break;
+      case NotificationKind.PREKEYS_LOW:
+        background('replenish prekeys', refill());
+        break;
+    }
+  }
+
+  /** Whoever waits for the key goes on; when nobody does, it is fetched all the same. */
+  function onKeyDelivered({ conversationId, sessionId, keyRequestId, traceparent }: Notification): void {
+    const name = { conversationId, sessionId };
+    if (!opener.hint(name)) background('open delivered key', openDelivered(name, keyRequestId, contextOf(traceparent)));
+  }
+
+  async function openDelivered(
+    name: { conversationId: string; sessionId: string },
+    keyRequestId: string,
+    within?: OperationSettings['within'],
+  ): Promise<void> {
+    if (await sessions.find(name.conversationId, name.sessionId)) return;
+    const { held, open } = await opener.open(name, { signal: closing.signal }, within);
+    // A recovery, which a wrong envelope starts, has told it already.
+    if (open.origin !== 'read') return;
+    const { attempt, sealer } = held;
+    events.emit('keyDelivered', { ...name, keyRequestId, sealer, attempt });
+    await run('acknowledge key', (operation) =>
+      calls.call(operation, (callOptions) => calls.session.ackKey({ ...name, attempt }, callOptions)),
+    );
+  }
+
+  /** Keys that were delivered while this device was away. */
+  async function collectDelivered(signal: AbortSignal): Promise<void> {
+    for (const request of await listKeyRequests(true, signal)) {
+      if (request.state === KeyRequestState.FULFILLED) {
+        const { conversationId, sessionId, keyRequestId } = request;
+        await openDelivered({ conversationId, sessionId }, keyRequestId);
+      }
+    }
+  }
+
+  function listKeyRequests(includeEnded: boolean, signal?: AbortSignal): Promise<KeyRequest[]> {
+    return run(
+      'list key requests',
+      async (operation) => {
+        const all: KeyRequest[] = [];
+        let token = '';
+        do {
+          const request = { role: KeyRequestRole.REQUESTER, includeEnded, page: { size: 200, token } };
+          const page = await calls.call(operation, (options) => calls.session.listKeyRequests(request, options));
+          all.push(...page.keyRequests);
+          token = page.nextToken;
+        } while (token !== '');
+        return all;
+      },
+      signal,
+    );
+  }
+
+  async function refill(): Promise<{ oneTime: number; kem: number }> {
+    const counts = await run('replenish prekeys', (operation) => replenishPrekeys(registration, operation));
+    events.emit('prekeysReplenished', counts);
+    return counts;
+  }
+
+  return {
+    user: options.user,
+    device: options.device,
+
+    register: () => run('register device', (operation) => registerFirstDevice(registration, operation)),
+    createLinkRequest: () => makeLinkRequest(registration),
+    approveDevice: (link) => approveLink(registration, link),
+    registerApproved: (approval) =>
+      run('register device', (operation) => registerApprovedDevice(registration, operation, approval)),
+    replenishPrekeys: refill,
+    rootKeyOf: (userId) => rootKeys.pinned(userId),
+    acceptRootKey: (userId, rootKey) => rootKeys.accept(userId, rootKey),
+
+    createConversation: (wanted) => run('create conversation', (operation) => conversations.create(operation, wanted)),
+    rotate: (conversationId) => run('rotate session', (operation) => conversations.rotate(operation, conversationId)),
+    requestRotation: (conversationId) =>
+      run('request rotation', (operation) => conversations.requestRotation(operation, conversationId)),
+    addMembers: (conversationId, members) =>
+      run('add members', (operation) => conversations.addMembers(operation, conversationId, members)),
+    removeMembers: (conversationId, userIds) =>
+      run('remove members', (operation) => conversations.removeMembers(operation, conversationId, userIds)),
+    getConversation: (conversationId) =>
+      run('get conversation', (operation) => conversations.get(operation, conversationId)),
+    listConversations: (page = {}) => run('list conversations', (operation) => conversations.list(operation, page)),
+
+    async openSession(conversationId, sessionId, how = {}) {
+      const signal = how.signal ? AbortSignal.any([how.signal, closing.signal]) : closing.signal;
+      const name = { conversationId, sessionId: sessionId ?? (await currentSessionOf(conversationId, signal)) };
+      return (await opener.open(name, { ...how, signal })).open;
+    },
+    requestKey: (conversationId, sessionId, kind = 'MISSING') =>
+      run('request key', async (operation) => {
+        const name = { conversationId, sessionId };
+        const { keyRequest, recovery } = await opener.requestKey(operation, name, KeyRequestKind[kind]);
+        const state = keyRequest?.state ?? KeyRequestState.UNSPECIFIED;
+        return { keyRequest, recovery, state: enumName(KeyRequestStateSchema, state) as keyof typeof KeyRequestState };
+      }),
+    keyRequests: ({ includeEnded = false } = {}) => listKeyRequests(includeEnded),
+    cancelKeyRequest: (keyRequestId) =>
+      run('cancel key request', async (operation) => {
+        const { keyRequest } = await calls.call(operation, (callOptions) =>
+          calls.session.cancelKeyRequest({ keyRequestId }, callOptions),
+        );
+        return keyRequest;
+      }),
+
+    send: (conversationId, plaintext, { signal } = {}) =>
+      run('send message', (operation) => sendMessage(messaging, operation, conversationId, bytesOf(plaintext)), signal),
+    messages: (conversationId, how = {}) =>
+      run('read messages', (operation) => readMessages(messaging, operation, conversationId, how), how.signal),
+
+    get isAttached() {
+      return attachment.isAttached;
+    },
+    async attach() {
+      await own.registered();
+      await attachment.attach();
+    },
+    detach: () => attachment.detach(),
+    on: (name, handler) => events.on(name, handler),
+    async close() {
+      await attachment.detach();
+      closing.abort(new Error('the client was closed'));
+      await Promise.all(working);
+      transports.close?.();
+    },
+  };
+
+  async function currentSessionOf(conversationId: string, signal: AbortSignal): Promise<string> {
+    const current = await run(
+      'get conversation',
+      (operation) => conversations.recent(operation, conversationId),
+      signal,
+    );
+    return current.sessionId;
+  }
+}
+
+function bytesOf(text: string | Uint8Array): Uint8Array {
+  return typeof text === 'string' ? new TextEncoder().encode(text) : text;
+}

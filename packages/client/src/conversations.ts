@@ -1,0 +1,373 @@
+import { create, type DescMessage, fromBinary, type MessageShape, toBinary } from '@bufbuild/protobuf';
+import {
+  type Conversation,
+  ConversationKind,
+  type CreateConversationRequest,
+  CreateConversationRequestSchema,
+  HistoryPolicy,
+  type InitialSession,
+  MemberRole,
+  type PrekeyBundle,
+  type RotateSessionRequest,
+  RotateSessionRequestSchema,
+  type WithheldReason,
+  WithheldReasonSchema,
+} from '@keytrail/contracts';
+import { deriveConversationId, parseHeader, type Ref } from '@keytrail/crypto';
+import { readRefusal } from '@keytrail/rpc/refusal';
+import { equalBytes, randomUuid } from './bytes.ts';
+import { enumName } from './enum-name.ts';
+import { RefusalError, RotationLost, SessionRefusedError } from './errors.ts';
+import { Flights } from './flights.ts';
+import { makeSession, type SealingParts, type SessionPlan } from './make-session.ts';
+import type { Sessions } from './sessions.ts';
+import type { Operation } from './tracing.ts';
+
+export type NewMember = string | { readonly userId: string; readonly role?: MemberRole };
+
+export interface NewConversation {
+  readonly kind: 'direct' | 'group';
+  /** The caller need not be named. */
+  readonly members: readonly NewMember[];
+  /** `own-membership` by default. */
+  readonly historyPolicy?: 'own-membership' | 'shared';
+  /** A UUID of your own makes the call repeatable over a crash. */
+  readonly requestId?: string;
+}
+
+export type WithheldReasonName = Exclude<keyof typeof WithheldReason, 'UNSPECIFIED'>;
+
+/** A conversation whose current session this device has just made. */
+export type SealedConversation = Conversation & {
+  readonly envelopesWritten: number;
+  readonly withheld: readonly { readonly device: Ref; readonly reason: WithheldReasonName }[];
+};
+
+export interface ConversationParts extends SealingParts {
+  readonly sessions: Sessions;
+  readonly isAttached: () => boolean;
+  /** Called with the session that won an epoch this device wanted. */
+  readonly onRotationLost: (conversationId: string, sessionId: string) => void;
+}
+
+const triesAtMost = 5;
+/** Refusals of a session that another session, made afresh, can cure. */
+const curable = new Set(['SESSION_INCOMPLETE', 'SESSION_ABORTED', 'SESSION_CONFLICT']);
+
+/** Conversations, their rosters and their epochs. */
+export class Conversations {
+  readonly #parts: ConversationParts;
+  readonly #known = new Map<string, Conversation>();
+  readonly #rotations = new Flights<SealedConversation>();
+
+  constructor(parts: ConversationParts) {
+    this.#parts = parts;
+  }
+
+  async get(operation: Operation, conversationId: string): Promise<Conversation> {
+    const { calls } = this.#parts;
+    const { conversation } = await calls.call(operation, (options) =>
+      calls.conversation.getConversation({ conversationId }, options),
+    );
+    return this.#remember(conversation);
+  }
+
+  /** As last seen when notifications keep it current, else asked for. */
+  async recent(operation: Operation, conversationId: string): Promise<Conversation> {
+    return this.seen(conversationId) ?? this.get(operation, conversationId);
+  }
+
+  seen(conversationId: string): Conversation | undefined {
+    return this.#parts.isAttached() ? this.#known.get(conversationId) : undefined;
+  }
+
+  forget(conversationId: string): void {
+    this.#known.delete(conversationId);
+  }
+
+  forgetAll(): void {
+    this.#known.clear();
+  }
+
+  async list(
+    operation: Operation,
+    page: { pageSize?: number | undefined; pageToken?: string | undefined },
+  ): Promise<{ conversations: Conversation[]; nextToken: string }> {
+    const { calls } = this.#parts;
+    const request = { page: { size: page.pageSize ?? 0, token: page.pageToken ?? '' } };
+    const { conversations, nextToken } = await calls.call(operation, (options) =>
+      calls.conversation.listConversations(request, options),
+    );
+    return { conversations, nextToken };
+  }
+
+  async create(operation: Operation, wanted: NewConversation): Promise<SealedConversation> {
+    const { calls, own, primitives, store } = this.#parts;
+    const requestId = wanted.requestId ?? randomUuid(primitives);
+    const members = new Map(wanted.members.map((member) => [memberOf(member).userId, memberOf(member)]));
+    members.set(own.userId, { userId: own.userId, role: MemberRole.ADMIN });
+    const claimed = new Map<string, PrekeyBundle>();
+    const prepare = async () => {
+      const plan = {
+        conversationId: deriveConversationId(own.userId, requestId),
+        epoch: 1n,
+        rosterVersion: 1n,
+        members: [...members.values()],
+        historyPolicy: wanted.historyPolicy === 'shared' ? HistoryPolicy.SHARED : HistoryPolicy.OWN_MEMBERSHIP,
+        previousHeaderHash: new Uint8Array(),
+        claimSeed: requestId,
+        claimed,
+      };
+      const { initialSession, sessionKey } = await makeSession(this.#parts, operation, plan);
+      const kind = wanted.kind === 'direct' ? ConversationKind.DIRECT : ConversationKind.GROUP;
+      const request = { requestId, kind, members: plan.members, initialSession };
+      return { request: create(CreateConversationRequestSchema, request), sessionKey };
+    };
+    const send = async (request: CreateConversationRequest): Promise<SealedConversation> => {
+      const { conversation, envelopesWritten } = await calls.call(operation, (options) =>
+        calls.conversation.createConversation(request, options),
+      );
+      return this.#sealed(conversation, request.initialSession, envelopesWritten);
+    };
+    const upload = new Upload(store, `create ${requestId}`, CreateConversationRequestSchema);
+    return this.#commit(upload, prepare, send, (request) => request.initialSession);
+  }
+
+  /** One rotation of a conversation at a time; whoever wants one meanwhile gets the same. */
+  rotate(operation: Operation, conversationId: string): Promise<SealedConversation> {
+    return this.#rotations.join(conversationId, operation.signal, (signal) =>
+      this.#rotate({ ...operation, signal }, conversationId),
+    );
+  }
+
+  async #rotate(operation: Operation, conversationId: string): Promise<SealedConversation> {
+    const { calls, primitives, store } = this.#parts;
+    const claimed = new Map<string, PrekeyBundle>();
+    const prepare = async () => {
+      const current = await this.get(operation, conversationId);
+      await this.#checkCurrent(current);
+      const { epoch: expectedEpoch, rosterVersion: expectedRosterVersion } = current;
+      const plan: SessionPlan = {
+        conversationId,
+        epoch: expectedEpoch + 1n,
+        rosterVersion: expectedRosterVersion,
+        members: current.members,
+        historyPolicy: current.historyPolicy,
+        previousHeaderHash: current.headerHash,
+        claimSeed: `${conversationId} ${expectedEpoch + 1n}`,
+        claimed,
+      };
+      const { initialSession: session, sessionKey } = await makeSession(this.#parts, operation, plan);
+      const requestId = randomUuid(primitives);
+      const request = { requestId, conversationId, expectedEpoch, expectedRosterVersion, session };
+      return { request: create(RotateSessionRequestSchema, request), sessionKey };
+    };
+    const send = async (request: RotateSessionRequest): Promise<SealedConversation> => {
+      const { conversation, envelopesWritten } = await calls.call(operation, (options) =>
+        calls.conversation.rotateSession(request, options),
+      );
+      return this.#sealed(conversation, request.session, envelopesWritten);
+    };
+    const upload = new Upload(store, `rotate ${conversationId}`, RotateSessionRequestSchema);
+    try {
+      return await this.#commit(upload, prepare, send, (request) => request.session, 'ROSTER_CONFLICT');
+    } catch (error) {
+      if (!(error instanceof RefusalError) || error.reason !== 'EPOCH_CONFLICT') throw error;
+      this.forget(conversationId);
+      const lost = new RotationLost(readRefusal(error.cause), error.cause);
+      this.#parts.onRotationLost(conversationId, lost.winner.sessionId);
+      throw lost;
+    }
+  }
+
+  /** The header that the new session names as its forerunner must be the one that this device knows, if it knows one. */
+  async #checkCurrent({ conversationId, epoch, headerHash }: Conversation): Promise<void> {
+    const known = await this.#parts.sessions.ofEpoch(conversationId, epoch);
+    if (known !== undefined && !equalBytes(known.session.headerHash, headerHash)) {
+      throw new SessionRefusedError('fork', `the server has another header of epoch ${epoch}`);
+    }
+  }
+
+  /**
+   * Sends a prepared session until it is decided: the same one when the answer got lost, also over a crash; another one when this one cannot
+   * be accepted as it is.
+   */
+  async #commit<D extends DescMessage>(
+    upload: Upload<D>,
+    prepare: () => Promise<Prepared<D>>,
+    send: (request: MessageShape<D>) => Promise<SealedConversation>,
+    sessionOf: (request: MessageShape<D>) => InitialSession | undefined,
+    alsoCurable?: string,
+  ): Promise<SealedConversation> {
+    let resumed = true;
+    let prepared = await upload.resume();
+    for (let tries = 1; ; tries += 1) {
+      if (prepared === undefined) {
+        prepared = await prepare();
+        resumed = false;
+        await upload.keep(prepared);
+      }
+      try {
+        const conversation = await send(prepared.request);
+        await this.#own(sessionOf(prepared.request), prepared.sessionKey);
+        await upload.done();
+        return conversation;
+      } catch (error) {
+        // Without a reason nobody decided: it stays, to be sent again.
+        if (!(error instanceof RefusalError) || !isDecided(error)) throw error;
+        await upload.done();
+        const lostEarlier = resumed && error.reason === 'EPOCH_CONFLICT';
+        const again = curable.has(error.reason) || error.reason === alsoCurable || lostEarlier;
+        if (!again || tries >= triesAtMost) throw error;
+        prepared = undefined;
+      }
+    }
+  }
+
+  /** Keeps the key of a session that this device made. */
+  async #own(initialSession: InitialSession | undefined, sessionKey: Uint8Array): Promise<void> {
+    const { own, store, sessions } = this.#parts;
+    const signedHeader = initialSession?.signedHeader;
+    if (initialSession === undefined || signedHeader === undefined)
+      throw new Error('a session without a header was sent');
+    const { conversationId, sessionId, epoch } = parseHeader(signedHeader.header);
+    const sealer = { userId: own.userId, deviceId: own.deviceId };
+    await sessions.save({
+      conversationId,
+      sessionId,
+      epoch,
+      header: signedHeader.header,
+      headerSignature: signedHeader.signature,
+      sessionKey,
+      attempt: 0,
+      sealer,
+    });
+    await store.addSealedTo(
+      initialSession.envelopes.flatMap(({ recipient }) =>
+        recipient ? [{ userId: recipient.userId, deviceId: recipient.deviceId }] : [],
+      ),
+    );
+  }
+
+  async requestRotation(operation: Operation, conversationId: string): Promise<Conversation> {
+    const { calls, primitives } = this.#parts;
+    const { epoch: expectedEpoch } = await this.recent(operation, conversationId);
+    const request = { requestId: randomUuid(primitives), conversationId, expectedEpoch };
+    const { conversation } = await calls.call(operation, (options) =>
+      calls.conversation.requestRotation(request, options),
+    );
+    return this.#remember(conversation);
+  }
+
+  async addMembers(operation: Operation, conversationId: string, added: readonly NewMember[]): Promise<Conversation> {
+    const { calls } = this.#parts;
+    const members = added.map(memberOf);
+    return this.#changeRoster(operation, conversationId, (expected) =>
+      calls.call(operation, (options) =>
+        calls.conversation.addMembers({ ...expected, conversationId, members }, options),
+      ),
+    );
+  }
+
+  async removeMembers(operation: Operation, conversationId: string, removed: readonly string[]): Promise<Conversation> {
+    const { calls } = this.#parts;
+    const userIds = [...removed];
+    return this.#changeRoster(operation, conversationId, (expected) =>
+      calls.call(operation, (options) =>
+        calls.conversation.removeMembers({ ...expected, conversationId, userIds }, options),
+      ),
+    );
+  }
+
+  async #changeRoster(
+    operation: Operation,
+    conversationId: string,
+    change: (expected: {
+      requestId: string;
+      expectedRosterVersion: bigint;
+    }) => Promise<{ conversation?: Conversation | undefined }>,
+  ): Promise<Conversation> {
+    for (let tries = 1; ; tries += 1) {
+      const { rosterVersion: expectedRosterVersion } = await this.get(operation, conversationId);
+      try {
+        const requestId = randomUuid(this.#parts.primitives);
+        return this.#remember((await change({ requestId, expectedRosterVersion })).conversation);
+      } catch (error) {
+        const conflict = error instanceof RefusalError && error.reason === 'ROSTER_CONFLICT';
+        if (!conflict || tries >= triesAtMost) throw error;
+      }
+    }
+  }
+
+  #remember(conversation: Conversation | undefined): Conversation {
+    if (conversation === undefined) throw new Error('the answer has no conversation');
+    const before = this.#known.get(conversation.conversationId);
+    const older =
+      before !== undefined && (conversation.epoch < before.epoch || conversation.rosterVersion < before.rosterVersion);
+    if (!older) this.#known.set(conversation.conversationId, conversation);
+    return conversation;
+  }
+
+  #sealed(
+    answered: Conversation | undefined,
+    session: InitialSession | undefined,
+    envelopesWritten: number,
+  ): SealedConversation {
+    const conversation = this.#remember(answered);
+    const withheld = (session?.withholdings ?? []).flatMap(({ device, reason }) =>
+      device
+        ? [
+            {
+              device: { userId: device.userId, deviceId: device.deviceId },
+              reason: enumName(WithheldReasonSchema, reason) as WithheldReasonName,
+            },
+          ]
+        : [],
+    );
+    return { ...conversation, envelopesWritten, withheld };
+  }
+}
+
+interface Prepared<D extends DescMessage> {
+  readonly request: MessageShape<D>;
+  readonly sessionKey: Uint8Array;
+}
+
+/** A request that is kept until it was answered. */
+class Upload<D extends DescMessage> {
+  readonly #store: SealingParts['store'];
+  readonly #name: string;
+  readonly #schema: D;
+
+  constructor(store: SealingParts['store'], name: string, schema: D) {
+    this.#store = store;
+    this.#name = name;
+    this.#schema = schema;
+  }
+
+  async resume(): Promise<Prepared<D> | undefined> {
+    const pending = await this.#store.pending(this.#name);
+    return pending?.secret && { request: fromBinary(this.#schema, pending.content), sessionKey: pending.secret };
+  }
+
+  keep({ request, sessionKey }: Prepared<D>): Promise<void> {
+    return this.#store.savePending(this.#name, { content: toBinary(this.#schema, request), secret: sessionKey });
+  }
+
+  done(): Promise<void> {
+    return this.#store.removePending(this.#name);
+  }
+}
+
+/** Whether the refusal says that this request will never be accepted as it is, or was not now. */
+function isDecided({ reason }: RefusalError): boolean {
+  const undecided = ['', 'INTERNAL_FAULT', 'PEER_UNAVAILABLE', 'SHUTTING_DOWN', 'DEADLINE_EXCEEDED', 'CANCELLED'];
+  const later = ['LIMIT_EXCEEDED', 'SCHEMA_BEHIND', 'BUILD_BEHIND', 'TOKEN_MISSING', 'TOKEN_INVALID'];
+  return !undecided.includes(reason) && !later.includes(reason);
+}
+
+function memberOf(member: NewMember): { userId: string; role: MemberRole } {
+  return typeof member === 'string'
+    ? { userId: member, role: MemberRole.MEMBER }
+    : { userId: member.userId, role: member.role ?? MemberRole.MEMBER };
+}

@@ -1,0 +1,131 @@
+import type { DeviceCertificate, DeviceList } from '@keytrail/contracts';
+import {
+  CertificateError,
+  type DeviceKeys,
+  type Primitives,
+  type Ref,
+  verifyDeviceCertificate,
+} from '@keytrail/crypto';
+import { deviceKey, equalBytes } from './bytes.ts';
+import type { Calls } from './calls.ts';
+import { RefusalError, SessionRefusedError } from './errors.ts';
+import { Flights } from './flights.ts';
+import type { RootKeys } from './root-keys.ts';
+import type { Operation } from './tracing.ts';
+
+/** A device whose certificate verified under the pinned root key of its user. */
+export interface CertifiedDevice extends DeviceKeys {
+  readonly certificate: DeviceCertificate;
+}
+
+export type ListedDevice = DeviceKeys & { readonly certificate?: DeviceCertificate | undefined };
+
+const usersPerCall = 200;
+const rememberedAtMost = 10_000;
+
+/** Devices of users: as identity-keys lists them now, and as their certificates prove them for good. */
+export class Directory {
+  readonly #calls: Calls;
+  readonly #primitives: Primitives;
+  readonly #rootKeys: RootKeys;
+  readonly #certified = new Map<string, CertifiedDevice>();
+  readonly #lookups = new Flights<CertifiedDevice[]>();
+
+  constructor(parts: { calls: Calls; primitives: Primitives; rootKeys: RootKeys }) {
+    this.#calls = parts.calls;
+    this.#primitives = parts.primitives;
+    this.#rootKeys = parts.rootKeys;
+  }
+
+  /** The device lists as they are now, revoked devices included, in the order of the users. */
+  async current(operation: Operation, userIds: readonly string[]): Promise<DeviceList[]> {
+    const groups: string[][] = [];
+    for (let from = 0; from < userIds.length; from += usersPerCall)
+      groups.push(userIds.slice(from, from + usersPerCall));
+    return (await Promise.all(groups.map((group) => this.#list(operation, group)))).flat();
+  }
+
+  async #list(operation: Operation, userIds: string[]): Promise<DeviceList[]> {
+    try {
+      const request = { userIds, includeRevoked: true };
+      const { deviceLists } = await this.#calls.call(operation, (options) =>
+        this.#calls.identityKeys.getDevices(request, options),
+      );
+      return deviceLists;
+    } catch (error) {
+      const tooMany = error instanceof RefusalError && error.reason === 'LIMIT_EXCEEDED' && userIds.length > 1;
+      if (!tooMany) throw error;
+      const half = Math.ceil(userIds.length / 2);
+      const halves = [userIds.slice(0, half), userIds.slice(half)];
+      return (await Promise.all(halves.map((part) => this.#list(operation, part)))).flat();
+    }
+  }
+
+  /**
+   * Verifies a device's certificate under its user's root key, which the caller has judged, and remembers it.
+   *
+   * @throws CertificateError.
+   */
+  certify(device: ListedDevice, rootKey: Uint8Array): CertifiedDevice {
+    const { userId, deviceId, identityKey, signingKey, certificate } = device;
+    const known = this.#remembered(device, rootKey);
+    if (known && equalBytes(known.signingKey, signingKey) && equalBytes(known.identityKey, identityKey)) return known;
+    verifyDeviceCertificate(this.#primitives, device, certificate, rootKey);
+    if (certificate === undefined) throw new CertificateError('malformed', 'absent');
+    const certified = { userId, deviceId, identityKey, signingKey, certificate };
+    if (this.#certified.size >= rememberedAtMost) this.#certified.clear();
+    this.#certified.set(deviceKey(device), certified);
+    return certified;
+  }
+
+  /**
+   * A device with its certified keys, from memory or from identity-keys; revoked ones too, for what they once signed.
+   *
+   * @throws SessionRefusedError (`certificate`, `root-key-changed`), RefusalError.
+   */
+  async certified(operation: Operation, ref: Ref): Promise<CertifiedDevice> {
+    const pinned = await this.#rootKeys.pinned(ref.userId);
+    const known = pinned && this.#remembered(ref, pinned);
+    if (known) return known;
+    const devices = await this.#lookups.join(ref.userId, operation.signal, (signal) =>
+      this.#lookUp({ ...operation, signal }, ref.userId),
+    );
+    const found = devices.find(({ deviceId }) => deviceId === ref.deviceId);
+    if (found === undefined) throw new SessionRefusedError('certificate', `${ref.userId} has no such certified device`);
+    return found;
+  }
+
+  async #lookUp(operation: Operation, userId: string): Promise<CertifiedDevice[]> {
+    const [list] = await this.current(operation, [userId]);
+    const certified = list && (await this.#certifyAll(list));
+    if (certified === undefined) {
+      throw new SessionRefusedError('root-key-changed', `the root key of ${userId} is not the pinned one`);
+    }
+    return certified;
+  }
+
+  /** Fetched ahead, devices need not be asked for when something of theirs is to be verified. */
+  async warm(operation: Operation, userIds: readonly string[]): Promise<void> {
+    for (const list of await this.current(operation, userIds)) await this.#certifyAll(list);
+  }
+
+  /** Undefined when the user's root key changed and the change was not accepted. */
+  async #certifyAll({ userId, rootKey, devices }: DeviceList): Promise<CertifiedDevice[] | undefined> {
+    if (devices.length === 0) return [];
+    if (!(await this.#rootKeys.judge(userId, rootKey)).trusted) return undefined;
+    const certified: CertifiedDevice[] = [];
+    for (const device of devices) {
+      try {
+        certified.push(this.certify(device, rootKey));
+      } catch (error) {
+        if (!(error instanceof CertificateError)) throw error;
+      }
+    }
+    return certified;
+  }
+
+  #remembered(ref: Ref, rootKey: Uint8Array): CertifiedDevice | undefined {
+    const known = this.#certified.get(deviceKey(ref));
+    return known && equalBytes(known.certificate.rootKey, rootKey) ? known : undefined;
+  }
+}

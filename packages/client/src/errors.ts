@@ -1,0 +1,189 @@
+import { Code } from '@connectrpc/connect';
+import {
+  type MissCauseName,
+  missCauseName,
+  type Recovery,
+  RecoverySchema,
+  type Remedy,
+  RemedySchema,
+} from '@keytrail/contracts';
+import { type FieldProblem, type Refusal, readRefusal } from '@keytrail/rpc/refusal';
+import { enumName } from './enum-name.ts';
+
+export type RecoveryName = Exclude<keyof typeof Recovery, 'UNSPECIFIED'>;
+export type RemedyName = Exclude<keyof typeof Remedy, 'UNSPECIFIED'>;
+
+/** Two causes are found by the device itself: the envelope is there, but wrong, or its prekeys are gone. */
+export type KeyMissCause = MissCauseName | 'ENVELOPE_WRONG' | 'ENVELOPE_UNOPENABLE';
+
+export interface KeyMissDetails {
+  readonly cause: KeyMissCause;
+  readonly recovery: RecoveryName;
+  readonly remedy: RemedyName;
+  readonly evidence?: Readonly<Record<string, string>>;
+  readonly keyRequestId?: string | undefined;
+  readonly retryAfterMs?: number;
+  readonly traceId?: string | undefined;
+  readonly causedByTraceId?: string | undefined;
+  readonly helpUrl?: string;
+  readonly endedBecause?: string | undefined;
+  readonly timedOut?: boolean;
+}
+
+/** The key of a session is not to be had now: why, whether it can still come, and what to do. */
+export class KeyMissError extends Error {
+  override readonly name = 'KeyMissError';
+  readonly conversationId: string;
+  readonly sessionId: string;
+  /** Why there is no key. */
+  override readonly cause: KeyMissCause;
+  readonly recovery: RecoveryName;
+  readonly remedy: RemedyName;
+  /** As shown at the cause in the contract. */
+  readonly evidence: Readonly<Record<string, string>>;
+  /** Of the request that is open, or was. */
+  readonly keyRequestId: string | undefined;
+  /** 0 when asking again does not help. */
+  readonly retryAfterMs: number;
+  readonly traceId: string | undefined;
+  /** Trace of the last write to the session or conversation. */
+  readonly causedByTraceId: string | undefined;
+  readonly helpUrl: string;
+  /** Why the key request ended without a key, when it did. */
+  readonly endedBecause: string | undefined;
+  /** True when the caller's time ran out first; a key request stands. */
+  readonly timedOut: boolean;
+
+  constructor(session: { conversationId: string; sessionId: string }, details: KeyMissDetails) {
+    super(`no key for session ${session.sessionId}: ${details.cause} (${details.recovery})`);
+    this.conversationId = session.conversationId;
+    this.sessionId = session.sessionId;
+    this.cause = details.cause;
+    this.recovery = details.recovery;
+    this.remedy = details.remedy;
+    this.evidence = details.evidence ?? {};
+    this.keyRequestId = details.keyRequestId || undefined;
+    this.retryAfterMs = details.retryAfterMs ?? 0;
+    this.traceId = details.traceId || undefined;
+    this.causedByTraceId = details.causedByTraceId || undefined;
+    this.helpUrl = details.helpUrl ?? '';
+    this.endedBecause = details.endedBecause;
+    this.timedOut = details.timedOut ?? false;
+  }
+
+  /** The same miss, as it stands now. */
+  with(changes: Partial<KeyMissDetails>): KeyMissError {
+    return new KeyMissError(this, { ...this, ...changes });
+  }
+}
+
+/** A service said no, and why. */
+export class RefusalError extends Error {
+  override readonly name: string = 'RefusalError';
+  readonly code: Code;
+  /** A ReasonName; empty when the answer carried none, as a proxy's or the transport's. */
+  readonly reason: string;
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly fields: readonly FieldProblem[];
+  readonly retryAfterMs: number | undefined;
+  readonly traceId: string | undefined;
+
+  constructor(refusal: Refusal, cause: unknown) {
+    super(`${refusal.reason || Code[refusal.code]}: ${refusal.message}`, { cause });
+    this.code = refusal.code;
+    this.reason = refusal.reason;
+    this.metadata = refusal.metadata;
+    this.fields = refusal.fields;
+    this.retryAfterMs = refusal.retryAfterMs;
+    this.traceId = refusal.traceId;
+  }
+}
+
+/** Another session won the epoch that this device wanted to make. The winner's is being opened. */
+export class RotationLost extends RefusalError {
+  override readonly name = 'RotationLost';
+  readonly winner: { readonly epoch: bigint; readonly sessionId: string };
+
+  constructor(refusal: Refusal, cause: unknown) {
+    super(refusal, cause);
+    this.winner = {
+      epoch: BigInt(refusal.metadata.current_epoch ?? '0'),
+      sessionId: refusal.metadata.current_session_id ?? '',
+    };
+  }
+}
+
+/**
+ * - `header`: the header does not parse, is of another session, or its signature does not verify
+ * - `certificate`: no root key certifies the device that made it
+ * - `root-key-changed`: the maker's root key is another one than the pinned one
+ * - `chain`: it does not follow the header of the epoch before
+ * - `fork`: this device has another session of the same epoch
+ * - `roster`: the maker is not in its own roster, or the roster is not the one that the header is for
+ */
+export type SessionProblem = 'header' | 'certificate' | 'root-key-changed' | 'chain' | 'fork' | 'roster';
+
+/** What the server sent as a session is not acceptable; another envelope would not change that. */
+export class SessionRefusedError extends Error {
+  override readonly name = 'SessionRefusedError';
+  readonly problem: SessionProblem;
+  readonly traceId: string | undefined;
+
+  constructor(
+    problem: SessionProblem,
+    message: string,
+    options: { cause?: unknown; traceId?: string | undefined } = {},
+  ) {
+    super(`session refused (${problem}): ${message}`, { cause: options.cause });
+    this.problem = problem;
+    this.traceId = options.traceId;
+  }
+}
+
+export class NotRegisteredError extends Error {
+  override readonly name = 'NotRegisteredError';
+
+  constructor() {
+    super('this device has not been registered: call register(), or have it approved by another device');
+  }
+}
+
+/** What a failed call says, as one of the errors of this SDK; an abort stays what it is. */
+export function errorOfCall(thrown: unknown): Error {
+  if (isOwnError(thrown)) return thrown;
+  return new RefusalError(readRefusal(thrown), thrown);
+}
+
+function isOwnError(thrown: unknown): thrown is Error {
+  return thrown instanceof RefusalError || thrown instanceof KeyMissError || thrown instanceof SessionRefusedError;
+}
+
+/** The miss in a refusal, if it is one. A stranger's answer has a reason and nothing else. */
+export function missOf(
+  error: unknown,
+  session: { conversationId: string; sessionId: string },
+): KeyMissError | undefined {
+  if (!(error instanceof RefusalError)) return undefined;
+  const refusal = readRefusal(error.cause);
+  const { miss, traceId } = refusal;
+  if (miss !== undefined) {
+    return new KeyMissError(session, {
+      cause: missCauseName(miss.cause),
+      recovery: recoveryName(miss.recovery),
+      remedy: enumName(RemedySchema, miss.remedy) as RemedyName,
+      evidence: miss.evidence,
+      keyRequestId: miss.keyRequestId,
+      retryAfterMs: miss.retryAfterMs,
+      traceId: miss.traceId || traceId,
+      causedByTraceId: miss.causedByTraceId,
+      helpUrl: miss.helpUrl,
+    });
+  }
+  if (refusal.code !== Code.NotFound || refusal.reason !== 'NOT_FOUND_OR_NOT_PERMITTED') return undefined;
+  const cause = 'NOT_FOUND_OR_NOT_PERMITTED';
+  return new KeyMissError(session, { cause, recovery: 'NOT_PERMITTED', remedy: 'NONE', traceId });
+}
+
+export function recoveryName(recovery: Recovery): RecoveryName {
+  return enumName(RecoverySchema, recovery) as RecoveryName;
+}

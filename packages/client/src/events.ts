@@ -1,0 +1,41 @@
+import type { DeclineReason } from '@keytrail/contracts';
+import type { Ref } from '@keytrail/crypto';
+import type { RootKeyChange } from './root-keys.ts';
+
+export type DeclineReasonName = Exclude<keyof typeof DeclineReason, 'UNSPECIFIED'>;
+
+export interface OfferEvent {
+  readonly keyRequestId: string;
+  readonly conversationId: string;
+  readonly sessionId: string;
+  readonly requester: Ref;
+  readonly attempt: number;
+}
+
+/** What `client.on` tells. */
+export interface ClientEvents {
+  state: {
+    /** `waiting`: the stream was lost and is about to be opened again. */
+    readonly state: 'attaching' | 'attached' | 'waiting' | 'detached';
+    readonly error?: unknown;
+  };
+  /** The key of a session that was missing is in the store now. */
+  keyDelivered: {
+    readonly conversationId: string;
+    readonly sessionId: string;
+    readonly keyRequestId: string | undefined;
+    readonly sealer: Ref;
+    readonly attempt: number;
+  };
+  /** A key request of this device ended without a key. */
+  keyRequestEnded: { readonly conversationId: string; readonly sessionId: string; readonly keyRequestId: string };
+  offerAnswered: OfferEvent;
+  offerDeclined: OfferEvent & { readonly reason: DeclineReasonName };
+  rootKeyChanged: RootKeyChange & { readonly accepted: boolean };
+  conversationChanged: { readonly conversationId: string };
+  rotationDue: { readonly conversationId: string };
+  messageAdded: { readonly conversationId: string };
+  prekeysReplenished: { readonly oneTime: number; readonly kem: number };
+  /** Work in the background failed. */
+  fault: { readonly during: string; readonly error: unknown };
+}

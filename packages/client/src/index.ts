@@ -1,0 +1,50 @@
+export {
+  type Conversation,
+  ConversationKind,
+  DeclineReason,
+  HistoryPolicy,
+  type KeyRequest,
+  KeyRequestKind,
+  KeyRequestState,
+  type Member,
+  MemberRole,
+  MissCause,
+  Recovery,
+  Remedy,
+  RotationDueReason,
+  type SessionHeader,
+  WithheldReason,
+} from '@keytrail/contracts';
+export { type KeyPair, noblePrimitives, type Primitives, type Ref, VerificationError } from '@keytrail/crypto';
+export type { RetryOptions, Transports } from './calls.ts';
+export { type ClientOptions, createClient, type KeytrailClient, type RequestedKey } from './client.ts';
+export { type Clock, systemClock } from './clock.ts';
+export type { NewConversation, NewMember, SealedConversation, WithheldReasonName } from './conversations.ts';
+export {
+  type KeyMissCause,
+  KeyMissError,
+  NotRegisteredError,
+  type RecoveryName,
+  RefusalError,
+  type RemedyName,
+  RotationLost,
+  type SessionProblem,
+  SessionRefusedError,
+} from './errors.ts';
+export type { ClientEvents, DeclineReasonName, OfferEvent } from './events.ts';
+export type {
+  KeyStore,
+  StoredDevice,
+  StoredPending,
+  StoredPrekey,
+  StoredPrekeyKind,
+  StoredSession,
+} from './key-store.ts';
+export { keyStoreConformance } from './key-store-conformance.ts';
+export { LinkTextError } from './link-text.ts';
+export type { DeviceToTrust, DeviceTrust } from './make-session.ts';
+export { memoryKeyStore } from './memory-key-store.ts';
+export type { ReadMessage, ReadOptions, SentMessage } from './messages.ts';
+export type { OpenOptions } from './open-session.ts';
+export type { RootKeyChange, RootKeyPolicy } from './root-keys.ts';
+export type { OpenSession } from './sessions.ts';

@@ -1,0 +1,126 @@
+import { equalBytes } from './bytes.ts';
+import type { KeyStore, StoredDevice, StoredPrekey, StoredSession } from './key-store.ts';
+
+export interface ConformanceCheck {
+  readonly name: string;
+  /** Throws when the store does not conform. */
+  run(): Promise<void>;
+}
+
+/** What every key store must do, for any test runner. `makeStore` gives an empty store each time. */
+export function keyStoreConformance(makeStore: () => KeyStore | Promise<KeyStore>): ConformanceCheck[] {
+  const check = (name: string, work: (store: KeyStore) => Promise<void>): ConformanceCheck => ({
+    name,
+    run: async () => work(await makeStore()),
+  });
+  return [
+    check('is empty at first', async (store) => {
+      expect((await store.device()) === undefined, 'device');
+      expect((await store.prekey('signed', 1)) === undefined, 'prekey');
+      expect((await store.pin('bob')) === undefined, 'pin');
+      expect((await store.session('c', 's')) === undefined, 'session');
+      expect((await store.sessionOfEpoch('c', 1n)) === undefined, 'sessionOfEpoch');
+      expect((await store.pending('create')) === undefined, 'pending');
+      const [sealed] = await store.sealedTo([{ userId: 'bob', deviceId: 'phone' }]);
+      expect(sealed === false, 'sealedTo');
+    }),
+    check('keeps the device that was saved last', async (store) => {
+      await store.saveDevice(device);
+      await store.saveDevice({ ...device, state: 'registered', certificate: bytes(70, 9) });
+      const kept = await store.device();
+      expect(kept?.state === 'registered' && kept.deviceId === 'phone', 'state and name');
+      expect(same(kept?.identityKey.privateKey, device.identityKey.privateKey), 'identity key');
+      expect(same(kept?.certificate, bytes(70, 9)), 'certificate');
+      expect(kept?.rootKey === undefined && kept?.linkSecret === undefined, 'what was absent stays absent');
+    }),
+    check('keeps prekeys apart by kind and id', async (store) => {
+      await store.savePrekeys([prekey('one-time', 1, 1), prekey('kem-one-time', 1, 2), prekey('one-time', 2, 3)]);
+      expect(same((await store.prekey('one-time', 1))?.keyPair.privateKey, bytes(32, 1)), 'one-time 1');
+      expect(same((await store.prekey('kem-one-time', 1))?.keyPair.privateKey, bytes(32, 2)), 'kem-one-time 1');
+      expect((await store.prekey('kem-one-time', 2)) === undefined, 'kem-one-time 2');
+    }),
+    check('pins the first root key, also when two come at once', async (store) => {
+      const pinned = await Promise.all([store.pinFirst('bob', bytes(32, 1)), store.pinFirst('bob', bytes(32, 2))]);
+      const stands = await store.pin('bob');
+      expect(
+        pinned.every((each) => same(each, stands)),
+        'both see the pin that stands',
+      );
+      await store.replacePin('bob', bytes(32, 3));
+      expect(same(await store.pin('bob'), bytes(32, 3)), 'replacePin');
+      expect(same(await store.pinFirst('bob', bytes(32, 4)), bytes(32, 3)), 'pinFirst after replacePin');
+    }),
+    check('keeps a session and forgets the prekeys that it spent', async (store) => {
+      await store.savePrekeys([prekey('one-time', 1, 1), prekey('one-time', 2, 2), prekey('signed', 1, 3)]);
+      await store.saveSession(session, [{ kind: 'one-time', keyId: 1 }]);
+      expect(same((await store.session('c', 's'))?.sessionKey, session.sessionKey), 'session');
+      const ofEpoch = await store.sessionOfEpoch('c', 7n);
+      expect(ofEpoch?.sessionId === 's' && ofEpoch.epoch === 7n, 'sessionOfEpoch');
+      expect((await store.prekey('one-time', 1)) === undefined, 'the spent prekey is gone');
+      expect((await store.prekey('one-time', 2)) !== undefined, 'another one is not');
+      expect((await store.prekey('signed', 1)) !== undefined, 'nor one of another kind');
+    }),
+    check('remembers to whom this device has sealed', async (store) => {
+      const [bob, carol] = [
+        { userId: 'bob', deviceId: 'phone' },
+        { userId: 'carol', deviceId: 'phone' },
+      ] as const;
+      await store.addSealedTo([bob]);
+      await store.addSealedTo([bob]);
+      const [toBob, toCarol] = await store.sealedTo([bob, carol]);
+      expect(toBob === true && toCarol === false, 'sealedTo');
+    }),
+    check('never gives a number of a counter twice', async (store) => {
+      expect((await store.reserve('a', 3)) === 0n, 'counters start at 0');
+      const firsts = await Promise.all(Array.from({ length: 20 }, () => store.reserve('a', 2)));
+      expect(new Set(firsts).size === 20 && firsts.every((first) => first >= 3n), 'concurrent reservations');
+      expect((await store.reserve('b', 1)) === 0n, 'another counter');
+    }),
+    check('keeps a pending request until it is removed', async (store) => {
+      await store.savePending('rotate c', { content: bytes(10, 1), secret: bytes(32, 2) });
+      await store.savePending('rotate c', { content: bytes(10, 3) });
+      const pending = await store.pending('rotate c');
+      expect(same(pending?.content, bytes(10, 3)) && pending?.secret === undefined, 'the last one');
+      await store.removePending('rotate c');
+      await store.removePending('rotate c');
+      expect((await store.pending('rotate c')) === undefined, 'removed');
+    }),
+  ];
+}
+
+function bytes(length: number, value: number): Uint8Array {
+  return new Uint8Array(length).fill(value);
+}
+
+const keyPair = { publicKey: bytes(32, 1), privateKey: bytes(32, 2) };
+const device: StoredDevice = {
+  userId: 'alice',
+  deviceId: 'phone',
+  state: 'made',
+  identityKey: keyPair,
+  signingKey: keyPair,
+  signedPrekeyId: 1,
+  lastResortPrekeyId: 2,
+};
+const session: StoredSession = {
+  conversationId: 'c',
+  sessionId: 's',
+  epoch: 7n,
+  header: bytes(300, 1),
+  headerSignature: bytes(64, 2),
+  sessionKey: bytes(32, 3),
+  attempt: 0,
+  sealer: { userId: 'alice', deviceId: 'phone' },
+};
+
+function prekey(kind: StoredPrekey['kind'], keyId: number, value: number): StoredPrekey {
+  return { kind, keyId, keyPair: { publicKey: bytes(32, 0), privateKey: bytes(32, value) } };
+}
+
+function same(a: Uint8Array | undefined, b: Uint8Array | undefined): boolean {
+  return a !== undefined && b !== undefined && equalBytes(a, b);
+}
+
+function expect(held: boolean, what: string): void {
+  if (!held) throw new Error(`the key store does not conform: ${what}`);
+}

@@ -1,0 +1,243 @@
+import { create } from '@bufbuild/protobuf';
+import { timestampFromDate } from '@bufbuild/protobuf/wkt';
+import {
+  type Device,
+  type DeviceList,
+  type HistoryPolicy,
+  type InitialSession,
+  InitialSessionSchema,
+  type MemberRole,
+  type PrekeyBundle,
+  WithheldReason,
+} from '@keytrail/contracts';
+import {
+  CertificateError,
+  keyCommitment,
+  type Primitives,
+  RecipientError,
+  type Ref,
+  rosterHash,
+  sealEnvelope,
+  signHeader,
+  signWithholding,
+  suite,
+  transcript,
+  type VerifiedRecipient,
+  verifyBundle,
+  verifyDevice,
+} from '@keytrail/crypto';
+import { deviceKey, equalBytes, randomUuid, sameDevice, uuidOf } from './bytes.ts';
+import type { Calls } from './calls.ts';
+import type { Clock } from './clock.ts';
+import type { Directory } from './directory.ts';
+import { SessionRefusedError } from './errors.ts';
+import type { KeyStore } from './key-store.ts';
+import type { OwnDevice, RegisteredDevice } from './own-device.ts';
+import type { RootKeys } from './root-keys.ts';
+import type { Operation } from './tracing.ts';
+
+/** A device as the application is asked about it. */
+export interface DeviceToTrust extends Ref {
+  readonly identityKey: Uint8Array;
+  readonly signingKey: Uint8Array;
+}
+
+export type DeviceTrust = (device: DeviceToTrust) => boolean | Promise<boolean>;
+
+export interface SealingParts {
+  readonly calls: Calls;
+  readonly primitives: Primitives;
+  readonly store: KeyStore;
+  readonly own: OwnDevice;
+  readonly rootKeys: RootKeys;
+  readonly directory: Directory;
+  readonly deviceTrust: DeviceTrust;
+  readonly clock: Clock;
+}
+
+/** The place that a new session takes. */
+export interface SessionPlan {
+  readonly conversationId: string;
+  readonly epoch: bigint;
+  readonly rosterVersion: bigint;
+  readonly members: readonly { readonly userId: string; readonly role: MemberRole }[];
+  readonly historyPolicy: HistoryPolicy;
+  /** Empty for epoch 1. */
+  readonly previousHeaderHash: Uint8Array;
+  /** The same seed and the same devices are the same claim, so that making the session again burns no keys. */
+  readonly claimSeed: string;
+  /** Bundles claimed for this mutation so far. */
+  readonly claimed: Map<string, PrekeyBundle>;
+}
+
+export interface MadeSession {
+  readonly initialSession: InitialSession;
+  /** 32 bytes. */
+  readonly sessionKey: Uint8Array;
+}
+
+type Sealing = { readonly recipient: VerifiedRecipient } | { readonly device: Ref; readonly withheld: WithheldReason };
+
+/**
+ * Makes a session: a fresh key, a signed header that commits to it, and for each device of the members an envelope, or a signed statement why
+ * there is none. This device has its own envelope too, so that it can come back to the key.
+ */
+export async function makeSession(parts: SealingParts, operation: Operation, plan: SessionPlan): Promise<MadeSession> {
+  const { primitives } = parts;
+  const own = await parts.own.registered();
+  const lists = await parts.directory.current(
+    operation,
+    plan.members.map(({ userId }) => userId),
+  );
+  const sealings = await decideSealings(parts, operation, own, lists, plan);
+
+  const sessionId = randomUuid(primitives);
+  const sessionKey = primitives.randomBytes(32);
+  const ephemeralKey = primitives.x25519.keyPair();
+  const { conversationId, epoch, rosterVersion, historyPolicy, previousHeaderHash } = plan;
+  const { signedHeader, session } = signHeader(primitives, own.signingKey, {
+    suite,
+    conversationId,
+    sessionId,
+    epoch,
+    rosterVersion,
+    rosterHash: rosterHash(plan.members),
+    deviceLists: lists.map(({ userId, version }) => ({ userId, version })),
+    initiator: { userId: own.userId, deviceId: own.deviceId },
+    initiatorIdentityKey: own.identityKey.publicKey,
+    initiatorSigningKey: own.signingKey.publicKey,
+    initiatorEphemeralKey: ephemeralKey.publicKey,
+    keyCommitment: keyCommitment(sessionKey, { conversationId, sessionId, epoch }),
+    historyPolicy,
+    previousHeaderHash,
+    createdAt: timestampFromDate(parts.clock.now()),
+  });
+  const envelopes = sealings.flatMap((sealing) =>
+    'recipient' in sealing
+      ? [
+          sealEnvelope({
+            primitives,
+            sealer: own,
+            recipient: sealing.recipient,
+            session,
+            attempt: 0,
+            ephemeralKey,
+            sessionKey,
+          }),
+        ]
+      : [],
+  );
+  const withholdings = sealings.flatMap((sealing) =>
+    'withheld' in sealing
+      ? [signWithholding(primitives, own.signingKey, session, sealing.device, sealing.withheld)]
+      : [],
+  );
+  return {
+    sessionKey,
+    initialSession: create(InitialSessionSchema, {
+      signedHeader,
+      initiatorCertificate: own.certificate,
+      envelopes,
+      withholdings,
+    }),
+  };
+}
+
+async function decideSealings(
+  parts: SealingParts,
+  operation: Operation,
+  own: RegisteredDevice,
+  lists: readonly DeviceList[],
+  plan: SessionPlan,
+): Promise<Sealing[]> {
+  const trusted: Device[] = [];
+  const sealings: Sealing[] = [];
+  for (const list of lists) {
+    const active = list.devices.filter(({ revokedAt }) => revokedAt === undefined);
+    if (active.length === 0) continue;
+    const rootKey = await parts.rootKeys.judge(list.userId, list.rootKey);
+    for (const device of active) {
+      const because = rootKey.trusted
+        ? await reasonToWithhold(parts, device, rootKey.rootKey)
+        : WithheldReason.ROOT_KEY_CHANGED;
+      if (sameDevice(device, own)) {
+        if (because !== undefined || !equalBytes(device.identityKey, own.identityKey.publicKey))
+          throw new SessionRefusedError('certificate', 'this device is listed with other keys than its own');
+        sealings.push(verifyAs(device, () => verifyDevice(parts.primitives, device, own.rootKey.publicKey)));
+      } else if (because !== undefined) sealings.push({ device, withheld: because });
+      else trusted.push(device);
+    }
+  }
+  const sealedBefore = await parts.store.sealedTo(trusted);
+  const first = trusted.filter((_, i) => sealedBefore[i] !== true);
+  await claimBundles(parts, operation, first, plan);
+  for (const [i, device] of trusted.entries()) {
+    sealings.push(await verifiedRecipient(parts, device, sealedBefore[i] === true ? undefined : plan.claimed));
+  }
+  return sealings;
+}
+
+async function reasonToWithhold(
+  { directory, own, deviceTrust }: SealingParts,
+  device: Device,
+  rootKey: Uint8Array,
+): Promise<WithheldReason | undefined> {
+  try {
+    directory.certify(device, rootKey);
+  } catch (error) {
+    if (!(error instanceof CertificateError)) throw error;
+    return WithheldReason.UNCERTIFIED;
+  }
+  if (sameDevice(device, own)) return undefined;
+  return (await deviceTrust(device)) ? undefined : WithheldReason.NOT_TRUSTED;
+}
+
+/** The first envelope to a device spends a claimed bundle; later ones use its current signed and last-resort prekeys. */
+async function verifiedRecipient(
+  { primitives, rootKeys }: SealingParts,
+  device: Device,
+  claimed: ReadonlyMap<string, PrekeyBundle> | undefined,
+): Promise<Sealing> {
+  const rootKey = (await rootKeys.pinned(device.userId)) ?? new Uint8Array();
+  if (claimed === undefined) return verifyAs(device, () => verifyDevice(primitives, device, rootKey));
+  const bundle = claimed.get(deviceKey(device));
+  if (bundle === undefined) return { device, withheld: WithheldReason.NO_PREKEYS };
+  return verifyAs(device, () => verifyBundle(primitives, bundle, rootKey));
+}
+
+function verifyAs(device: Ref, verify: () => VerifiedRecipient): Sealing {
+  try {
+    const recipient = verify();
+    return sameDevice(recipient, device) ? { recipient } : { device, withheld: WithheldReason.UNCERTIFIED };
+  } catch (error) {
+    if (!(error instanceof RecipientError)) throw error;
+    const uncertified = error.problem === 'certificate' || error.problem === 'root-key';
+    return { device, withheld: uncertified ? WithheldReason.UNCERTIFIED : WithheldReason.NO_PREKEYS };
+  }
+}
+
+const devicesPerClaim = 500;
+
+/** Claims what is not claimed yet. The claim id follows from seed and devices: a repeated claim is answered with the same bundles. */
+export async function claimBundles(
+  { calls, primitives }: Pick<SealingParts, 'calls' | 'primitives'>,
+  operation: Operation,
+  devices: readonly Ref[],
+  { claimSeed, claimed }: Pick<SessionPlan, 'claimSeed' | 'claimed'>,
+): Promise<void> {
+  const wanted = devices.filter((device) => !claimed.has(deviceKey(device)));
+  const groups: Ref[][] = [];
+  for (let from = 0; from < wanted.length; from += devicesPerClaim)
+    groups.push(wanted.slice(from, from + devicesPerClaim));
+  await Promise.all(
+    groups.map(async (group) => {
+      const names = group.flatMap(({ userId, deviceId }) => [userId, deviceId]);
+      const claimId = uuidOf(primitives.sha256(transcript('keytrail/client/claim', claimSeed, ...names)), 8);
+      const refs = group.map(({ userId, deviceId }) => ({ userId, deviceId }));
+      const { results } = await calls.call(operation, (options) =>
+        calls.identityKeys.claimPrekeyBundles({ claimId, devices: refs }, options),
+      );
+      for (const { device, bundle } of results) if (device && bundle) claimed.set(deviceKey(device), bundle);
+    }),
+  );
+}

@@ -1,0 +1,185 @@
+import { timestampDate } from '@bufbuild/protobuf/wkt';
+import type { Message, RotationDueReason } from '@keytrail/contracts';
+import { decryptMessage, encryptMessage, type Ref } from '@keytrail/crypto';
+import { randomUuid } from './bytes.ts';
+import type { Conversations } from './conversations.ts';
+import { KeyMissError, RefusalError, RotationLost } from './errors.ts';
+import type { KeyStore } from './key-store.ts';
+import type { OpeningParts, OpenOptions, SessionOpener } from './open-session.ts';
+import type { HeldSession } from './sessions.ts';
+import type { Operation } from './tracing.ts';
+
+export interface SentMessage {
+  readonly sequence: bigint;
+  readonly sessionId: string;
+  readonly epoch: bigint;
+  readonly rotationDue: RotationDueReason;
+}
+
+interface ReceivedMessage {
+  readonly sequence: bigint;
+  readonly sender: Ref;
+  /** The server's time. */
+  readonly sentAt: Date;
+  readonly sessionId: string;
+  readonly epoch: bigint;
+}
+
+/** A message as far as this device can read it. */
+export type ReadMessage =
+  | (ReceivedMessage & {
+      readonly plaintext: Uint8Array;
+      /** The plaintext as UTF-8. */
+      readonly text: string;
+    })
+  | (ReceivedMessage & {
+      /** A KeyMissError when the key is missing, else what did not verify. */
+      readonly error: Error;
+    });
+
+export interface ReadOptions extends OpenOptions {
+  /** The last sequence that the caller has. */
+  readonly after?: bigint;
+  /** At most 500; without it everything there is. */
+  readonly limit?: number;
+}
+
+export interface MessageParts extends OpeningParts {
+  readonly store: KeyStore;
+  readonly conversations: Conversations;
+  readonly opener: SessionOpener;
+}
+
+const triesAtMost = 4;
+const readTimeoutMs = 10_000;
+
+/**
+ * Encrypts and sends under the current session. When a rotation is required, it is made, or the winner's session used, and the message
+ * encrypted anew: only then does it get another request id.
+ */
+export async function sendMessage(
+  parts: MessageParts,
+  operation: Operation,
+  conversationId: string,
+  plaintext: Uint8Array,
+): Promise<SentMessage> {
+  let { sessionId } = await parts.conversations.recent(operation, conversationId);
+  for (let tries = 1; ; tries += 1) {
+    try {
+      return await sendUnder(parts, operation, { conversationId, sessionId }, plaintext);
+    } catch (error) {
+      if (!needsNewerSession(error) || tries >= triesAtMost) throw error;
+      sessionId = await newerSession(parts, operation, conversationId, sessionId);
+    }
+  }
+}
+
+/** A member who came after the current session was made has no key to send under until there is a newer one. */
+function needsNewerSession(error: unknown): boolean {
+  if (error instanceof KeyMissError)
+    return error.cause === 'HISTORY_NOT_SHARED' || error.cause === 'NOT_A_MEMBER_AT_EPOCH';
+  return error instanceof RefusalError && error.reason === 'ROTATION_REQUIRED';
+}
+
+async function sendUnder(
+  parts: MessageParts,
+  operation: Operation,
+  name: { conversationId: string; sessionId: string },
+  plaintext: Uint8Array,
+): Promise<SentMessage> {
+  const { calls, primitives, store } = parts;
+  const own = await parts.own.registered();
+  const { held } = await parts.opener.open(name, { signal: operation.signal }, operation);
+  const { session, sessionKey } = held;
+  // Taken for ever before it is used: a nonce that is used twice would tell both texts.
+  const senderCounter = await store.reserve(`sent ${name.conversationId} ${name.sessionId}`, 1);
+  const encrypted = encryptMessage({ primitives, sessionKey, session, sender: own, senderCounter, plaintext });
+  const request = { requestId: randomUuid(primitives), ...encrypted };
+  const { sequence, rotationDue } = await calls.call(operation, (options) =>
+    calls.conversation.sendMessage(request, options),
+  );
+  return { sequence, sessionId: name.sessionId, epoch: session.epoch, rotationDue };
+}
+
+async function newerSession(
+  { conversations }: MessageParts,
+  operation: Operation,
+  conversationId: string,
+  sessionId: string,
+): Promise<string> {
+  const current = await conversations.get(operation, conversationId);
+  if (current.sessionId !== sessionId) return current.sessionId;
+  try {
+    return (await conversations.rotate(operation, conversationId)).sessionId;
+  } catch (error) {
+    if (!(error instanceof RotationLost)) throw error;
+    return error.winner.sessionId;
+  }
+}
+
+/** Reads the log, and decrypts what it can; what it cannot is there with its error. Each session is opened once. */
+export async function readMessages(
+  parts: MessageParts,
+  operation: Operation,
+  conversationId: string,
+  options: ReadOptions,
+): Promise<ReadMessage[]> {
+  const messages = await listMessages(parts, operation, conversationId, options);
+  const { recover = true, waitForHolder = false, timeoutMs = readTimeoutMs } = options;
+  const how = { recover, waitForHolder, timeoutMs, signal: operation.signal };
+  const sessionIds = [...new Set(messages.map(({ sessionId }) => sessionId))];
+  const sessions = new Map(
+    await Promise.all(
+      sessionIds.map(async (sessionId): Promise<[string, HeldSession | Error]> => {
+        try {
+          return [sessionId, (await parts.opener.open({ conversationId, sessionId }, how, operation)).held];
+        } catch (error) {
+          if (operation.signal.aborted) throw operation.signal.reason;
+          return [sessionId, error instanceof Error ? error : new Error(String(error))];
+        }
+      }),
+    ),
+  );
+  return Promise.all(messages.map((message) => read(parts, operation, message, sessions.get(message.sessionId))));
+}
+
+async function listMessages(
+  { calls }: MessageParts,
+  operation: Operation,
+  conversationId: string,
+  { after = 0n, limit }: ReadOptions,
+): Promise<Message[]> {
+  const all: Message[] = [];
+  for (let afterSequence = after; ; ) {
+    const { messages, more } = await calls.call(operation, (options) =>
+      calls.conversation.listMessages({ conversationId, afterSequence, limit: limit ?? 500 }, options),
+    );
+    all.push(...messages);
+    const last = messages.at(-1);
+    if (!more || limit !== undefined || last === undefined) return all;
+    afterSequence = last.sequence;
+  }
+}
+
+async function read(
+  { directory, primitives }: MessageParts,
+  operation: Operation,
+  message: Message,
+  session: HeldSession | Error | undefined,
+): Promise<ReadMessage> {
+  const { sequence, sessionId, epoch, sentAt } = message;
+  const sender = { userId: message.sender?.userId ?? '', deviceId: message.sender?.deviceId ?? '' };
+  const received = { sequence, sender, sessionId, epoch, sentAt: sentAt ? timestampDate(sentAt) : new Date(0) };
+  if (session === undefined || session instanceof Error) {
+    return { ...received, error: session ?? new Error('the session was not opened') };
+  }
+  try {
+    const { signingKey } = await directory.certified(operation, sender);
+    const { sessionKey } = session;
+    const plaintext = decryptMessage({ primitives, sessionKey, session: session.session, message, signingKey });
+    return { ...received, plaintext, text: new TextDecoder().decode(plaintext) };
+  } catch (error) {
+    if (operation.signal.aborted) throw operation.signal.reason;
+    return { ...received, error: error instanceof Error ? error : new Error(String(error)) };
+  }
+}

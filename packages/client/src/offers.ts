@@ -1,0 +1,223 @@
+import {
+  DeclineReason,
+  type Device,
+  type DeviceList,
+  HistoryPolicy,
+  type KeyRequest,
+  KeyRequestRole,
+  type Notification,
+} from '@keytrail/contracts';
+import {
+  CertificateError,
+  RecipientError,
+  type Ref,
+  sealEnvelope,
+  type VerifiedRecipient,
+  verifyBundle,
+  verifyDevice,
+} from '@keytrail/crypto';
+import { deviceKey, randomUuid, sameDevice } from './bytes.ts';
+import type { Conversations } from './conversations.ts';
+import type { Emitter } from './emitter.ts';
+import { RefusalError } from './errors.ts';
+import type { ClientEvents, DeclineReasonName } from './events.ts';
+import { claimBundles, type SealingParts } from './make-session.ts';
+import type { HeldSession, Sessions } from './sessions.ts';
+import { contextOf, type Operation, type Tracing } from './tracing.ts';
+
+export interface OfferParts extends SealingParts {
+  readonly sessions: Sessions;
+  readonly conversations: Conversations;
+  readonly tracing: Tracing;
+  readonly events: Emitter<ClientEvents>;
+}
+
+/** Someone else helped, or the request is over: nothing is wrong. */
+const tooLate = new Set(['NOT_OFFERED', 'KEY_REQUEST_ENDED', 'ATTEMPT_ALREADY_FULFILLED']);
+/** Up to this many members their devices are fetched while the offer is, not after. */
+const membersToFetchAhead = 4;
+
+class Declined extends Error {
+  readonly reason: DeclineReasonName;
+
+  constructor(reason: DeclineReasonName) {
+    super(reason);
+    this.reason = reason;
+  }
+}
+
+/** What is at hand before the offer itself is here. */
+interface Ahead {
+  readonly held: HeldSession | undefined;
+  readonly lists: Promise<readonly DeviceList[]>;
+}
+
+/** Answers key requests that are offered to this device: re-seals what the requester may have by this device's own lights, or declines. */
+export class OfferAnswers {
+  readonly #parts: OfferParts;
+  readonly #answering = new Set<string>();
+
+  constructor(parts: OfferParts) {
+    this.#parts = parts;
+  }
+
+  /** Answers the offer that a notification tells of, in the trace that led to it. */
+  answerOffer(notification: Notification, signal: AbortSignal): Promise<void> {
+    const { conversationId, sessionId, keyRequestId, traceparent } = notification;
+    return this.#run({ within: contextOf(traceparent), signal, keyRequestId }, async (operation) => {
+      const held = await this.#parts.sessions.find(conversationId, sessionId);
+      const lists = this.#fetchAhead(operation, held);
+      const offered = await this.#offered(operation, keyRequestId);
+      await Promise.all(offered.map((request) => this.#answer(operation, request, { held, lists })));
+    });
+  }
+
+  /** Answers whatever is offered to this device now. */
+  answerAll(signal: AbortSignal): Promise<void> {
+    return this.#run({ signal }, async (operation) => {
+      for (const request of await this.#offered(operation)) {
+        const held = await this.#parts.sessions.find(request.conversationId, request.sessionId);
+        await this.#answer(operation, request, { held, lists: Promise.resolve([]) });
+      }
+    });
+  }
+
+  #run(
+    about: { within?: ReturnType<typeof contextOf>; signal: AbortSignal; keyRequestId?: string },
+    work: (operation: Operation) => Promise<void>,
+  ): Promise<void> {
+    const attributes = about.keyRequestId ? { 'keytrail.key_request.id': about.keyRequestId } : {};
+    return this.#parts.tracing.run('answer offer', { ...about, attributes }, work);
+  }
+
+  async #fetchAhead(operation: Operation, held: HeldSession | undefined): Promise<readonly DeviceList[]> {
+    const { own, directory } = this.#parts;
+    const members = held?.session.header.deviceLists.map(({ userId }) => userId) ?? [];
+    const userIds = members.length <= membersToFetchAhead ? members : [own.userId];
+    // A failure here only means that it is fetched when it is needed.
+    return userIds.length === 0 ? [] : directory.current(operation, userIds).catch(() => []);
+  }
+
+  async #offered(operation: Operation, keyRequestId?: string): Promise<KeyRequest[]> {
+    const { calls } = this.#parts;
+    const all: KeyRequest[] = [];
+    let token = '';
+    do {
+      const request = { role: KeyRequestRole.HOLDER, page: { size: 200, token } };
+      const page = await calls.call(operation, (options) => calls.session.listKeyRequests(request, options));
+      const wanted = page.keyRequests.filter((offer) => !keyRequestId || offer.keyRequestId === keyRequestId);
+      all.push(...wanted);
+      token = keyRequestId && wanted.length > 0 ? '' : page.nextToken;
+    } while (token !== '');
+    return all;
+  }
+
+  async #answer(operation: Operation, request: KeyRequest, ahead: Ahead): Promise<void> {
+    const offer = `${request.keyRequestId} ${request.attempt}`;
+    if (this.#answering.has(offer) || request.requester === undefined) return;
+    this.#answering.add(offer);
+    const { keyRequestId, conversationId, sessionId, attempt } = request;
+    const requester = { userId: request.requester.userId, deviceId: request.requester.deviceId };
+    const event = { keyRequestId, conversationId, sessionId, requester, attempt };
+    try {
+      await this.#fulfil(operation, request, requester, ahead);
+      this.#parts.events.emit('offerAnswered', event);
+    } catch (error) {
+      if (error instanceof RefusalError && tooLate.has(error.reason)) return;
+      if (!(error instanceof Declined)) throw error;
+      await this.#decline(operation, request, error.reason);
+      this.#parts.events.emit('offerDeclined', { ...event, reason: error.reason });
+    } finally {
+      this.#answering.delete(offer);
+    }
+  }
+
+  async #fulfil(operation: Operation, request: KeyRequest, requester: Ref, ahead: Ahead): Promise<void> {
+    const { calls, primitives, store, own } = this.#parts;
+    const { held } = ahead;
+    if (held === undefined) throw new Declined('KEY_NOT_HELD');
+    const sealer = await own.registered();
+    await this.#checkEntitlement(operation, held, requester);
+    const recipient = await this.#recipient(operation, request, requester, await ahead.lists);
+    const { keyRequestId, attempt } = request;
+    const { session, sessionKey } = held;
+    const envelope = sealEnvelope({ primitives, sealer, recipient, session, attempt, sessionKey });
+    const fulfilment = { requestId: randomUuid(primitives), keyRequestId, attempt, envelope };
+    await calls.call(operation, (options) => calls.session.fulfillKeyRequest(fulfilment, options));
+    await store.addSealedTo([requester]);
+  }
+
+  /**
+   * The header, which its initiator signed, names everybody who was a member at its epoch. Only where it says that history is shared does the
+   * server's word about members count.
+   */
+  async #checkEntitlement(operation: Operation, { session }: HeldSession, requester: Ref): Promise<void> {
+    const { header, conversationId } = session;
+    if (header.deviceLists.some(({ userId }) => userId === requester.userId)) return;
+    if (header.historyPolicy !== HistoryPolicy.SHARED) throw new Declined('NOT_ENTITLED');
+    const { members } = await this.#parts.conversations.get(operation, conversationId);
+    if (!members.some(({ userId }) => userId === requester.userId)) throw new Declined('NOT_ENTITLED');
+  }
+
+  async #recipient(
+    operation: Operation,
+    request: KeyRequest,
+    requester: Ref,
+    ahead: readonly DeviceList[],
+  ): Promise<VerifiedRecipient> {
+    const { calls, primitives, store, rootKeys, directory } = this.#parts;
+    const [[sealedBefore], list] = await Promise.all([
+      store.sealedTo([requester]),
+      ahead.find(({ userId }) => userId === requester.userId) ??
+        directory.current(operation, [requester.userId]).then(([fetched]) => fetched),
+    ]);
+    const device = list?.devices.find(({ deviceId }) => deviceId === requester.deviceId);
+    if (list === undefined || device === undefined) throw new Declined('UNCERTIFIED');
+    if (device.revokedAt !== undefined) throw new Declined('NOT_ENTITLED');
+    const verdict = await rootKeys.judge(requester.userId, list.rootKey);
+    if (!verdict.trusted) throw new Declined('ROOT_KEY_CHANGED');
+    await this.#checkTrust(device, verdict.rootKey);
+    if (sealedBefore === true) return verified(requester, () => verifyDevice(primitives, device, verdict.rootKey));
+
+    const claimed = new Map();
+    // One claim for the request, however often it is offered and answered.
+    await claimBundles({ calls, primitives }, operation, [requester], { claimSeed: request.keyRequestId, claimed });
+    const bundle = claimed.get(deviceKey(requester));
+    if (bundle === undefined) throw new Declined('NOT_ENTITLED');
+    return verified(requester, () => verifyBundle(primitives, bundle, verdict.rootKey));
+  }
+
+  async #checkTrust(device: Device, rootKey: Uint8Array): Promise<void> {
+    const { directory, deviceTrust } = this.#parts;
+    try {
+      directory.certify(device, rootKey);
+    } catch (error) {
+      if (!(error instanceof CertificateError)) throw error;
+      throw new Declined('UNCERTIFIED');
+    }
+    if (!(await deviceTrust(device))) throw new Declined('NOT_TRUSTED');
+  }
+
+  async #decline(operation: Operation, request: KeyRequest, reason: DeclineReasonName): Promise<void> {
+    const { calls } = this.#parts;
+    const { keyRequestId, attempt } = request;
+    operation.span.setAttribute('keytrail.reason', reason);
+    try {
+      await calls.call(operation, (options) =>
+        calls.session.declineOffer({ keyRequestId, attempt, reason: DeclineReason[reason] }, options),
+      );
+    } catch (error) {
+      if (!(error instanceof RefusalError) || !tooLate.has(error.reason)) throw error;
+    }
+  }
+}
+
+function verified(requester: Ref, verify: () => VerifiedRecipient): VerifiedRecipient {
+  try {
+    const recipient = verify();
+    if (sameDevice(recipient, requester)) return recipient;
+  } catch (error) {
+    if (!(error instanceof RecipientError)) throw error;
+  }
+  throw new Declined('UNCERTIFIED');
+}

@@ -1,0 +1,177 @@
+import type { Envelope, GetInitialSessionResponse } from '@keytrail/contracts';
+import {
+  EnvelopeError,
+  type EnvelopeProblem,
+  HeaderError,
+  openEnvelope,
+  type Primitives,
+  parseHeader,
+  type Session,
+  verifyHeader,
+} from '@keytrail/crypto';
+import { equalBytes, sameDevice } from './bytes.ts';
+import type { Calls } from './calls.ts';
+import type { CertifiedDevice, Directory } from './directory.ts';
+import { type KeyMissError, missOf, SessionRefusedError } from './errors.ts';
+import { Turns } from './flights.ts';
+import type { OwnDevice } from './own-device.ts';
+import type { RootKeys } from './root-keys.ts';
+import type { HeldSession, Sessions } from './sessions.ts';
+import type { Operation } from './tracing.ts';
+
+/**
+ * - `miss`: no envelope for this device
+ * - `stale`: still the envelope that was found wrong before
+ * - `wrong`: an envelope that must be rejected
+ * - `unopenable`: nothing is wrong with it, but the prekey that it was sealed to is gone
+ */
+export type ReadOutcome =
+  | { readonly kind: 'held'; readonly held: HeldSession }
+  | { readonly kind: 'miss'; readonly miss: KeyMissError }
+  | { readonly kind: 'stale' }
+  | { readonly kind: 'wrong' | 'unopenable'; readonly attempt: number; readonly problem: EnvelopeProblem };
+
+export interface ReadingParts {
+  readonly calls: Calls;
+  readonly primitives: Primitives;
+  readonly own: OwnDevice;
+  readonly rootKeys: RootKeys;
+  readonly directory: Directory;
+  readonly sessions: Sessions;
+}
+
+/** Reads a session from the server, believes nothing of it that does not verify, and stores its key. */
+export class SessionReader {
+  readonly #parts: ReadingParts;
+  readonly #turns = new Turns();
+
+  constructor(parts: ReadingParts) {
+    this.#parts = parts;
+  }
+
+  /**
+   * Envelopes of attempts up to `upTo` are known to be of no use.
+   *
+   * @throws SessionRefusedError, RefusalError.
+   */
+  async read(operation: Operation, conversationId: string, sessionId: string, upTo = -1): Promise<ReadOutcome> {
+    const { calls } = this.#parts;
+    let response: GetInitialSessionResponse;
+    try {
+      response = await calls.call(operation, (options) =>
+        calls.session.getInitialSession({ conversationId, sessionId }, options),
+      );
+    } catch (error) {
+      const miss = missOf(error, { conversationId, sessionId });
+      if (miss === undefined) throw error;
+      return { kind: 'miss', miss };
+    }
+    const { envelope } = response;
+    if (envelope === undefined) throw new SessionRefusedError('header', 'the answer has no envelope');
+    if (envelope.attempt <= upTo) return { kind: 'stale' };
+    // Opening spends one-time prekeys: who comes second must find the first one's result, not a prekey that is gone.
+    return this.#turns.take(`${conversationId} ${sessionId}`, () =>
+      this.#open(operation, { conversationId, sessionId }, response, envelope),
+    );
+  }
+
+  async #open(
+    operation: Operation,
+    name: { conversationId: string; sessionId: string },
+    response: GetInitialSessionResponse,
+    envelope: Envelope,
+  ): Promise<ReadOutcome> {
+    const { sessions, primitives, own, rootKeys } = this.#parts;
+    const before = await sessions.find(name.conversationId, name.sessionId);
+    if (before !== undefined) return { kind: 'held', held: before };
+
+    const session = await this.#verifyHeader(operation, name, response, envelope);
+    await this.#checkPlace(session);
+    const { opener, spent } = await own.keysFor(envelope);
+    let sessionKey: Uint8Array;
+    try {
+      const { sealer, sealerCertificate } = envelope;
+      if (sealer === undefined || sealerCertificate === undefined) throw new EnvelopeError('malformed', 'sealer');
+      const verdict = await rootKeys.judge(sealer.userId, sealerCertificate.rootKey);
+      if (!verdict.trusted) throw new EnvelopeError('certificate', 'root-key');
+      sessionKey = openEnvelope({ primitives, envelope, session, rootKey: verdict.rootKey, recipient: opener });
+    } catch (error) {
+      if (!(error instanceof EnvelopeError)) throw error;
+      const kind = error.problem === 'prekey-unknown' ? 'unopenable' : 'wrong';
+      return { kind, attempt: envelope.attempt, problem: error.problem };
+    }
+    const { signedHeader } = response;
+    const held = await sessions.save(
+      {
+        ...name,
+        epoch: session.epoch,
+        header: signedHeader?.header ?? new Uint8Array(),
+        headerSignature: signedHeader?.signature ?? new Uint8Array(),
+        sessionKey,
+        attempt: envelope.attempt,
+        sealer: { userId: envelope.sealer?.userId ?? '', deviceId: envelope.sealer?.deviceId ?? '' },
+      },
+      spent,
+    );
+    return { kind: 'held', held };
+  }
+
+  async #verifyHeader(
+    operation: Operation,
+    name: { conversationId: string; sessionId: string },
+    { signedHeader, epoch }: GetInitialSessionResponse,
+    envelope: Envelope,
+  ): Promise<Session> {
+    if (signedHeader === undefined) throw new SessionRefusedError('header', 'the session has no signed header');
+    try {
+      const parsed = parseHeader(signedHeader.header);
+      const { certificate } = await this.#initiator(operation, parsed, envelope);
+      const initiator = { certificate, rootKey: certificate.rootKey };
+      return verifyHeader(this.#parts.primitives, signedHeader, initiator, { ...name, epoch });
+    } catch (error) {
+      if (!(error instanceof HeaderError)) throw error;
+      const problem = error.problem === 'certificate' ? 'certificate' : 'header';
+      throw new SessionRefusedError(problem, error.message, { cause: error });
+    }
+  }
+
+  /** The initiator's certificate comes with an envelope that the initiator sealed; else it is looked up. */
+  async #initiator(
+    operation: Operation,
+    session: Session,
+    envelope: Envelope,
+  ): Promise<Pick<CertifiedDevice, 'certificate'>> {
+    const { directory, rootKeys } = this.#parts;
+    const { sealer, sealerCertificate: certificate } = envelope;
+    if (!sameDevice(sealer, session.initiator) || certificate === undefined) {
+      return directory.certified(operation, session.initiator);
+    }
+    if (!(await rootKeys.judge(session.initiator.userId, certificate.rootKey)).trusted) {
+      throw new SessionRefusedError(
+        'root-key-changed',
+        `the root key of ${session.initiator.userId} is not the pinned one`,
+      );
+    }
+    return { certificate };
+  }
+
+  /** The header must fit those that this device has: one session to an epoch, each naming the one before. */
+  async #checkPlace(session: Session): Promise<void> {
+    const { sessions } = this.#parts;
+    const { conversationId, epoch, header, initiator } = session;
+    if (!header.deviceLists.some(({ userId }) => userId === initiator.userId)) {
+      throw new SessionRefusedError('roster', 'the initiator is not in the roster of the header');
+    }
+    const [same, before, after] = await Promise.all([
+      sessions.ofEpoch(conversationId, epoch),
+      sessions.ofEpoch(conversationId, epoch - 1n),
+      sessions.ofEpoch(conversationId, epoch + 1n),
+    ]);
+    if (same !== undefined && same.session.sessionId !== session.sessionId) {
+      throw new SessionRefusedError('fork', `epoch ${epoch} has another session here`);
+    }
+    const follows = before === undefined || equalBytes(header.previousHeaderHash, before.session.headerHash);
+    const precedes = after === undefined || equalBytes(after.session.header.previousHeaderHash, session.headerHash);
+    if (!follows || !precedes) throw new SessionRefusedError('chain', `the header of epoch ${epoch} breaks the chain`);
+  }
+}

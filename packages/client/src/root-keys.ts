@@ -1,0 +1,83 @@
+import type { Ref } from '@keytrail/crypto';
+import { equalBytes, toHex } from './bytes.ts';
+import type { Emitter } from './emitter.ts';
+import type { ClientEvents } from './events.ts';
+import type { KeyStore } from './key-store.ts';
+
+export interface RootKeyChange {
+  readonly userId: string;
+  /** 32 bytes, Ed25519: the one that this device trusts. */
+  readonly pinned: Uint8Array;
+  /** 32 bytes, Ed25519: the one that came. */
+  readonly offered: Uint8Array;
+}
+
+export interface RootKeyPolicy {
+  /** Asked once for each new root key. A person should have compared the keys before it says `accept`. */
+  onChange(change: RootKeyChange): 'accept' | 'refuse' | Promise<'accept' | 'refuse'>;
+}
+
+export type RootKeyVerdict =
+  | { readonly trusted: true; readonly rootKey: Uint8Array }
+  | { readonly trusted: false; readonly pinned: Uint8Array };
+
+/** Root keys of users as this device has pinned them: the first is trusted, a change is the application's decision. */
+export class RootKeys {
+  readonly #store: KeyStore;
+  readonly #own: Ref;
+  readonly #policy: RootKeyPolicy;
+  readonly #events: Emitter<ClientEvents>;
+  readonly #pins = new Map<string, Uint8Array>();
+  readonly #asked = new Map<string, Promise<boolean>>();
+
+  constructor(parts: { store: KeyStore; own: Ref; policy: RootKeyPolicy | undefined; events: Emitter<ClientEvents> }) {
+    this.#store = parts.store;
+    this.#own = parts.own;
+    this.#policy = parts.policy ?? { onChange: () => 'refuse' };
+    this.#events = parts.events;
+  }
+
+  async pinned(userId: string): Promise<Uint8Array | undefined> {
+    const known = this.#pins.get(userId);
+    if (known !== undefined) return known;
+    const stored = await this.#store.pin(userId);
+    if (stored !== undefined) this.#pins.set(userId, stored);
+    return stored;
+  }
+
+  /** Whether a root key that somebody says is this user's may be used. First contact pins it. */
+  async judge(userId: string, offered: Uint8Array): Promise<RootKeyVerdict> {
+    const pinned = (await this.pinned(userId)) ?? (await this.#pinFirst(userId, offered));
+    if (equalBytes(pinned, offered)) return { trusted: true, rootKey: pinned };
+    if (await this.#accepts({ userId, pinned, offered })) return { trusted: true, rootKey: offered };
+    return { trusted: false, pinned };
+  }
+
+  async accept(userId: string, rootKey: Uint8Array): Promise<void> {
+    await this.#store.replacePin(userId, rootKey);
+    this.#pins.set(userId, rootKey);
+  }
+
+  async #pinFirst(userId: string, offered: Uint8Array): Promise<Uint8Array> {
+    const pinned = await this.#store.pinFirst(userId, offered);
+    this.#pins.set(userId, pinned);
+    return pinned;
+  }
+
+  #accepts(change: RootKeyChange): Promise<boolean> {
+    // The own user's root key is here: whoever shows another one is wrong.
+    const isOwn = change.userId === this.#own.userId;
+    const key = `${change.userId} ${toHex(change.pinned)} ${toHex(change.offered)}`;
+    const asked = this.#asked.get(key) ?? this.#ask(change, isOwn);
+    this.#asked.set(key, asked);
+    asked.catch(() => this.#asked.delete(key));
+    return asked;
+  }
+
+  async #ask(change: RootKeyChange, isOwn: boolean): Promise<boolean> {
+    const accepted = !isOwn && (await this.#policy.onChange(change)) === 'accept';
+    if (accepted) await this.accept(change.userId, change.offered);
+    this.#events.emit('rootKeyChanged', { ...change, accepted });
+    return accepted;
+  }
+}
