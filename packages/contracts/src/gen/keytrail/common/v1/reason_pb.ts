@@ -294,7 +294,7 @@ export const Reason = {
   KEY_REQUEST_ENDED: 60,
 
   /**
-   * FAILED_PRECONDITION. The caller was not offered this key request, or its offer has lapsed. Metadata: key_request_id.
+   * FAILED_PRECONDITION. The caller was not offered this attempt of the key request, or declined it. An offer that lapsed is good while the request is open. Metadata: key_request_id.
    *
    * @generated from enum value: REASON_NOT_OFFERED = 61;
    */

@@ -440,7 +440,7 @@ export type Miss = Message<"keytrail.session.v1.Miss"> & {
   remedy: Remedy;
 
   /**
-   * evidence as shown at the cause's comment, plus conversation_id and session_id.
+   * evidence as shown at the cause's comment, plus conversation_id and session_id, and where holders could help, how many: holders, holders_online.
    *
    * @generated from field: map<string, string> evidence = 4;
    */
@@ -545,7 +545,7 @@ export type KeyRequest = Message<"keytrail.session.v1.KeyRequest"> & {
   state: KeyRequestState;
 
   /**
-   * attempt that is being offered, from 1; 0 before the first offer.
+   * attempt that is being offered; 0 before the first offer. Counts on over all requests of the device for the session, so that the newest envelope has the highest.
    *
    * @generated from field: uint32 attempt = 8;
    */
