@@ -9,7 +9,7 @@ import { call, refusalOf, startWorld, type World } from './world.ts';
 let world: World;
 beforeAll(async () => {
   world = await startWorld();
-});
+}, 60_000);
 afterAll(() => world.stop());
 
 const alice = createPerson('alice');

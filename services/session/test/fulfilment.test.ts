@@ -16,7 +16,7 @@ let world: World;
 beforeAll(async () => {
   // Long times: what happens here is driven by events, not by the sweep.
   world = await startWorld({ offerMs: 60_000, waitMs: 60_000 }, { sweep: false });
-});
+}, 60_000);
 afterAll(() => world.stop());
 
 /** Alice's first device made the session for itself and Bob; her second one came later. */
@@ -381,7 +381,40 @@ describe('an envelope', () => {
   });
 });
 
-describe('the sweep alone', () => {
+describe('straight SQL', () => {
+  const copy = (table: string, changes: Record<string, string>) => `DO $$
+    DECLARE one ${table};
+    BEGIN
+      SELECT * INTO one FROM ${table} WHERE key_request_id = '{id}';
+      ${Object.entries(changes)
+        .map(([column, value]) => `one.${column} := ${value};`)
+        .join(' ')}
+      INSERT INTO ${table} SELECT one.*;
+    END $$`;
+
+  it('cannot open a second request of a device for a session', async () => {
+    const { late, made } = await lateDevice();
+    const { keyRequest } = await world.as(late).requestKey(requestOf(made));
+    const second = copy('key_requests', { key_request_id: 'gen_random_uuid()' });
+    await expect(world.sql.query(second.replace('{id}', keyRequest?.keyRequestId ?? ''))).rejects.toMatchObject({
+      constraint: 'key_requests_one_open',
+    });
+  });
+
+  it('cannot write a second envelope of an attempt, whoever it is for', async () => {
+    const { initiator, late, made } = await lateDevice();
+    world.peers.attach(initiator);
+    const { keyRequest } = await world.as(late).requestKey(requestOf(made));
+    const keyRequestId = keyRequest?.keyRequestId ?? '';
+    await fulfil(initiator, made, late, keyRequestId, 1);
+    const second = copy('envelopes', { device_id: `'another'` });
+    await expect(world.sql.query(second.replace('{id}', keyRequestId))).rejects.toMatchObject({
+      constraint: 'envelopes_one_per_attempt',
+    });
+  });
+});
+
+describe('the sweep alone', { timeout: 60_000 }, () => {
   it('brings a request to its key: without any event', async () => {
     const quiet = await startWorld({ waitMs: 50, sweepMs: 20, offerMs: 60_000 }, { consumers: false });
     try {

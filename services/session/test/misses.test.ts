@@ -9,7 +9,7 @@ import { refusalOf, startWorld, type World } from './world.ts';
 let world: World;
 beforeAll(async () => {
   world = await startWorld();
-});
+}, 60_000);
 afterAll(() => world.stop());
 
 async function committedSession() {
@@ -308,7 +308,7 @@ describe('a stranger', () => {
   });
 });
 
-describe('a miss that cannot be explained', () => {
+describe('a miss that cannot be explained', { timeout: 30_000 }, () => {
   it.each([
     ['conversation', { peerConversation: '127.0.0.1:1' }],
     ['identity-keys', { peerIdentityKeys: '127.0.0.1:1' }],

@@ -7,7 +7,7 @@ import { refusalOf, startWorld, type World } from './world.ts';
 let world: World;
 beforeAll(async () => {
   world = await startWorld();
-});
+}, 60_000);
 afterAll(() => world.stop());
 
 function twoPeople() {
@@ -154,7 +154,7 @@ describe('a session', () => {
     expect(rows).toEqual([]);
   });
 
-  it('of three hundred devices is one call', async () => {
+  it('of three hundred devices is one call', { timeout: 30_000 }, async () => {
     const { alice, initiator } = twoPeople();
     const covered = [initiator, ...Array.from({ length: 299 }, () => alice.addDevice())];
     const made = makeSession({ initiator, covered });
