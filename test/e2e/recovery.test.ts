@@ -195,7 +195,7 @@ describe('the trace of a miss and its cure', () => {
     );
     expect(miss).toBeInstanceOf(KeyMissError);
     const { traceId } = miss as KeyMissError;
-    const tree = await fetchTrace(world.constellation.traces.url, traceId, { timeoutMs: 10_000 });
+    const tree = await fetchTrace(world.constellation.traces.url, traceId ?? '', { timeoutMs: 10_000 });
     // The SDK of this test records no spans of its own, so the only missing parent is the caller's.
     const services = new Set(tree.services);
     for (const service of ['session', 'conversation', 'identity-keys', 'presence']) expect(services).toContain(service);

@@ -26,7 +26,7 @@ export async function missAndCure(
   );
   stage.check(
     'evidence and trace id are there',
-    Object.keys(miss.evidence).length > 0 && /^[0-9a-f]{32}$/.test(miss.traceId),
+    Object.keys(miss.evidence).length > 0 && /^[0-9a-f]{32}$/.test(miss.traceId ?? ''),
   );
 
   await bobTablet.attach();

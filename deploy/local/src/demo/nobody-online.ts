@@ -9,13 +9,13 @@ export async function nobodyOnline(stage: Stage, { alice, bob, bobTablet, conver
 
   await bobLaptop.attach();
   const request = await bobLaptop.requestKey(conversationId, sessionId);
-  stage.say(`request ${request.keyRequest.keyRequestId} recovery=${request.recovery}`);
+  stage.say(`request ${request.keyRequest?.keyRequestId} recovery=${request.recovery}`);
   stage.check(
     'the request is kept, and says that no holder is online',
     request.recovery === 'PENDING_NO_HOLDER_ONLINE',
   );
   const [waiting] = await bobLaptop.keyRequests();
-  stage.check('it is in the list of waiting requests', waiting?.keyRequestId === request.keyRequest.keyRequestId);
+  stage.check('it is in the list of waiting requests', waiting?.keyRequestId === request.keyRequest?.keyRequestId);
 
   const delivered = stage.once(bobLaptop, 'keyDelivered');
   const from = performance.now();

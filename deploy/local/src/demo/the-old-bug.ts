@@ -63,7 +63,7 @@ async function withoutEphemeralKeyByRpc(stage: Stage, { conversationId, sessionI
   );
   stage.check(
     'a session without its ephemeral key is refused, and the field is named',
-    refusal?.fields.some((field) => field.field.includes('initiator_ephemeral_key')) === true,
+    refusal?.fields.some((field) => `${field.field} ${field.description}`.includes('initiator_ephemeral_key')) === true,
   );
 }
 
