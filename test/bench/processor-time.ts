@@ -14,6 +14,18 @@ export function processorSecondsOfEndedPrograms(): number {
   return (user + system) / ticksPerSecond;
 }
 
+/** Processor seconds of a process and its children, the ended ones too: PostgreSQL has one for each connection. */
+export function processorSecondsOfFamily(pid: number): number {
+  let ticks = times(`/proc/${pid}/stat`).reduce((sum, each) => sum + each, 0);
+  try {
+    for (const child of readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' '))
+      ticks += times(`/proc/${child}/stat`).reduce((sum, each) => sum + each, 0);
+  } catch {
+    return Number.NaN;
+  }
+  return ticks / ticksPerSecond;
+}
+
 function times(file: string): [number, number, number, number] {
   try {
     const stat = readFileSync(file, 'utf8');

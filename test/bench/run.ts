@@ -7,6 +7,7 @@ import { checkoutFolder } from '@keytrail/local';
 import { type Constellation, startConstellation } from '@keytrail/local/constellation';
 import type { Bench } from './bench.ts';
 import { measureClaims } from './claim-row.ts';
+import { measureFulfilment } from './fulfilment-rows.ts';
 import { LoadProgramMissing } from './load-programs.ts';
 import type { Measured, Row } from './measurement.ts';
 import { measureSessionReads } from './session-rows.ts';
@@ -38,6 +39,7 @@ const groups: readonly RowGroup[] = [
       ),
   },
   { rows: ['identity.claim.321'], measure: measureClaims },
+  { rows: ['fulfilment.online.p50', 'fulfilment.online.p99'], measure: measureFulfilment },
 ];
 
 const only = readArguments();
