@@ -73,21 +73,24 @@ export function openDatabase({ url, service, connections, statementTimeoutMs }: 
   const attributesOf = spanAttributes(url);
 
   async function run<R>(on: pg.Pool | pg.PoolClient, stmt: Statement, values: readonly unknown[], prepare = true) {
-    const span = tracer().startSpan(stmt.name, { kind: SpanKind.CLIENT, attributes: attributesOf(stmt) });
+    // A statement that nobody asked for, as those of polling, is no trace of its own: they would crowd out all others.
+    const span = trace.getActiveSpan()
+      ? tracer().startSpan(stmt.name, { kind: SpanKind.CLIENT, attributes: attributesOf(stmt) })
+      : undefined;
     try {
       const result = await on.query<R & pg.QueryResultRow>(
         prepare ? { name: stmt.name, text: stmt.text, values: values as unknown[] } : stmt.text,
       );
-      if (result.rowCount !== null) span.setAttribute(attr.dbRows, result.rowCount);
+      if (result.rowCount !== null) span?.setAttribute(attr.dbRows, result.rowCount);
       return result;
     } catch (error) {
       // Never the message: PostgreSQL quotes values in some of them.
       const state = isDatabaseError(error) ? (error.code ?? 'unknown') : (error as Error).name;
-      span.setAttributes({ [attr.errorType]: state, ...(isDatabaseError(error) && { [attr.dbStatusCode]: state }) });
-      span.setStatus({ code: SpanStatusCode.ERROR, message: state });
+      span?.setAttributes({ [attr.errorType]: state, ...(isDatabaseError(error) && { [attr.dbStatusCode]: state }) });
+      span?.setStatus({ code: SpanStatusCode.ERROR, message: state });
       throw error;
     } finally {
-      span.end();
+      span?.end();
     }
   }
 

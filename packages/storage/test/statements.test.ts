@@ -85,6 +85,15 @@ test('a statement is a span that names it and holds no value, also when it fails
   expect(spans.text()).not.toContain(secret);
 });
 
+test('a statement that no span asked for is no trace of its own', async () => {
+  const alone = statement('test_alone', 'SELECT 1');
+  await db.query(alone, []);
+  await withSpan('request', {}, () => db.query(statement('test_asked_for', 'SELECT 1'), []));
+  const names = (await spans.spans()).map(({ name }) => name);
+  expect(names).toContain('test_asked_for');
+  expect(names).not.toContain('test_alone');
+});
+
 test('Prisma reads over the same pool', async () => {
   const adapter = await db.prismaAdapter().connect();
   const { rows } = await adapter.queryRaw({ sql: 'SELECT 5::bigint AS five', args: [], argTypes: [] });

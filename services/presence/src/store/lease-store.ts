@@ -1,4 +1,4 @@
-import { SpanKind, withSpan } from '@keytrail/telemetry';
+import { SpanKind, trace, withSpan } from '@keytrail/telemetry';
 import { Redis } from 'ioredis';
 import { type DeviceEntry, formatDeviceEntry, parseDeviceEntry } from '../domain/device-entry.ts';
 
@@ -168,6 +168,8 @@ export class LeaseStore {
   }
 
   async #command<T>(operation: string, run: () => Promise<T>): Promise<T> {
+    // Renewals, which nobody asked for, are no traces of their own.
+    if (!trace.getActiveSpan()) return run();
     return withSpan(
       operation,
       { kind: SpanKind.CLIENT, attributes: { 'db.system.name': 'redis', 'db.operation.name': operation } },
