@@ -1,13 +1,19 @@
-/** A guard of an invariant: what to take out of the code or the schema, and the test that must notice. */
-export interface Guard {
-  readonly name: string;
-  /** I1 to I10 of docs/invariants.md. */
-  readonly invariant: string;
-  /** What the guard does, in one sentence. */
-  readonly what: string;
-  /** Replacements that switch the guard off; each text must be there exactly once. */
-  readonly switchOff: readonly { readonly file: string; readonly find: string; readonly replace: string }[];
-  readonly test: { readonly file: string; readonly name: string };
-}
+import { devicesAndClaims } from './devices-and-claims.ts';
+import { epochs } from './epochs.ts';
+import type { Guard } from './guard.ts';
+import { keyRequests } from './key-requests.ts';
+import { explainedMisses } from './misses.ts';
+import { presence } from './presence.ts';
+import { trust } from './trust.ts';
+import { wholeSessions } from './whole-sessions.ts';
 
-export const guards: readonly Guard[] = [];
+/** All guards, in the order of the invariants. */
+export const guards: readonly Guard[] = [
+  ...wholeSessions,
+  ...devicesAndClaims,
+  ...epochs,
+  ...keyRequests,
+  ...presence,
+  ...trust,
+  ...explainedMisses,
+];

@@ -1,0 +1,78 @@
+import { execFileSync } from 'node:child_process';
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { checkoutFolder } from '@keytrail/local';
+import type { Edit } from './guard.ts';
+
+/** A copy of the checkout, in which guards can be switched off. */
+export interface CheckoutCopy {
+  readonly folder: string;
+  /** Applies the edits, runs the work, and restores the files. Throws when a text is not there exactly once. */
+  without<T>(edits: readonly Edit[], work: () => Promise<T>): Promise<T>;
+  remove(): void;
+}
+
+/** The copy has the checkout's files, its installed packages, and workspace packages of its own. */
+export function copyCheckout(name: string): CheckoutCopy {
+  const folder = join(checkoutFolder, '.local', 'guards', name);
+  const remove = () => rmSync(folder, { recursive: true, force: true });
+  remove();
+  for (const file of filesOfCheckout()) {
+    mkdirSync(dirname(join(folder, file)), { recursive: true });
+    cpSync(join(checkoutFolder, file), join(folder, file));
+  }
+  linkPackages(folder);
+  const toolchain = join(checkoutFolder, '.toolchain');
+  if (existsSync(toolchain)) symlinkSync(toolchain, join(folder, '.toolchain'));
+
+  return {
+    folder,
+    remove,
+    async without(edits, work) {
+      const originals = new Map<string, string>();
+      try {
+        for (const { file, find, replace } of edits) {
+          const path = join(folder, file);
+          const text = readFileSync(path, 'utf8');
+          if (!originals.has(path)) originals.set(path, text);
+          if (text.split(find).length !== 2) throw new Error(`not exactly once in ${file}: ${find.slice(0, 60)}`);
+          writeFileSync(
+            path,
+            text.replace(find, () => replace),
+          );
+        }
+        return await work();
+      } finally {
+        for (const [path, text] of originals) writeFileSync(path, text);
+      }
+    },
+  };
+}
+
+function filesOfCheckout(): string[] {
+  const files = execFileSync('git', ['ls-files', '--cached', '--others', '--exclude-standard', '-z'], {
+    cwd: checkoutFolder,
+    encoding: 'utf8',
+    maxBuffer: 64 * 1024 * 1024,
+  });
+  return files.split('\0').filter((file) => file !== '' && existsSync(join(checkoutFolder, file)));
+}
+
+function linkPackages(folder: string): void {
+  const installed = join(checkoutFolder, 'node_modules');
+  mkdirSync(join(folder, 'node_modules', '@keytrail'), { recursive: true });
+  for (const entry of readdirSync(installed)) {
+    const own = entry === '@keytrail' || (entry.startsWith('.') && entry !== '.bin');
+    if (!own) symlinkSync(join(installed, entry), join(folder, 'node_modules', entry));
+  }
+  for (const group of ['packages', 'services', 'deploy']) {
+    for (const member of readdirSync(join(folder, group))) {
+      const manifest = join(folder, group, member, 'package.json');
+      if (!existsSync(manifest)) continue;
+      const { name } = JSON.parse(readFileSync(manifest, 'utf8')) as { name: string };
+      symlinkSync(join(folder, group, member), join(folder, 'node_modules', name));
+      const nested = join(checkoutFolder, group, member, 'node_modules');
+      if (existsSync(nested)) symlinkSync(nested, join(folder, group, member, 'node_modules'));
+    }
+  }
+}
