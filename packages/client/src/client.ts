@@ -151,7 +151,7 @@ export function createClient(options: ClientOptions): KeytrailClient {
     openInBackground('open the session that won', { conversationId, sessionId });
   const conversations = new Conversations({ ...sealing, sessions, isAttached, onRotationLost });
   const messaging = { ...opening, store, conversations, opener };
-  const offers = new OfferAnswers({ ...sealing, sessions, conversations, tracing, events });
+  const offers = new OfferAnswers({ ...sealing, sessions, conversations, tracing, events, opener });
   const attachment = new Attachment({
     calls,
     store,

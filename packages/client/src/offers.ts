@@ -19,9 +19,10 @@ import {
 import { deviceKey, randomUuid, sameDevice } from './bytes.ts';
 import type { Conversations } from './conversations.ts';
 import type { Emitter } from './emitter.ts';
-import { RefusalError } from './errors.ts';
+import { KeyMissError, RefusalError, SessionRefusedError } from './errors.ts';
 import type { ClientEvents, DeclineReasonName } from './events.ts';
 import { claimBundles, type SealingParts } from './make-session.ts';
+import type { SessionOpener } from './open-session.ts';
 import type { HeldSession, Sessions } from './sessions.ts';
 import { contextOf, type Operation, type Tracing } from './tracing.ts';
 
@@ -30,6 +31,7 @@ export interface OfferParts extends SealingParts {
   readonly conversations: Conversations;
   readonly tracing: Tracing;
   readonly events: Emitter<ClientEvents>;
+  readonly opener: SessionOpener;
 }
 
 /** Someone else helped, or the request is over: nothing is wrong. */
@@ -46,9 +48,9 @@ class Declined extends Error {
   }
 }
 
-/** What is at hand before the offer itself is here. */
+/** What is fetched while the offer itself is. */
 interface Ahead {
-  readonly held: HeldSession | undefined;
+  readonly held: Promise<HeldSession | undefined>;
   readonly lists: Promise<readonly DeviceList[]>;
 }
 
@@ -65,8 +67,11 @@ export class OfferAnswers {
   answerOffer(notification: Notification, signal: AbortSignal): Promise<void> {
     const { conversationId, sessionId, keyRequestId, traceparent } = notification;
     return this.#run({ within: contextOf(traceparent), signal, keyRequestId }, async (operation) => {
-      const held = await this.#parts.sessions.find(conversationId, sessionId);
-      const lists = this.#fetchAhead(operation, held);
+      const held = this.#hold(operation, { conversationId, sessionId });
+      const lists = held.then((session) => this.#fetchAhead(operation, session));
+      // Whoever answers the offer sees to a failure; without an offer nobody does.
+      held.catch(() => {});
+      lists.catch(() => {});
       const offered = await this.#offered(operation, keyRequestId);
       await Promise.all(offered.map((request) => this.#answer(operation, request, { held, lists })));
     });
@@ -76,7 +81,8 @@ export class OfferAnswers {
   answerAll(signal: AbortSignal): Promise<void> {
     return this.#run({ signal }, async (operation) => {
       for (const request of await this.#offered(operation)) {
-        const held = await this.#parts.sessions.find(request.conversationId, request.sessionId);
+        const held = this.#hold(operation, request);
+        held.catch(() => {});
         await this.#answer(operation, request, { held, lists: Promise.resolve([]) });
       }
     });
@@ -88,6 +94,23 @@ export class OfferAnswers {
   ): Promise<void> {
     const attributes = about.keyRequestId ? { 'keytrail.key_request.id': about.keyRequestId } : {};
     return this.#parts.tracing.run('answer offer', { ...about, attributes }, work);
+  }
+
+  /** The session from the store, or from its own envelope, which this device may not have had a reason to open yet. */
+  async #hold(
+    operation: Operation,
+    { conversationId, sessionId }: { conversationId: string; sessionId: string },
+  ): Promise<HeldSession | undefined> {
+    const { sessions, opener } = this.#parts;
+    const held = await sessions.find(conversationId, sessionId);
+    if (held !== undefined) return held;
+    const how = { recover: false, signal: operation.signal };
+    const opened = await opener.open({ conversationId, sessionId }, how, operation).catch((error: unknown) => {
+      if (operation.signal.aborted) throw operation.signal.reason;
+      if (error instanceof KeyMissError || error instanceof SessionRefusedError) return undefined;
+      throw error;
+    });
+    return opened?.held;
   }
 
   async #fetchAhead(operation: Operation, held: HeldSession | undefined): Promise<readonly DeviceList[]> {
@@ -134,7 +157,7 @@ export class OfferAnswers {
 
   async #fulfil(operation: Operation, request: KeyRequest, requester: Ref, ahead: Ahead): Promise<void> {
     const { calls, primitives, store, own } = this.#parts;
-    const { held } = ahead;
+    const held = await ahead.held;
     if (held === undefined) throw new Declined('KEY_NOT_HELD');
     const sealer = await own.registered();
     await this.#checkEntitlement(operation, held, requester);

@@ -1,0 +1,490 @@
+import { create } from '@bufbuild/protobuf';
+import { timestampFromDate } from '@bufbuild/protobuf/wkt';
+import { createRouterTransport } from '@connectrpc/connect';
+import {
+  type Conversation,
+  ConversationSchema,
+  ConversationService,
+  type Device,
+  DeviceSchema,
+  type Envelope,
+  HistoryPolicy,
+  IdentityKeysService,
+  type InitialSession,
+  type KeyRequest,
+  KeyRequestKind,
+  KeyRequestRole,
+  KeyRequestSchema,
+  KeyRequestState,
+  type Member,
+  type Message,
+  MessageSchema,
+  MissCause,
+  NotificationKind,
+  PrekeyKind,
+  PresenceService,
+  Recovery,
+  type RegisterDeviceRequest,
+  Remedy,
+  RotationDueReason,
+  SessionIncompleteSchema,
+  SessionService,
+  type Withholding,
+} from '@keytrail/contracts';
+import { deriveConversationId, parseHeader, type Ref } from '@keytrail/crypto';
+import { refuse, refuseMiss } from '@keytrail/rpc/refusal';
+import type { Transports } from '../src/index.ts';
+
+interface Pools {
+  readonly oneTime: RegisterDeviceRequest['oneTimePrekeys'];
+  readonly kem: RegisterDeviceRequest['oneTimeKemPrekeys'];
+}
+
+interface StoredSession {
+  readonly session: InitialSession;
+  readonly envelopes: Map<string, Envelope[]>;
+  readonly withholdings: readonly Withholding[];
+}
+
+interface Stream {
+  push(notification: {
+    kind: NotificationKind;
+    conversationId?: string;
+    sessionId?: string;
+    keyRequestId?: string;
+    traceparent?: string;
+  }): void;
+  end(error?: unknown): void;
+}
+
+type Method = string;
+
+const keyOf = ({ userId, deviceId }: Ref) => `${userId} ${deviceId}`;
+
+/** Stand-ins for the four services in memory, as far as the logic of the SDK needs them: they believe what they are told. */
+export class World {
+  readonly devices = new Map<string, Device[]>();
+  readonly pools = new Map<string, Pools>();
+  readonly claims: { claimId: string; devices: string[] }[] = [];
+  readonly conversations = new Map<string, Conversation>();
+  readonly sessions = new Map<string, StoredSession>();
+  readonly messages = new Map<string, Message[]>();
+  readonly keyRequests: KeyRequest[] = [];
+  readonly declined: { keyRequestId: string; by: string; reason: number }[] = [];
+  readonly acknowledged: { by: string; sessionId: string; attempt: number }[] = [];
+  readonly rejected: { by: string; attempt: number }[] = [];
+  readonly requested: KeyRequestKind[] = [];
+  readonly streams = new Map<string, Stream>();
+  readonly attachCounters: bigint[] = [];
+  readonly traceparents: { method: Method; traceparent: string }[] = [];
+  /** Runs before a method is answered; what it throws is the answer. */
+  readonly before = new Map<Method, (request: never, caller: Ref) => void | Promise<void>>();
+  /** Runs on an answer before it leaves; what it throws is what the caller sees, though the work was done. */
+  readonly after = new Map<Method, (response: never, caller: Ref) => void | Promise<void>>();
+  readonly counts = new Map<Method, number>();
+  readonly #claimed = new Map<string, unknown[]>();
+  readonly #answered = new Map<string, unknown>();
+
+  transports(user: string, device: string): Transports {
+    const caller = { userId: user, deviceId: device };
+    const answer =
+      <Request, Response>(method: Method, work: (request: Request) => Response | Promise<Response>) =>
+      async (request: Request, call: { requestHeader: Headers }): Promise<Response> => {
+        this.counts.set(method, (this.counts.get(method) ?? 0) + 1);
+        this.traceparents.push({ method, traceparent: call.requestHeader.get('traceparent') ?? '' });
+        await this.before.get(method)?.(request as never, caller);
+        const response = await work(request);
+        await this.after.get(method)?.(response as never, caller);
+        return response;
+      };
+    const once = <Request extends { requestId: string }, Response>(work: (request: Request) => Response) => {
+      return (request: Request): Response => {
+        const key = `${keyOf(caller)} ${request.requestId}`;
+        const response = (this.#answered.get(key) as Response | undefined) ?? work(request);
+        this.#answered.set(key, response);
+        return response;
+      };
+    };
+    const transport = createRouterTransport(({ service }) => {
+      service(IdentityKeysService, {
+        registerDevice: answer('registerDevice', (request) => this.#register(caller, request)),
+        replenishPrekeys: answer('replenishPrekeys', ({ oneTimePrekeys, oneTimeKemPrekeys }) => {
+          const pools = this.#poolsOf(caller);
+          pools.oneTime.push(...oneTimePrekeys);
+          pools.kem.push(...oneTimeKemPrekeys);
+          return { counts: { oneTime: pools.oneTime.length, kem: pools.kem.length } };
+        }),
+        getDevices: answer('getDevices', ({ userIds, includeRevoked }) => ({
+          deviceLists: userIds.map((userId) => {
+            const devices = this.devices.get(userId) ?? [];
+            return {
+              userId,
+              version: BigInt(devices.length + devices.filter(({ revokedAt }) => revokedAt).length),
+              rootKey: devices[0]?.certificate?.rootKey ?? new Uint8Array(),
+              devices: devices.filter(({ revokedAt }) => includeRevoked || !revokedAt),
+            };
+          }),
+        })),
+        claimPrekeyBundles: answer('claimPrekeyBundles', ({ claimId, devices }) => {
+          this.claims.push({ claimId, devices: devices.map(keyOf) });
+          const results = this.#claimed.get(claimId) ?? devices.map((ref) => this.#claim(ref));
+          this.#claimed.set(claimId, results);
+          return { results: results as ReturnType<World['_claimType']> };
+        }),
+      });
+      service(ConversationService, {
+        createConversation: answer(
+          'createConversation',
+          once((request) => {
+            this.#checkWhole(request.initialSession, request.members);
+            const conversationId = deriveConversationId(user, request.requestId);
+            const { sessionId, headerHash, header } = this.#store(request.initialSession);
+            const conversation = create(ConversationSchema, {
+              conversationId,
+              kind: request.kind,
+              epoch: 1n,
+              sessionId,
+              rosterVersion: 1n,
+              members: request.members.map(({ userId, role }) => ({ userId, role, fromEpoch: 1n })),
+              historyPolicy: header.historyPolicy,
+              headerHash,
+            });
+            this.conversations.set(conversationId, conversation);
+            this.messages.set(conversationId, []);
+            return { conversation, envelopesWritten: request.initialSession?.envelopes.length ?? 0 };
+          }),
+        ),
+        rotateSession: answer(
+          'rotateSession',
+          once((request) => {
+            const current = this.conversation(request.conversationId);
+            if (current.epoch !== request.expectedEpoch) throw this.epochConflict(current);
+            if (current.rosterVersion !== request.expectedRosterVersion) {
+              throw refuse('ROSTER_CONFLICT', 'the roster changed meanwhile');
+            }
+            this.#checkWhole(request.session, current.members);
+            const { sessionId, headerHash } = this.#store(request.session);
+            const epoch = current.epoch + 1n;
+            const conversation = {
+              ...current,
+              epoch,
+              sessionId,
+              headerHash,
+              rotationDue: RotationDueReason.UNSPECIFIED,
+            };
+            this.conversations.set(current.conversationId, conversation);
+            return { conversation, envelopesWritten: request.session?.envelopes.length ?? 0 };
+          }),
+        ),
+        getConversation: answer('getConversation', ({ conversationId }) => ({
+          conversation: this.conversation(conversationId),
+        })),
+        removeMembers: answer('removeMembers', ({ conversationId, userIds }) => {
+          const current = this.conversation(conversationId);
+          const conversation = {
+            ...current,
+            rosterVersion: current.rosterVersion + 1n,
+            members: current.members.filter(({ userId }) => !userIds.includes(userId)),
+            rotationDue: RotationDueReason.MEMBER_REMOVED,
+          };
+          this.conversations.set(conversationId, conversation);
+          return { conversation };
+        }),
+        sendMessage: answer(
+          'sendMessage',
+          once((request) => {
+            const current = this.conversation(request.conversationId);
+            const { epoch } = parseHeader(
+              this.session(request.sessionId).session.signedHeader?.header ?? new Uint8Array(),
+            );
+            if (current.rotationDue === RotationDueReason.MEMBER_REMOVED && epoch === current.epoch) {
+              throw refuse('ROTATION_REQUIRED', 'rotate first', { metadata: { current_epoch: String(current.epoch) } });
+            }
+            const log = this.messages.get(request.conversationId) ?? [];
+            const sequence = BigInt(log.length + 1);
+            const { conversationId, sessionId, senderCounter, ciphertext, signature } = request;
+            const message = {
+              sequence,
+              conversationId,
+              sessionId,
+              epoch,
+              sender: caller,
+              senderCounter,
+              ciphertext,
+              signature,
+            };
+            log.push(create(MessageSchema, { ...message, sentAt: timestampFromDate(new Date(0)) }));
+            return { sequence, rotationDue: current.rotationDue };
+          }),
+        ),
+        listMessages: answer('listMessages', ({ conversationId, afterSequence }) => ({
+          messages: (this.messages.get(conversationId) ?? []).filter(({ sequence }) => sequence > afterSequence),
+          more: false,
+        })),
+      });
+      service(SessionService, {
+        getInitialSession: answer('getInitialSession', ({ conversationId, sessionId }) => {
+          const { session, envelopes } = this.session(sessionId);
+          const envelope = envelopes.get(keyOf(caller))?.at(-1);
+          const { signedHeader } = session;
+          if (!envelope || !signedHeader) throw this.miss(caller, conversationId, sessionId);
+          const { header, epoch, initiator } = parseHeader(signedHeader.header);
+          return {
+            sessionId,
+            epoch,
+            signedHeader,
+            initiator,
+            initiatorIdentityKey: header.initiatorIdentityKey,
+            initiatorSigningKey: header.initiatorSigningKey,
+            initiatorEphemeralKey: header.initiatorEphemeralKey,
+            keyCommitment: header.keyCommitment,
+            envelope,
+          };
+        }),
+        requestKey: answer('requestKey', (request) => {
+          this.requested.push(request.kind);
+          if (request.kind === KeyRequestKind.REJECTED) {
+            this.rejected.push({ by: keyOf(caller), attempt: request.rejectedAttempt });
+          }
+          const keyRequest = this.openRequest(caller, request.conversationId, request.sessionId, request.kind);
+          return { keyRequest, recovery: this.recoveryOf(keyRequest) };
+        }),
+        listKeyRequests: answer('listKeyRequests', ({ role, includeEnded }) => {
+          const mine = ({ requester, state }: KeyRequest) =>
+            requester !== undefined && keyOf(requester) === keyOf(caller) && (includeEnded || isOpen(state));
+          const offered = ({ requester, state }: KeyRequest) =>
+            requester !== undefined && keyOf(requester) !== keyOf(caller) && state === KeyRequestState.OFFERED;
+          return { keyRequests: this.keyRequests.filter(role === KeyRequestRole.HOLDER ? offered : mine) };
+        }),
+        fulfillKeyRequest: answer('fulfillKeyRequest', ({ keyRequestId, envelope }) => {
+          const request = this.keyRequests.find((each) => each.keyRequestId === keyRequestId);
+          if (!request || !isOpen(request.state)) throw refuse('KEY_REQUEST_ENDED', 'it has ended');
+          if (envelope) this.deliver(request, envelope);
+          return { keyRequest: request };
+        }),
+        declineOffer: answer('declineOffer', ({ keyRequestId, reason }) => {
+          this.declined.push({ keyRequestId, by: keyOf(caller), reason });
+          const request = this.keyRequests.find((each) => each.keyRequestId === keyRequestId);
+          if (request) this.endRequest(request, 'all_holders_declined');
+          return {};
+        }),
+        ackKey: answer('ackKey', ({ sessionId, attempt }) => {
+          this.acknowledged.push({ by: keyOf(caller), sessionId, attempt });
+          return {};
+        }),
+      });
+      service(PresenceService, {
+        attach: (request, call) => this.#attach(caller, request.attachCounter, call.signal),
+        heartbeat: answer('heartbeat', () => ({})),
+      });
+    });
+    return { identityKeys: transport, conversation: transport, session: transport, presence: transport };
+  }
+
+  count(method: Method): number {
+    return this.counts.get(method) ?? 0;
+  }
+
+  conversation(conversationId: string): Conversation {
+    const conversation = this.conversations.get(conversationId);
+    if (!conversation) throw refuse('NOT_FOUND_OR_NOT_PERMITTED', 'not here');
+    return conversation;
+  }
+
+  session(sessionId: string): StoredSession {
+    const session = this.sessions.get(sessionId);
+    if (!session) throw refuseMiss({ cause: MissCause.SESSION_UNKNOWN, recovery: Recovery.NO_HOLDER_EXISTS });
+    return session;
+  }
+
+  device(userId: string, deviceId: string): Device {
+    const device = this.devices.get(userId)?.find((each) => each.deviceId === deviceId);
+    if (!device) throw new Error(`${userId} ${deviceId} is not registered`);
+    return device;
+  }
+
+  /** Whether holders are told of requests as soon as they are made. */
+  holdersOnline = true;
+
+  openRequest(requester: Ref, conversationId: string, sessionId: string, kind: KeyRequestKind): KeyRequest {
+    const open = this.keyRequests.find(
+      (each) => each.sessionId === sessionId && isOpen(each.state) && keyOf(each.requester as Ref) === keyOf(requester),
+    );
+    if (open) return open;
+    const request = create(KeyRequestSchema, {
+      keyRequestId: crypto.randomUUID(),
+      conversationId,
+      sessionId,
+      epoch: 1n,
+      requester,
+      kind,
+      state: KeyRequestState.WAITING_FOR_HOLDER,
+      attempt: this.keyRequests.filter((each) => each.sessionId === sessionId).length,
+    });
+    this.keyRequests.push(request);
+    if (this.holdersOnline) this.offer(request);
+    return request;
+  }
+
+  /** Offers a request to every device that is attached. */
+  offer(request: KeyRequest): void {
+    request.state = KeyRequestState.OFFERED;
+    request.attempt += 1;
+    const { conversationId, sessionId, keyRequestId, requester } = request;
+    const traceparent = this.traceparents.findLast(({ method }) => method === 'requestKey')?.traceparent ?? '';
+    for (const [key, stream] of this.streams) {
+      if (requester && key !== keyOf(requester)) {
+        stream.push({ kind: NotificationKind.KEY_OFFERED, conversationId, sessionId, keyRequestId, traceparent });
+      }
+    }
+  }
+
+  deliver(request: KeyRequest, envelope: Envelope): void {
+    const { conversationId, sessionId, keyRequestId } = request;
+    const requester = request.requester as Ref;
+    const envelopes = this.session(sessionId).envelopes;
+    envelopes.set(keyOf(requester), [...(envelopes.get(keyOf(requester)) ?? []), envelope]);
+    request.state = KeyRequestState.FULFILLED;
+    this.streams
+      .get(keyOf(requester))
+      ?.push({ kind: NotificationKind.KEY_DELIVERED, conversationId, sessionId, keyRequestId });
+  }
+
+  endRequest(request: KeyRequest, because: string): void {
+    const { conversationId, sessionId, keyRequestId } = request;
+    request.state = KeyRequestState.UNFULFILLABLE;
+    request.endedBecause = because;
+    this.streams
+      .get(keyOf(request.requester as Ref))
+      ?.push({ kind: NotificationKind.KEY_REQUEST_ENDED, conversationId, sessionId, keyRequestId });
+  }
+
+  miss(caller: Ref, conversationId: string, sessionId: string) {
+    const open = this.keyRequests.find(
+      (each) => each.sessionId === sessionId && isOpen(each.state) && keyOf(each.requester as Ref) === keyOf(caller),
+    );
+    return refuseMiss({
+      cause: MissCause.DEVICE_ADDED_AFTER_SESSION,
+      recovery: open ? this.recoveryOf(open) : Recovery.REQUESTABLE,
+      remedy: open ? Remedy.WAIT : Remedy.REQUEST_KEY,
+      evidence: { conversation_id: conversationId, session_id: sessionId },
+      keyRequestId: open?.keyRequestId ?? '',
+      traceId: '0af7651916cd43dd8448eb211c80319c',
+      helpUrl: 'docs/reasons/device-added-after-session.md',
+    });
+  }
+
+  recoveryOf({ state }: KeyRequest): Recovery {
+    return state === KeyRequestState.OFFERED ? Recovery.PENDING_OFFERED : Recovery.PENDING_NO_HOLDER_ONLINE;
+  }
+
+  epochConflict(current: Conversation) {
+    return refuse('EPOCH_CONFLICT', 'another session won this epoch', {
+      metadata: { current_epoch: String(current.epoch), current_session_id: current.sessionId },
+    });
+  }
+
+  #register(caller: Ref, request: RegisterDeviceRequest) {
+    const devices = this.devices.get(caller.userId) ?? [];
+    this.devices.set(caller.userId, devices);
+    const { identityKey, signingKey, certificate, signedPrekey, lastResortPrekey } = request;
+    if (!certificate || !signedPrekey || !lastResortPrekey) throw refuse('INVALID_FIELD', 'not whole');
+    const keys = { identityKey, signingKey, certificate, signedPrekey, lastResortPrekey };
+    if (!devices.some(({ deviceId }) => deviceId === caller.deviceId)) {
+      devices.push(create(DeviceSchema, { ...caller, ...keys, addedInVersion: BigInt(devices.length + 1) }));
+    }
+    const pools = { oneTime: [...request.oneTimePrekeys], kem: [...request.oneTimeKemPrekeys] };
+    this.pools.set(keyOf(caller), pools);
+    return {
+      deviceListVersion: BigInt(devices.length),
+      counts: { oneTime: pools.oneTime.length, kem: pools.kem.length },
+    };
+  }
+
+  #poolsOf(ref: Ref): Pools {
+    return this.pools.get(keyOf(ref)) ?? { oneTime: [], kem: [] };
+  }
+
+  #claim({ userId, deviceId }: Ref) {
+    const device = this.device(userId, deviceId);
+    const { identityKey, signingKey, certificate, signedPrekey, lastResortPrekey } = device;
+    const pools = this.#poolsOf(device);
+    const [oneTimePrekey] = pools.oneTime.splice(0, 1);
+    const [kemPrekey] = pools.kem.splice(0, 1);
+    const keys = { identityKey, signingKey, certificate, signedPrekey };
+    const bundle = {
+      userId,
+      deviceId,
+      ...keys,
+      ...(oneTimePrekey && { oneTimePrekey }),
+      kemPrekey: kemPrekey ?? lastResortPrekey,
+      kemPrekeyKind: kemPrekey ? PrekeyKind.ONE_TIME : PrekeyKind.LAST_RESORT,
+    };
+    return { device: { userId, deviceId }, bundle };
+  }
+
+  _claimType() {
+    return [{}];
+  }
+
+  #checkWhole(session: InitialSession | undefined, members: readonly Member[]): void {
+    const covered = [
+      ...(session?.envelopes ?? []).map(({ recipient }) => recipient),
+      ...(session?.withholdings ?? []).map(({ device }) => device),
+    ].map((ref) => ref && keyOf(ref));
+    const missing = members
+      .flatMap(({ userId }) => this.devices.get(userId) ?? [])
+      .filter((device) => !device.revokedAt && !covered.includes(keyOf(device)))
+      .map(({ userId, deviceId }) => ({ userId, deviceId }));
+    if (missing.length === 0) return;
+    const details = [{ desc: SessionIncompleteSchema, value: create(SessionIncompleteSchema, { missing }) }];
+    throw refuse('SESSION_INCOMPLETE', 'devices are missing', { details });
+  }
+
+  #store(session: InitialSession | undefined) {
+    if (!session?.signedHeader) throw refuse('INVALID_FIELD', 'no session');
+    const parsed = parseHeader(session.signedHeader.header);
+    const envelopes = new Map(session.envelopes.map((each) => [keyOf(each.recipient as Ref), [each]]));
+    this.sessions.set(parsed.sessionId, { session, envelopes, withholdings: session.withholdings });
+    return parsed;
+  }
+
+  async *#attach(caller: Ref, counter: bigint, signal: AbortSignal) {
+    this.attachCounters.push(counter);
+    await this.before.get('attach')?.({ counter } as never, caller);
+    const queue: Parameters<Stream['push']>[0][] = [];
+    let ended: { error?: unknown } | undefined;
+    let wake = () => {};
+    const stream: Stream = {
+      push(notification) {
+        queue.push(notification);
+        wake();
+      },
+      end(error) {
+        ended = { error };
+        wake();
+      },
+    };
+    this.streams.set(keyOf(caller), stream);
+    signal.addEventListener('abort', () => stream.end());
+    try {
+      const greeting = { connectionId: crypto.randomUUID(), heartbeatIntervalMs: 10_000 };
+      yield { message: { case: 'greeting' as const, value: greeting } };
+      for (;;) {
+        const next = queue.shift();
+        if (next) yield { message: { case: 'notification' as const, value: next } };
+        else if (ended) break;
+        else await new Promise<void>((resolve) => (wake = resolve));
+      }
+      if (ended?.error) throw ended.error;
+    } finally {
+      if (this.streams.get(keyOf(caller)) === stream) this.streams.delete(keyOf(caller));
+    }
+  }
+}
+
+export function isOpen(state: KeyRequestState): boolean {
+  return state === KeyRequestState.WAITING_FOR_HOLDER || state === KeyRequestState.OFFERED;
+}
+
+export { HistoryPolicy };
