@@ -70,7 +70,7 @@ export const Reason = {
   REQUEST_ID_REUSED: 6,
 
   /**
-   * RESOURCE_EXHAUSTED with google.rpc.RetryInfo. Metadata: limit, scope.
+   * RESOURCE_EXHAUSTED, with google.rpc.RetryInfo when waiting helps. Metadata: limit, scope.
    *
    * @generated from enum value: REASON_LIMIT_EXCEEDED = 7;
    */
