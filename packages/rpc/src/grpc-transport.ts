@@ -77,7 +77,7 @@ export function createGrpcTransport(options: GrpcTransportOptions): GrpcTranspor
     'grpc.keepalive_time_ms': 30_000,
     'grpc.keepalive_timeout_ms': 5_000,
     'grpc.initial_reconnect_backoff_ms': 100,
-    'grpc.max_reconnect_backoff_ms': 5_000,
+    'grpc.max_reconnect_backoff_ms': 1_000,
     'grpc.dns_min_time_between_resolutions_ms': 5_000,
     // Retries are ours: they know which methods are idempotent.
     'grpc.enable_retries': 0,

@@ -4,10 +4,16 @@ import { eligibleHolders, rankHolders } from './domain/holders.ts';
 import type { HolderView } from './domain/key-request.ts';
 import { entitledUsers, revokedDevices } from './peers.ts';
 
+/**
+ * A rejection is a claim that proves nothing: the envelope may have been changed on its way. So its sealer is asked again when nobody
+ * else is left, but not without end.
+ */
+const rejectionsAtMost = 3;
+
 interface HolderRows {
   readonly initiator: DeviceId;
   readonly holders: readonly DeviceId[];
-  /** Sealers of envelopes that the requester rejected. */
+  /** The sealer of each envelope that the requester rejected; a sealer stands once for each. */
   readonly rejected: readonly DeviceId[];
 }
 
@@ -27,19 +33,22 @@ export function holderViews(
     readonly offers: readonly { readonly device: DeviceId; readonly lapsesAt: Date; readonly declined: boolean }[];
   },
 ): HolderView[] {
-  const refused = new Set(known.rejected.map(deviceKey));
+  const rejections = Map.groupBy(known.rejected, deviceKey);
   const offered = Map.groupBy(known.offers, ({ device }) => deviceKey(device));
   const eligible = eligibleHolders(ranked, {
     entitledUsers: entitledUsers(known.entitlement),
     revoked: revokedDevices(known.deviceLists),
   });
+  const hasDeclined = (key: string) => (offered.get(key) ?? []).some(({ declined }) => declined);
+  const anotherIsLeft = eligible.map(deviceKey).some((key) => !rejections.has(key) && !hasDeclined(key));
   return eligible.map((device) => {
     const key = deviceKey(device);
     const offers = offered.get(key) ?? [];
+    const rejected = rejections.get(key)?.length ?? 0;
     return {
       device,
       online: known.online.has(key),
-      declined: refused.has(key) || offers.some(({ declined }) => declined),
+      declined: hasDeclined(key) || (rejected > 0 && (anotherIsLeft || rejected >= rejectionsAtMost)),
       offeredUntil: offers.reduce<Date | undefined>(
         (latest, { lapsesAt }) => (latest === undefined || lapsesAt > latest ? lapsesAt : latest),
         undefined,

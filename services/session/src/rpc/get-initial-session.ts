@@ -1,5 +1,6 @@
 import { SessionService } from '@keytrail/contracts';
 import { deviceCaller, type Rpc, unary } from '@keytrail/rpc';
+import { keepTrace } from '@keytrail/telemetry';
 import { explain, gatherFacts, type MissParts, refuseExplained } from '../miss.ts';
 import { isHit, readInitialSession } from '../store/initial-session.ts';
 import { initialSessionMessage } from './messages.ts';
@@ -15,6 +16,8 @@ export function getInitialSession(parts: MissParts): Rpc {
       const row = await readInitialSession(db, conversationId, sessionId, device.userId, device.deviceId);
       if (row !== undefined && isHit(row)) return initialSessionMessage(row, sessionId, device);
 
+      // From here on downstream calls carry the sampled flag: whatever explains this miss is part of its trace.
+      keepTrace('miss');
       const facts = await gatherFacts(parts, request, device, call);
       if (facts.local.newestAttempt !== row?.attempt) {
         // A key was delivered between the two reads.

@@ -10,6 +10,10 @@ export interface InitialSessionRow {
   readonly initiator_identity_key: Buffer | null;
   readonly initiator_signing_key: Buffer | null;
   readonly initiator_ephemeral_key: Buffer | null;
+  readonly initiator_root_key: Buffer | null;
+  readonly initiator_suite: number | null;
+  readonly initiator_certified_at: Date | null;
+  readonly initiator_certificate_signature: Buffer | null;
   readonly key_commitment: Buffer | null;
   readonly created_at: Date;
   readonly attempt: number;
@@ -34,7 +38,8 @@ export interface InitialSessionRow {
 export const readInitialSessionStatement = statement(
   'read_initial_session',
   `SELECT s.epoch, s.header, s.header_signature, s.initiator_user_id, s.initiator_device_id, s.initiator_identity_key,
-     s.initiator_signing_key, s.initiator_ephemeral_key, s.key_commitment, s.created_at,
+     s.initiator_signing_key, s.initiator_ephemeral_key, s.initiator_root_key, s.initiator_suite, s.initiator_certified_at,
+     s.initiator_certificate_signature, s.key_commitment, s.created_at,
      e.attempt, e.sealer_user_id, e.sealer_device_id, e.sealer_identity_key, e.sealer_signing_key, e.sealer_root_key,
      e.sealer_suite, e.sealer_certified_at, e.sealer_certificate_signature, e.sealer_ephemeral_key,
      e.signed_prekey_id, e.one_time_prekey_id, e.kem_prekey_id, e.kem_ciphertext, e.ciphertext, e.signature,

@@ -225,7 +225,7 @@ export interface HolderRows {
     readonly lapsesAt: Date;
     readonly declined: boolean;
   }[];
-  /** Devices whose envelopes for the requester were rejected. */
+  /** The sealer of each envelope for the requester that was rejected; a sealer stands once for each. */
   readonly rejected: readonly DeviceId[];
 }
 
@@ -235,7 +235,7 @@ const readHolderRows = statement(
      coalesce((SELECT array_agg(DISTINCT e.user_id || ' ' || e.device_id)
        FROM envelopes e LEFT JOIN revoked_devices r ON r.user_id = e.user_id AND r.device_id = e.device_id
        WHERE e.conversation_id = $1 AND e.session_id = $2 AND r.user_id IS NULL), '{}') AS holders,
-     coalesce((SELECT array_agg(DISTINCT e.sealer_user_id || ' ' || e.sealer_device_id) FROM envelopes e
+     coalesce((SELECT array_agg(e.sealer_user_id || ' ' || e.sealer_device_id) FROM envelopes e
        WHERE e.conversation_id = $1 AND e.session_id = $2 AND e.user_id = $3 AND e.device_id = $4
          AND e.rejected_at IS NOT NULL), '{}') AS rejected,
      (SELECT json_agg(json_build_array(o.user_id, o.device_id, extract(epoch FROM o.lapses_at) * 1000, o.declined_at IS NOT NULL))

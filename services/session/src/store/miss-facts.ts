@@ -10,7 +10,7 @@ export interface LocalFacts {
   readonly openRequest: { readonly keyRequestId: string; readonly state: 'WAITING_FOR_HOLDER' | 'OFFERED' } | undefined;
   /** Devices with an envelope and not known to be revoked, the device itself included if it has one. */
   readonly holders: readonly DeviceId[];
-  /** Devices whose envelopes for the device were rejected by it. */
+  /** The sealer of each envelope for the device that was rejected by it; a sealer stands once for each. */
   readonly rejected: readonly DeviceId[];
   /** By the clock of the database, which all replicas share. */
   readonly now: Date;
@@ -73,7 +73,7 @@ const readStatement = statement(
      SELECT (count(*) FILTER (WHERE e.attempt = 0))::integer AS envelopes_present,
        max(e.attempt) FILTER (WHERE e.user_id = $3 AND e.device_id = $4) AS newest_attempt,
        array_agg(DISTINCT e.user_id || ' ' || e.device_id) FILTER (WHERE h.user_id IS NULL) AS holders,
-       array_agg(DISTINCT e.sealer_user_id || ' ' || e.sealer_device_id)
+       array_agg(e.sealer_user_id || ' ' || e.sealer_device_id)
          FILTER (WHERE e.user_id = $3 AND e.device_id = $4 AND e.rejected_at IS NOT NULL) AS rejected
      FROM envelopes e LEFT JOIN revoked_devices h ON h.user_id = e.user_id AND h.device_id = e.device_id
      WHERE e.conversation_id = $1 AND e.session_id = $2

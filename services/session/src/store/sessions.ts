@@ -22,9 +22,10 @@ export interface StoredSession {
 const insertSession = statement(
   'insert_session',
   `INSERT INTO sessions (conversation_id, session_id, kind, epoch, initiator_user_id, initiator_device_id, header, header_signature,
-     header_hash, initiator_identity_key, initiator_signing_key, initiator_ephemeral_key, key_commitment, envelopes_expected,
-     withholdings_expected, content_digest, writer_build, created_traceparent)
-   VALUES ($1, $2, 'NATIVE', $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+     header_hash, initiator_identity_key, initiator_signing_key, initiator_ephemeral_key, initiator_root_key, initiator_suite,
+     initiator_certified_at, initiator_certificate_signature, key_commitment, envelopes_expected, withholdings_expected,
+     content_digest, writer_build, created_traceparent)
+   VALUES ($1, $2, 'NATIVE', $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
    ON CONFLICT (conversation_id, session_id) DO NOTHING RETURNING true AS stored`,
 );
 
@@ -99,6 +100,10 @@ export async function insertWholeSession(
     header.initiatorIdentityKey,
     header.initiatorSigningKey,
     header.initiatorEphemeralKey,
+    certificate.rootKey,
+    certificate.suite,
+    timestampDate(certificate.certifiedAt),
+    certificate.signature,
     header.keyCommitment,
     envelopes.length,
     withholdings.length,
