@@ -72,7 +72,7 @@ export const explainedMisses: readonly Guard[] = [
     ],
     test: {
       file: 'services/conversation/test/input.test.ts',
-      name: 'a stranger on grpc gets the same answer for a conversation that exists and for one that does not, from every method',
+      name: 'gets the same answer for a conversation that exists and for one that does not, from every method',
     },
   },
   {

@@ -8,19 +8,26 @@ const creation = 'services/conversation/test/creation.test.ts';
 const fulfilment = 'services/session/test/fulfilment.test.ts';
 const misses = 'services/session/test/misses.test.ts';
 
+const sdkTrust = 'packages/client/test/trust.test.ts';
+
+const sealToCertified = {
+  file: 'packages/crypto/src/prekeys.ts',
+  find: 'verifyDeviceCertificate(primitives, device, device.certificate, rootKey);',
+  replace: '',
+};
+const certify = {
+  file: 'packages/client/src/directory.ts',
+  find: 'verifyDeviceCertificate(this.#primitives, device, certificate, rootKey);',
+  replace: '',
+};
+
 /** I9, the server cannot read, nor add a reader unseen. */
 export const trust: readonly Guard[] = [
   {
     name: 'seal-to-certified-devices',
     invariant: 'I9',
     what: 'A device can be sealed to only when the pinned root key certifies it (certificate verification).',
-    switchOff: [
-      {
-        file: 'packages/crypto/src/prekeys.ts',
-        find: 'verifyDeviceCertificate(primitives, device, device.certificate, rootKey);',
-        replace: '',
-      },
-    ],
+    switchOff: [sealToCertified],
     test: { file: tamper, name: 'under a root key that was not pinned is refused as that' },
   },
   {
@@ -90,6 +97,83 @@ export const trust: readonly Guard[] = [
       },
     ],
     test: { file: tamper, name: 'with another signature does not decrypt' },
+  },
+  {
+    name: 'sdk-seals-to-certified-devices',
+    invariant: 'I9',
+    what: 'A client withholds a new session from a device that no pinned root key certifies (its own check; the one inside sealing, behind it, is off too).',
+    switchOff: [certify, sealToCertified],
+    test: { file: sdkTrust, name: 'a device that no root key certifies is withheld from, and the session says so' },
+  },
+  {
+    name: 'sdk-reseals-to-certified-devices',
+    invariant: 'I9',
+    what: 'A holder declines for a device that no pinned root key certifies, whatever the server says (both checks are off).',
+    switchOff: [certify, sealToCertified],
+    test: {
+      file: sdkTrust,
+      name: 'a device that no root key certifies gets no key from a holder, whatever the server says',
+      hangs: true,
+    },
+  },
+  {
+    name: 'sdk-pins-root-keys',
+    invariant: 'I9',
+    what: 'A client notices a changed root key, and gives it nothing unless the application accepts it.',
+    switchOff: [
+      {
+        file: 'packages/client/src/root-keys.ts',
+        find: 'if (equalBytes(pinned, offered)) return { trusted: true, rootKey: pinned };',
+        replace: 'if (pinned.length === offered.length) return { trusted: true, rootKey: offered };',
+      },
+    ],
+    test: { file: sdkTrust, name: 'a changed root key is told, and gets nothing unless it is accepted' },
+  },
+  {
+    name: 'sdk-asks-the-header-who-may-read',
+    invariant: 'I9',
+    what: 'A holder re-seals only for users whom the signed header names, unless the header itself shares history.',
+    switchOff: [
+      {
+        file: 'packages/client/src/offers.ts',
+        find: "if (header.historyPolicy !== HistoryPolicy.SHARED) throw new Declined('NOT_ENTITLED');",
+        replace: 'if (header.historyPolicy !== HistoryPolicy.SHARED) return;',
+      },
+    ],
+    test: { file: sdkTrust, name: 'a holder declines for a user whom the signed header does not name', hangs: true },
+  },
+  {
+    name: 'sdk-verifies-headers',
+    invariant: 'I9',
+    what: 'A client opens a session only under a header that its initiator signed.',
+    switchOff: [
+      {
+        file: 'packages/client/src/read-session.ts',
+        find: 'return verifyHeader(this.#parts.primitives, signedHeader, initiator, { ...name, epoch });',
+        replace:
+          'return parsed.epoch > 0n ? parsed : verifyHeader(this.#parts.primitives, signedHeader, initiator, { ...name, epoch });',
+      },
+    ],
+    test: {
+      file: 'packages/client/test/recovery.test.ts',
+      name: 'a header by somebody else than its initiator is refused',
+    },
+  },
+  {
+    name: 'sdk-follows-the-chain',
+    invariant: 'I9',
+    what: 'A client refuses a header that does not name the header of the epoch before.',
+    switchOff: [
+      {
+        file: 'packages/client/src/read-session.ts',
+        find: "if (!follows || !precedes) throw new SessionRefusedError('chain'",
+        replace: "if (!follows && follows) throw new SessionRefusedError('chain'",
+      },
+    ],
+    test: {
+      file: 'packages/client/test/recovery.test.ts',
+      name: 'a header that does not follow the one before is refused',
+    },
   },
   {
     name: 'store-verifies-envelopes',
