@@ -44,6 +44,12 @@ async function read(
       initiatorIdentityKey: row.initiator_identity_key ?? none,
       initiatorSigningKey: row.initiator_signing_key ?? none,
       initiatorEphemeralKey: row.initiator_ephemeral_key ?? none,
+      initiatorCertificate: {
+        rootKey: row.initiator_root_key,
+        suite: row.initiator_suite,
+        certifiedAt: timestampFromDate(row.initiator_certified_at),
+        signature: row.initiator_certificate_signature,
+      },
       keyCommitment: row.key_commitment ?? none,
       envelope: {
         recipient: { userId: user, deviceId: device },

@@ -15,11 +15,12 @@ export async function seedSessions(sql: Client): Promise<SeededSessions> {
   await sql.query('BEGIN');
   await sql.query(
     `INSERT INTO sessions (conversation_id, session_id, kind, epoch, initiator_user_id, initiator_device_id, header, header_signature,
-       header_hash, initiator_identity_key, initiator_signing_key, initiator_ephemeral_key, key_commitment, envelopes_expected,
-       withholdings_expected, content_digest, writer_build, created_traceparent)
+       header_hash, initiator_identity_key, initiator_signing_key, initiator_ephemeral_key, initiator_root_key, initiator_suite,
+       initiator_certified_at, initiator_certificate_signature, key_commitment, envelopes_expected, withholdings_expected,
+       content_digest, writer_build, created_traceparent)
      SELECT md5('bench conversation ' || n)::uuid, 'session_' || n, 'NATIVE', 1, 'bench-user-1', 'phone', pg_temp.bytes(600 + 0 * n),
-       pg_temp.bytes(64), pg_temp.bytes(32), pg_temp.bytes(32), pg_temp.bytes(32), pg_temp.bytes(32), pg_temp.bytes(32), $2, 0,
-       pg_temp.bytes(32), 'bench', '00-00000000000000000000000000000001-0000000000000001-01'
+       pg_temp.bytes(64), pg_temp.bytes(32), pg_temp.bytes(32), pg_temp.bytes(32), pg_temp.bytes(32), pg_temp.bytes(32), 1, now(),
+       pg_temp.bytes(64), pg_temp.bytes(32), $2, 0, pg_temp.bytes(32), 'bench', '00-00000000000000000000000000000001-0000000000000001-01'
      FROM generate_series(1, $1::integer) AS n`,
     [sessionCount, callerCount],
   );

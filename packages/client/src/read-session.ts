@@ -119,13 +119,14 @@ export class SessionReader {
   async #verifyHeader(
     operation: Operation,
     name: { conversationId: string; sessionId: string },
-    { signedHeader, epoch }: GetInitialSessionResponse,
+    response: GetInitialSessionResponse,
     envelope: Envelope,
   ): Promise<Session> {
+    const { signedHeader, epoch } = response;
     if (signedHeader === undefined) throw new SessionRefusedError('header', 'the session has no signed header');
     try {
       const parsed = parseHeader(signedHeader.header);
-      const { certificate } = await this.#initiator(operation, parsed, envelope);
+      const { certificate } = await this.#initiator(operation, parsed, response, envelope);
       const initiator = { certificate, rootKey: certificate.rootKey };
       return verifyHeader(this.#parts.primitives, signedHeader, initiator, { ...name, epoch });
     } catch (error) {
@@ -135,17 +136,16 @@ export class SessionReader {
     }
   }
 
-  /** The initiator's certificate comes with an envelope that the initiator sealed; else it is looked up. */
+  /** The initiator's certificate comes with the session, or with an envelope that the initiator sealed; else it is looked up. */
   async #initiator(
     operation: Operation,
     session: Session,
-    envelope: Envelope,
+    { initiatorCertificate }: GetInitialSessionResponse,
+    { sealer, sealerCertificate }: Envelope,
   ): Promise<Pick<CertifiedDevice, 'certificate'>> {
     const { directory, rootKeys } = this.#parts;
-    const { sealer, sealerCertificate: certificate } = envelope;
-    if (!sameDevice(sealer, session.initiator) || certificate === undefined) {
-      return directory.certified(operation, session.initiator);
-    }
+    const certificate = initiatorCertificate ?? (sameDevice(sealer, session.initiator) ? sealerCertificate : undefined);
+    if (certificate === undefined) return directory.certified(operation, session.initiator);
     if (!(await rootKeys.judge(session.initiator.userId, certificate.rootKey)).trusted) {
       throw new SessionRefusedError(
         'root-key-changed',

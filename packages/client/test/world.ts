@@ -237,6 +237,7 @@ export class World {
             initiatorIdentityKey: header.initiatorIdentityKey,
             initiatorSigningKey: header.initiatorSigningKey,
             initiatorEphemeralKey: header.initiatorEphemeralKey,
+            ...(session.initiatorCertificate && { initiatorCertificate: session.initiatorCertificate }),
             keyCommitment: header.keyCommitment,
             envelope,
           };

@@ -28,6 +28,7 @@ describe('a session', () => {
     expect(read.signedHeader).toEqual(made.request.session?.signedHeader);
     expect(read.envelope).toEqual(made.request.session?.envelopes[1]);
     expect(read.initiatorEphemeralKey).toEqual(made.session.header.initiatorEphemeralKey);
+    expect(read.initiatorCertificate).toEqual(made.request.session?.initiatorCertificate);
   });
 
   it('is the same session when it comes again, also after the roster has changed', async () => {
@@ -108,6 +109,22 @@ describe('a session', () => {
     expect(refusal).toMatchObject({ reason, metadata: { field } });
   });
 
+  it('is refused when its certificate is under a root key for which anything is signed', async () => {
+    const { initiator, other } = twoPeople();
+    const { request } = makeSession({ initiator, covered: [initiator, other] });
+    const neutral = Uint8Array.of(1, ...new Uint8Array(31));
+    // R and A are the neutral element and S is 0, so that S·B = R + h·A whatever the text is.
+    const forged = { rootKey: neutral, signature: Uint8Array.of(...neutral, ...new Uint8Array(32)) };
+    Object.assign(request.session?.initiatorCertificate ?? {}, forged);
+    for (const { sealerCertificate } of request.session?.envelopes ?? [])
+      Object.assign(sealerCertificate ?? {}, forged);
+    const refusal = await refusalOf(world.asConversation.storeSession(request));
+    expect(refusal).toMatchObject({
+      reason: 'CERTIFICATE_INVALID',
+      metadata: { field: 'session.initiator_certificate' },
+    });
+  });
+
   it.each([
     ['another conversation', 'conversation_id'],
     ['another initiator', 'initiator'],
@@ -164,12 +181,14 @@ describe('a session', () => {
 
 describe('straight SQL', () => {
   const columns = `conversation_id, session_id, kind, epoch, initiator_user_id, initiator_device_id, header, header_signature,
-    header_hash, initiator_identity_key, initiator_signing_key, initiator_ephemeral_key, key_commitment, envelopes_expected,
-    withholdings_expected, content_digest, writer_build, created_traceparent`;
+    header_hash, initiator_identity_key, initiator_signing_key, initiator_ephemeral_key, initiator_root_key, initiator_suite,
+    initiator_certified_at, initiator_certificate_signature, key_commitment, envelopes_expected, withholdings_expected,
+    content_digest, writer_build, created_traceparent`;
   const row = (ephemeralKey: string, sessionId = 's') =>
     `INSERT INTO sessions (${columns}) VALUES (gen_random_uuid(), '${sessionId}', 'NATIVE', 1, 'u', 'd', '\\x01', decode(repeat('01', 64), 'hex'),
       decode(repeat('01', 32), 'hex'), decode(repeat('01', 32), 'hex'), decode(repeat('01', 32), 'hex'), ${ephemeralKey},
-      decode(repeat('01', 32), 'hex'), 2, 0, decode(repeat('01', 32), 'hex'), 'build', '')`;
+      decode(repeat('01', 32), 'hex'), 1, now(), decode(repeat('01', 64), 'hex'), decode(repeat('01', 32), 'hex'), 2, 0,
+      decode(repeat('01', 32), 'hex'), 'build', '')`;
 
   async function stored() {
     const { initiator, other } = twoPeople();

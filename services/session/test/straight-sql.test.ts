@@ -62,6 +62,10 @@ function session(changes: Columns = {}): [string, Columns] {
     initiator_identity_key: bytes(32),
     initiator_signing_key: bytes(32),
     initiator_ephemeral_key: bytes(32),
+    initiator_root_key: bytes(32),
+    initiator_suite: 1,
+    initiator_certified_at: new Date(),
+    initiator_certificate_signature: bytes(64),
     key_commitment: bytes(32),
     envelopes_expected: 1,
     withholdings_expected: 0,
@@ -133,6 +137,30 @@ describe('the database, by straight SQL,', () => {
       const [table, columns] = session({ initiator_ephemeral_key: key });
       expect(await refusedBy([table, columns], envelope(columns.conversation_id))).toBe('sessions_native_is_complete');
     }
+  });
+
+  it("refuses a session without its initiator's whole certificate", async () => {
+    for (const change of [
+      { initiator_root_key: null },
+      { initiator_root_key: bytes(31) },
+      { initiator_suite: null },
+      { initiator_certified_at: null },
+      { initiator_certificate_signature: null },
+      { initiator_certificate_signature: bytes(63) },
+    ]) {
+      const [table, columns] = session(change);
+      expect(await refusedBy([table, columns], envelope(columns.conversation_id))).toBe('sessions_native_is_complete');
+      const imported = { kind: 'IMPORTED', imported_from: 'an older server', envelopes_expected: 0, ...change };
+      expect(await refusedBy(session(imported))).toBe('sessions_imported_is_marked');
+    }
+    const none = {
+      initiator_root_key: null,
+      initiator_suite: null,
+      initiator_certified_at: null,
+      initiator_certificate_signature: null,
+    };
+    const imported = { kind: 'IMPORTED', imported_from: 'an older server', envelopes_expected: 0, ...none };
+    expect(await refusedBy(session(imported))).toBeUndefined();
   });
 
   it('refuses an imported session with a malformed ephemeral key, or without its origin', async () => {

@@ -78,11 +78,11 @@ async function withoutEphemeralKeyBySql(stage: Stage, { conversationId, sessionI
   try {
     const insert = await attempt(
       `INSERT INTO sessions (conversation_id, session_id, kind, epoch, initiator_user_id, initiator_device_id, header, header_signature, header_hash,
-         initiator_identity_key, initiator_signing_key, initiator_ephemeral_key, key_commitment, envelopes_expected, withholdings_expected,
-         content_digest, writer_build, created_traceparent)
+         initiator_identity_key, initiator_signing_key, initiator_ephemeral_key, initiator_root_key, initiator_suite, initiator_certified_at,
+         initiator_certificate_signature, key_commitment, envelopes_expected, withholdings_expected, content_digest, writer_build, created_traceparent)
        SELECT conversation_id, session_id || '.without', kind, epoch, initiator_user_id, initiator_device_id, header, header_signature, header_hash,
-         initiator_identity_key, initiator_signing_key, NULL, key_commitment, envelopes_expected, withholdings_expected,
-         content_digest, writer_build, created_traceparent
+         initiator_identity_key, initiator_signing_key, NULL, initiator_root_key, initiator_suite, initiator_certified_at,
+         initiator_certificate_signature, key_commitment, envelopes_expected, withholdings_expected, content_digest, writer_build, created_traceparent
        FROM sessions WHERE conversation_id = $1 AND session_id = $2`,
     );
     stage.say(`by SQL: ${insert}`);

@@ -24,6 +24,7 @@ export function initialSessionMessage(
     initiatorIdentityKey: row.initiator_identity_key ?? none,
     initiatorSigningKey: row.initiator_signing_key ?? none,
     initiatorEphemeralKey: row.initiator_ephemeral_key ?? none,
+    ...initiatorCertificate(row),
     keyCommitment: row.key_commitment ?? none,
     envelope: {
       recipient: { userId: recipient.userId, deviceId: recipient.deviceId },
@@ -47,6 +48,18 @@ export function initialSessionMessage(
     },
     createdAt: timestampFromDate(row.created_at),
   };
+}
+
+/** The columns are all there or all absent, by a constraint of the table. */
+function initiatorCertificate(row: InitialSessionRow) {
+  const {
+    initiator_root_key: rootKey,
+    initiator_suite: suite,
+    initiator_certified_at: certifiedAt,
+    initiator_certificate_signature: signature,
+  } = row;
+  if (rootKey === null || suite === null || certifiedAt === null || signature === null) return {};
+  return { initiatorCertificate: { rootKey, suite, certifiedAt: timestampFromDate(certifiedAt), signature } };
 }
 
 export function keyRequestMessage(request: KeyRequest): MessageInitShape<typeof KeyRequestSchema> {

@@ -13,6 +13,10 @@ CREATE TABLE sessions (
   initiator_identity_key bytea,
   initiator_signing_key bytea,
   initiator_ephemeral_key bytea,
+  initiator_root_key bytea,
+  initiator_suite integer,
+  initiator_certified_at timestamptz,
+  initiator_certificate_signature bytea,
   key_commitment bytea,
   envelopes_expected integer NOT NULL CHECK (envelopes_expected >= 0),
   withholdings_expected integer NOT NULL CHECK (withholdings_expected >= 0),
@@ -32,6 +36,10 @@ CREATE TABLE sessions (
       AND initiator_signing_key IS NOT NULL AND octet_length(initiator_signing_key) = 32
       AND initiator_ephemeral_key IS NOT NULL AND octet_length(initiator_ephemeral_key) = 32
       AND key_commitment IS NOT NULL AND octet_length(key_commitment) = 32
+      AND initiator_root_key IS NOT NULL AND octet_length(initiator_root_key) = 32
+      AND initiator_suite IS NOT NULL AND initiator_suite >= 1
+      AND initiator_certified_at IS NOT NULL
+      AND initiator_certificate_signature IS NOT NULL AND octet_length(initiator_certificate_signature) = 64
       AND content_digest IS NOT NULL AND octet_length(content_digest) = 32
       AND envelopes_expected >= 1
       AND imported_from IS NULL
@@ -48,6 +56,11 @@ CREATE TABLE sessions (
       AND (initiator_signing_key IS NULL OR octet_length(initiator_signing_key) = 32)
       AND (initiator_ephemeral_key IS NULL OR octet_length(initiator_ephemeral_key) = 32)
       AND (key_commitment IS NULL OR octet_length(key_commitment) = 32)
+      -- A certificate is whole or absent.
+      AND num_nulls(initiator_root_key, initiator_suite, initiator_certified_at, initiator_certificate_signature) IN (0, 4)
+      AND (initiator_root_key IS NULL OR octet_length(initiator_root_key) = 32)
+      AND (initiator_suite IS NULL OR initiator_suite >= 1)
+      AND (initiator_certificate_signature IS NULL OR octet_length(initiator_certificate_signature) = 64)
     )
   )
 );
