@@ -1,5 +1,15 @@
 import { execFileSync } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { dirname, join } from 'node:path';
 import { checkoutFolder } from '@keytrail/local';
 import type { Edit } from './guard.ts';
@@ -55,7 +65,12 @@ function filesOfCheckout(): string[] {
     encoding: 'utf8',
     maxBuffer: 64 * 1024 * 1024,
   });
-  return files.split('\0').filter((file) => file !== '' && existsSync(join(checkoutFolder, file)));
+  return files.split('\0').filter((file) => isFile(join(checkoutFolder, file)));
+}
+
+/** Not what was deleted since, and not a linked folder. */
+function isFile(path: string): boolean {
+  return lstatSync(path, { throwIfNoEntry: false })?.isFile() === true;
 }
 
 function linkPackages(folder: string): void {
