@@ -1,6 +1,7 @@
 import { Code, ConnectError } from '@connectrpc/connect';
 import type { AttachResponse, Draining, Greeting, Notification } from '@keytrail/contracts';
 import { readRefusal } from '@keytrail/rpc/refusal';
+import { context, ROOT_CONTEXT } from '@opentelemetry/api';
 import type { Calls } from './calls.ts';
 import { type Clock, pause } from './clock.ts';
 import type { Emitter } from './emitter.ts';
@@ -8,13 +9,12 @@ import { errorOfCall } from './errors.ts';
 import type { ClientEvents } from './events.ts';
 import { withSignal } from './flights.ts';
 import type { KeyStore } from './key-store.ts';
-import type { Operation, Tracing } from './tracing.ts';
+import { type Operation, untraced } from './tracing.ts';
 
 export interface AttachmentParts {
   readonly calls: Calls;
   readonly store: KeyStore;
   readonly clock: Clock;
-  readonly tracing: Tracing;
   readonly events: Emitter<ClientEvents>;
   readonly onAttached: (signal: AbortSignal) => void;
   readonly onDetached: () => void;
@@ -45,10 +45,9 @@ export class Attachment {
     if (this.#running === undefined) {
       const control = new AbortController();
       const greeted = Promise.withResolvers<void>();
-      const ended = this.#parts.tracing
-        .run('attach', { signal: control.signal, attributes: { 'keytrail.long_lived': true } }, (operation) =>
-          this.#keepAttached(operation, greeted.resolve),
-        )
+      // Outside of the caller's trace: the stream outlives it, and what it brings has traces of its own.
+      const ended = context
+        .with(ROOT_CONTEXT, () => this.#keepAttached(untraced(control.signal), greeted.resolve))
         .catch((error: unknown) => {
           if (!control.signal.aborted) this.#parts.events.emit('fault', { during: 'attach', error });
           greeted.reject(error);

@@ -12,7 +12,7 @@ import {
 import { noblePrimitives, type Primitives } from '@keytrail/crypto';
 import { Attachment } from './attachment.ts';
 import { Calls, type RetryOptions, type Transports } from './calls.ts';
-import { type Clock, systemClock } from './clock.ts';
+import { type Clock, pause, systemClock } from './clock.ts';
 import { Conversations, type NewConversation, type NewMember, type SealedConversation } from './conversations.ts';
 import { Directory } from './directory.ts';
 import { Emitter } from './emitter.ts';
@@ -113,6 +113,9 @@ export interface KeytrailClient {
   close(): Promise<void>;
 }
 
+/** How long a client that is being closed waits for what it still has to say. */
+const closeMs = 2_000;
+
 export function createClient(options: ClientOptions): KeytrailClient {
   const { transports, log } = options;
   const store = options.keyStore ?? memoryKeyStore();
@@ -156,7 +159,6 @@ export function createClient(options: ClientOptions): KeytrailClient {
     calls,
     store,
     clock,
-    tracing,
     events,
     onAttached(signal) {
       conversations.forgetAll();
@@ -331,7 +333,7 @@ export function createClient(options: ClientOptions): KeytrailClient {
     async close() {
       await attachment.detach();
       closing.abort(new Error('the client was closed'));
-      await Promise.all(working);
+      await Promise.race([Promise.all(working), pause(clock, closeMs, new AbortController().signal, true)]);
       transports.close?.();
     },
   };

@@ -17,7 +17,7 @@ import { deriveConversationId, parseHeader, type Ref } from '@keytrail/crypto';
 import { readRefusal } from '@keytrail/rpc/refusal';
 import { equalBytes, randomUuid } from './bytes.ts';
 import { enumName } from './enum-name.ts';
-import { RefusalError, RotationLost, SessionRefusedError } from './errors.ts';
+import { isDecided, RefusalError, RotationLost, SessionRefusedError } from './errors.ts';
 import { Flights } from './flights.ts';
 import { makeSession, type SealingParts, type SessionPlan } from './make-session.ts';
 import type { Sessions } from './sessions.ts';
@@ -214,7 +214,7 @@ export class Conversations {
         return conversation;
       } catch (error) {
         // Without a reason nobody decided: it stays, to be sent again.
-        if (!(error instanceof RefusalError) || !isDecided(error)) throw error;
+        if (!isDecided(error)) throw error;
         await upload.done();
         const lostEarlier = resumed && error.reason === 'EPOCH_CONFLICT';
         const again = curable.has(error.reason) || error.reason === alsoCurable || lostEarlier;
@@ -357,13 +357,6 @@ class Upload<D extends DescMessage> {
   done(): Promise<void> {
     return this.#store.removePending(this.#name);
   }
-}
-
-/** Whether the refusal says that this request will never be accepted as it is, or was not now. */
-function isDecided({ reason }: RefusalError): boolean {
-  const undecided = ['', 'INTERNAL_FAULT', 'PEER_UNAVAILABLE', 'SHUTTING_DOWN', 'DEADLINE_EXCEEDED', 'CANCELLED'];
-  const later = ['LIMIT_EXCEEDED', 'SCHEMA_BEHIND', 'BUILD_BEHIND', 'TOKEN_MISSING', 'TOKEN_INVALID'];
-  return !undecided.includes(reason) && !later.includes(reason);
 }
 
 function memberOf(member: NewMember): { userId: string; role: MemberRole } {

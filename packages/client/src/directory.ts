@@ -1,9 +1,11 @@
-import type { DeviceCertificate, DeviceList } from '@keytrail/contracts';
+import type { Device, DeviceCertificate, DeviceList } from '@keytrail/contracts';
 import {
   CertificateError,
   type DeviceKeys,
   type Primitives,
   type Ref,
+  type VerifiedRecipient,
+  verifyDevice,
   verifyDeviceCertificate,
 } from '@keytrail/crypto';
 import { deviceKey, equalBytes } from './bytes.ts';
@@ -20,6 +22,12 @@ export interface CertifiedDevice extends DeviceKeys {
 
 export type ListedDevice = DeviceKeys & { readonly certificate?: DeviceCertificate | undefined };
 
+type Part = Uint8Array | undefined;
+
+function sameParts(a: readonly Part[], b: readonly Part[]): boolean {
+  return a.length === b.length && a.every((part, i) => equalBytes(part ?? new Uint8Array(), b[i] ?? new Uint8Array()));
+}
+
 const usersPerCall = 200;
 const rememberedAtMost = 10_000;
 
@@ -29,6 +37,7 @@ export class Directory {
   readonly #primitives: Primitives;
   readonly #rootKeys: RootKeys;
   readonly #certified = new Map<string, CertifiedDevice>();
+  readonly #recipients = new Map<string, { parts: readonly Part[]; recipient: VerifiedRecipient }>();
   readonly #lookups = new Flights<CertifiedDevice[]>();
 
   constructor(parts: { calls: Calls; primitives: Primitives; rootKeys: RootKeys }) {
@@ -76,6 +85,24 @@ export class Directory {
     if (this.#certified.size >= rememberedAtMost) this.#certified.clear();
     this.#certified.set(deviceKey(device), certified);
     return certified;
+  }
+
+  /**
+   * A device to seal to by its listed prekeys. Verified once: the prekeys of a device seldom change.
+   *
+   * @throws RecipientError.
+   */
+  recipient(device: Device, rootKey: Uint8Array): VerifiedRecipient {
+    const prekeys = [device.signedPrekey, device.lastResortPrekey].flatMap((prekey) =>
+      prekey ? [prekey.publicKey, prekey.signature] : [],
+    );
+    const parts = [rootKey, device.identityKey, device.signingKey, device.certificate?.signature, ...prekeys];
+    const known = this.#recipients.get(deviceKey(device));
+    if (known && sameParts(known.parts, parts)) return known.recipient;
+    const recipient = verifyDevice(this.#primitives, device, rootKey);
+    if (this.#recipients.size >= rememberedAtMost) this.#recipients.clear();
+    this.#recipients.set(deviceKey(device), { parts, recipient });
+    return recipient;
   }
 
   /**

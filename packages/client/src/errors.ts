@@ -99,6 +99,26 @@ export class RefusalError extends Error {
   }
 }
 
+/** Reasons that say nothing about the request itself: the same one may be accepted later. */
+const undecided = new Set([
+  '',
+  'INTERNAL_FAULT',
+  'PEER_UNAVAILABLE',
+  'SHUTTING_DOWN',
+  'SCHEMA_BEHIND',
+  'BUILD_BEHIND',
+  'DEADLINE_EXCEEDED',
+  'CANCELLED',
+  'LIMIT_EXCEEDED',
+  'TOKEN_MISSING',
+  'TOKEN_INVALID',
+]);
+
+/** Whether a mutation was refused as it is. Otherwise nobody knows what became of it, and it must be sent again unchanged. */
+export function isDecided(error: unknown): error is RefusalError {
+  return error instanceof RefusalError && !undecided.has(error.reason);
+}
+
 /** Another session won the epoch that this device wanted to make. The winner's is being opened. */
 export class RotationLost extends RefusalError {
   override readonly name = 'RotationLost';

@@ -3,6 +3,7 @@ import { timestampFromDate } from '@bufbuild/protobuf/wkt';
 import {
   type Device,
   type DeviceList,
+  type Envelope,
   type HistoryPolicy,
   type InitialSession,
   InitialSessionSchema,
@@ -24,11 +25,10 @@ import {
   transcript,
   type VerifiedRecipient,
   verifyBundle,
-  verifyDevice,
 } from '@keytrail/crypto';
 import { deviceKey, equalBytes, randomUuid, sameDevice, uuidOf } from './bytes.ts';
 import type { Calls } from './calls.ts';
-import type { Clock } from './clock.ts';
+import { type Clock, pause } from './clock.ts';
 import type { Directory } from './directory.ts';
 import { SessionRefusedError } from './errors.ts';
 import type { KeyStore } from './key-store.ts';
@@ -112,21 +112,14 @@ export async function makeSession(parts: SealingParts, operation: Operation, pla
     previousHeaderHash,
     createdAt: timestampFromDate(parts.clock.now()),
   });
-  const envelopes = sealings.flatMap((sealing) =>
-    'recipient' in sealing
-      ? [
-          sealEnvelope({
-            primitives,
-            sealer: own,
-            recipient: sealing.recipient,
-            session,
-            attempt: 0,
-            ephemeralKey,
-            sessionKey,
-          }),
-        ]
-      : [],
-  );
+  const envelopes: Envelope[] = [];
+  for (const sealing of sealings) {
+    if (!('recipient' in sealing)) continue;
+    const { recipient } = sealing;
+    envelopes.push(sealEnvelope({ primitives, sealer: own, recipient, session, attempt: 0, ephemeralKey, sessionKey }));
+    // Sealing takes a millisecond or more: a large group must not stop everything else.
+    if (envelopes.length % envelopesPerTurn === 0) await pause(parts.clock, 0, operation.signal);
+  }
   const withholdings = sealings.flatMap((sealing) =>
     'withheld' in sealing
       ? [signWithholding(primitives, own.signingKey, session, sealing.device, sealing.withheld)]
@@ -163,7 +156,7 @@ async function decideSealings(
       if (sameDevice(device, own)) {
         if (because !== undefined || !equalBytes(device.identityKey, own.identityKey.publicKey))
           throw new SessionRefusedError('certificate', 'this device is listed with other keys than its own');
-        sealings.push(verifyAs(device, () => verifyDevice(parts.primitives, device, own.rootKey.publicKey)));
+        sealings.push(verifyAs(device, () => parts.directory.recipient(device, own.rootKey.publicKey)));
       } else if (because !== undefined) sealings.push({ device, withheld: because });
       else trusted.push(device);
     }
@@ -194,12 +187,12 @@ async function reasonToWithhold(
 
 /** The first envelope to a device spends a claimed bundle; later ones use its current signed and last-resort prekeys. */
 async function verifiedRecipient(
-  { primitives, rootKeys }: SealingParts,
+  { primitives, rootKeys, directory }: SealingParts,
   device: Device,
   claimed: ReadonlyMap<string, PrekeyBundle> | undefined,
 ): Promise<Sealing> {
   const rootKey = (await rootKeys.pinned(device.userId)) ?? new Uint8Array();
-  if (claimed === undefined) return verifyAs(device, () => verifyDevice(primitives, device, rootKey));
+  if (claimed === undefined) return verifyAs(device, () => directory.recipient(device, rootKey));
   const bundle = claimed.get(deviceKey(device));
   if (bundle === undefined) return { device, withheld: WithheldReason.NO_PREKEYS };
   return verifyAs(device, () => verifyBundle(primitives, bundle, rootKey));
@@ -216,6 +209,7 @@ function verifyAs(device: Ref, verify: () => VerifiedRecipient): Sealing {
   }
 }
 
+const envelopesPerTurn = 16;
 const devicesPerClaim = 500;
 
 /** Claims what is not claimed yet. The claim id follows from seed and devices: a repeated claim is answered with the same bundles. */

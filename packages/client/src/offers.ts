@@ -14,7 +14,6 @@ import {
   sealEnvelope,
   type VerifiedRecipient,
   verifyBundle,
-  verifyDevice,
 } from '@keytrail/crypto';
 import { deviceKey, randomUuid, sameDevice } from './bytes.ts';
 import type { Conversations } from './conversations.ts';
@@ -200,7 +199,7 @@ export class OfferAnswers {
     const verdict = await rootKeys.judge(requester.userId, list.rootKey);
     if (!verdict.trusted) throw new Declined('ROOT_KEY_CHANGED');
     await this.#checkTrust(device, verdict.rootKey);
-    if (sealedBefore === true) return verified(requester, () => verifyDevice(primitives, device, verdict.rootKey));
+    if (sealedBefore === true) return verified(requester, () => directory.recipient(device, verdict.rootKey));
 
     const claimed = new Map();
     // One claim for the request, however often it is offered and answered.

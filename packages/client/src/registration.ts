@@ -24,7 +24,7 @@ import {
 import { equalBytes, randomUuid } from './bytes.ts';
 import type { Calls } from './calls.ts';
 import type { Clock } from './clock.ts';
-import { NotRegisteredError } from './errors.ts';
+import { isDecided, NotRegisteredError } from './errors.ts';
 import type { KeyStore, StoredDevice, StoredPrekey, StoredPrekeyKind } from './key-store.ts';
 import { approvalText, LinkTextError, linkRequestText, parseApproval, parseLinkRequest } from './link-text.ts';
 import { certificateOf, type OwnDevice } from './own-device.ts';
@@ -50,15 +50,23 @@ const pendingName = 'register';
  * @throws RefusalError (`ROOT_KEY_MISMATCH`: the user has devices, one of them must approve this one).
  */
 export async function registerFirstDevice(parts: RegistrationParts, operation: Operation): Promise<void> {
-  let device = await storedOrMade(parts);
-  if (device.state === 'registered') return;
-  if (device.rootKey === undefined) {
-    const rootKey = createRootKey(parts.primitives);
-    const certificate = certifyDevice(parts.primitives, rootKey, publicKeys(device), parts.clock.now());
-    device = { ...device, rootKey, certificate: toBinary(DeviceCertificateSchema, certificate) };
-    await parts.store.saveDevice(device);
+  const made = await storedOrMade(parts);
+  if (made.state === 'registered') return;
+  const device = made.rootKey === undefined ? withOwnRootKey(parts, made) : made;
+  await parts.store.saveDevice(device);
+  try {
+    await upload(parts, operation, device);
+  } catch (error) {
+    // The root key is of no use then; another device may still approve this one.
+    if (isDecided(error)) await parts.store.saveDevice(made);
+    throw error;
   }
-  await upload(parts, operation, device);
+}
+
+function withOwnRootKey({ primitives, clock }: RegistrationParts, device: StoredDevice): StoredDevice {
+  const rootKey = createRootKey(primitives);
+  const certificate = certifyDevice(primitives, rootKey, publicKeys(device), clock.now());
+  return { ...device, rootKey, certificate: toBinary(DeviceCertificateSchema, certificate) };
 }
 
 /** Text for the device that is to approve this one. Making it again shows the same. */
@@ -165,7 +173,12 @@ async function upload(parts: RegistrationParts, operation: Operation, device: St
     ? fromBinary(RegisterDeviceRequestSchema, pending.content)
     : await keySet(parts, device, certificateOf(device));
   if (!pending) await store.savePending(pendingName, { content: toBinary(RegisterDeviceRequestSchema, request) });
-  await calls.call(operation, (options) => calls.identityKeys.registerDevice(request, options));
+  try {
+    await calls.call(operation, (options) => calls.identityKeys.registerDevice(request, options));
+  } catch (error) {
+    if (isDecided(error)) await store.removePending(pendingName);
+    throw error;
+  }
   await rootKeys.accept(device.userId, rootKey.publicKey);
   const { linkSecret: _, ...registered } = device;
   await store.saveDevice({ ...registered, state: 'registered' });

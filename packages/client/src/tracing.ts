@@ -3,6 +3,7 @@ import {
   type Attributes,
   type Context,
   context,
+  INVALID_SPAN_CONTEXT,
   isSpanContextValid,
   ROOT_CONTEXT,
   type Span,
@@ -66,6 +67,11 @@ export class Tracing {
       traceFlags: TraceFlags.NONE,
     };
   }
+}
+
+/** An operation that is in no trace: what goes on for as long as a client lives. */
+export function untraced(signal: AbortSignal): Operation {
+  return { context: ROOT_CONTEXT, span: trace.wrapSpanContext(INVALID_SPAN_CONTEXT), signal };
 }
 
 function isOperation(within: Operation | Context | undefined): within is Operation {

@@ -173,3 +173,12 @@ test('a link can be approved by the same user only, and opened by the device tha
   await phone.registerApproved(approval);
   expect(world.devices.get('alice')?.map(({ deviceId }) => deviceId)).toEqual(['laptop', 'phone']);
 });
+
+test('a further device cannot register by itself, and can be approved after it tried', async () => {
+  const world = new World();
+  const alice = await firstDevice(world, 'alice');
+  const phone = clientOf(world, 'alice', 'phone');
+  await expect(phone.register()).rejects.toMatchObject({ reason: 'ROOT_KEY_MISMATCH', metadata: { user_id: 'alice' } });
+  await phone.registerApproved(await alice.approveDevice(await phone.createLinkRequest()));
+  expect(await phone.rootKeyOf('alice')).toEqual(await alice.rootKeyOf('alice'));
+});

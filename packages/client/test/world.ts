@@ -390,6 +390,10 @@ export class World {
     this.devices.set(caller.userId, devices);
     const { identityKey, signingKey, certificate, signedPrekey, lastResortPrekey } = request;
     if (!certificate || !signedPrekey || !lastResortPrekey) throw refuse('INVALID_FIELD', 'not whole');
+    const rootKey = devices[0]?.certificate?.rootKey;
+    if (rootKey?.some((byte, i) => byte !== certificate.rootKey[i])) {
+      throw refuse('ROOT_KEY_MISMATCH', 'the user has another root key', { metadata: { user_id: caller.userId } });
+    }
     const keys = { identityKey, signingKey, certificate, signedPrekey, lastResortPrekey };
     if (!devices.some(({ deviceId }) => deviceId === caller.deviceId)) {
       devices.push(create(DeviceSchema, { ...caller, ...keys, addedInVersion: BigInt(devices.length + 1) }));
