@@ -372,8 +372,10 @@ describe('an envelope', () => {
     const members = world.peers.conversations.get(conversationId)?.members;
     const refusal = () => refusalOf(fulfil(bobs, made, late, keyRequestId, 1));
     for (const { userId } of [alice, bob]) {
-      members?.set(userId, [{ fromEpoch: 5n, toEpoch: 0n }]);
+      members?.set(userId, []);
       expect(await refusal()).toMatchObject({ reason: 'NOT_ENTITLED', metadata: { cause: 'NOT_A_MEMBER_AT_EPOCH' } });
+      members?.set(userId, [{ fromEpoch: 5n, toEpoch: 0n }]);
+      expect(await refusal()).toMatchObject({ reason: 'NOT_ENTITLED', metadata: { cause: 'HISTORY_NOT_SHARED' } });
       members?.set(userId, [{ fromEpoch: 1n, toEpoch: 0n }]);
     }
     world.peers.revoked.set(`${late.userId} ${late.deviceId}`, new Date());

@@ -199,24 +199,29 @@ const strangerAnswer: Explanation = {
   retryAfterMs: 0,
 };
 
-function explainMembership(facts: MissFacts, entitlement: EntitlementFacts, epoch: bigint): Explanation {
-  const leftBefore = entitlement.memberships.findLast(({ toEpoch }) => toEpoch !== 0n && toEpoch < epoch);
-  const joinedAfter = entitlement.memberships.find(({ fromEpoch }) => fromEpoch > epoch);
+/** Why a user without a right to an epoch has none, and the membership that shows it. */
+export function whyNotEntitled(
+  memberships: EntitlementFacts['memberships'],
+  epoch: bigint,
+): { readonly cause: MissCause; readonly membership: EntitlementFacts['memberships'][number] | undefined } {
+  const leftBefore = memberships.findLast(({ toEpoch }) => toEpoch !== 0n && toEpoch < epoch);
+  const joinedAfter = memberships.find(({ fromEpoch }) => fromEpoch > epoch);
   if (leftBefore === undefined && joinedAfter !== undefined)
-    return final(facts, MissCause.HISTORY_NOT_SHARED, {
-      remedy: Remedy.BE_ADDED,
-      evidence: {
-        epoch: String(epoch),
-        member_from_epoch: String(joinedAfter.fromEpoch),
-        history_policy: HistoryPolicySchema.value[entitlement.historyPolicy]?.localName ?? 'UNSPECIFIED',
-      },
-    });
-  const span = leftBefore ?? entitlement.memberships.at(-1);
-  return final(facts, MissCause.NOT_A_MEMBER_AT_EPOCH, {
+    return { cause: MissCause.HISTORY_NOT_SHARED, membership: joinedAfter };
+  return { cause: MissCause.NOT_A_MEMBER_AT_EPOCH, membership: leftBefore ?? memberships.at(-1) };
+}
+
+function explainMembership(facts: MissFacts, entitlement: EntitlementFacts, epoch: bigint): Explanation {
+  const { cause, membership } = whyNotEntitled(entitlement.memberships, epoch);
+  const history_policy = HistoryPolicySchema.value[entitlement.historyPolicy]?.localName ?? 'UNSPECIFIED';
+  return final(facts, cause, {
     remedy: Remedy.BE_ADDED,
     evidence: {
       epoch: String(epoch),
-      ...(span && { member_from_epoch: String(span.fromEpoch), member_to_epoch: String(span.toEpoch) }),
+      ...(membership && { member_from_epoch: String(membership.fromEpoch) }),
+      ...(cause === MissCause.HISTORY_NOT_SHARED
+        ? { history_policy }
+        : membership && { member_to_epoch: String(membership.toEpoch) }),
     },
   });
 }

@@ -15,6 +15,7 @@ import { attr, keepTrace, trace } from '@keytrail/telemetry';
 import { answerOnce } from '../answer-once.ts';
 import { equalBytes } from '../domain/bytes.ts';
 import { type DeviceId, sameDevice } from '../domain/device.ts';
+import { whyNotEntitled } from '../domain/explain-miss.ts';
 import { advance, isOpen, type KeyRequest } from '../domain/key-request.ts';
 import { announceDelivery } from '../key-request-events.ts';
 import type { Parts } from '../parts.ts';
@@ -97,7 +98,10 @@ async function checkRights(
     ['requester', request.requester],
     ['holder', holder],
   ] as const) {
-    if (!entitled.has(device.userId)) throw notEntitled(who, MissCause.NOT_A_MEMBER_AT_EPOCH);
+    if (!entitled.has(device.userId)) {
+      const own = entitlement.value.entitlements.find(({ userId }) => userId === device.userId);
+      throw notEntitled(who, whyNotEntitled(own?.memberships ?? [], request.epoch).cause);
+    }
     const registered = findDevice(deviceLists.value, device);
     if (!registered) throw notEntitled(who, MissCause.DEVICE_UNKNOWN);
     if (registered.revokedAt) throw notEntitled(who, MissCause.DEVICE_REVOKED);
