@@ -67,7 +67,7 @@ export class OfferAnswers {
     const { conversationId, sessionId, keyRequestId, traceparent } = notification;
     return this.#run({ within: contextOf(traceparent), signal, keyRequestId }, async (operation) => {
       const held = this.#hold(operation, { conversationId, sessionId });
-      const lists = held.then((session) => this.#fetchAhead(operation, session));
+      const lists = this.#fetchAhead(operation, { conversationId, sessionId });
       // Whoever answers the offer sees to a failure; without an offer nobody does.
       held.catch(() => {});
       lists.catch(() => {});
@@ -112,12 +112,17 @@ export class OfferAnswers {
     return opened?.held;
   }
 
-  async #fetchAhead(operation: Operation, held: HeldSession | undefined): Promise<readonly DeviceList[]> {
-    const { own, directory } = this.#parts;
-    const members = held?.session.header.deviceLists.map(({ userId }) => userId) ?? [];
-    const userIds = members.length <= membersToFetchAhead ? members : [own.userId];
+  async #fetchAhead(
+    operation: Operation,
+    { conversationId, sessionId }: { conversationId: string; sessionId: string },
+  ): Promise<readonly DeviceList[]> {
+    const { own, directory, sessions, conversations } = this.#parts;
+    const held = await sessions.find(conversationId, sessionId);
+    const members = held?.session.header.deviceLists ?? conversations.seen(conversationId)?.members ?? [];
+    const fits = members.length > 0 && members.length <= membersToFetchAhead;
+    const userIds = fits ? members.map(({ userId }) => userId) : [own.userId];
     // A failure here only means that it is fetched when it is needed.
-    return userIds.length === 0 ? [] : directory.current(operation, userIds).catch(() => []);
+    return directory.current(operation, userIds).catch(() => []);
   }
 
   async #offered(operation: Operation, keyRequestId?: string): Promise<KeyRequest[]> {
