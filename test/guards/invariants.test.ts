@@ -36,7 +36,7 @@ describe.each(guards.map((guard) => [guard.name, guard] as const))('the guard %s
 describe('docs/invariants.md', () => {
   it('names every invariant, and each has guards', () => {
     for (let number = 1; number <= 10; number++) {
-      expect(textOf('docs/invariants.md')).toContain(`## I${number} `);
+      expect(textOf('docs/invariants.md')).toContain(`## I${number} – `);
       expect(guards.filter(({ invariant }) => invariant === `I${number}`)).not.toEqual([]);
     }
   });
