@@ -15,8 +15,13 @@ export const authSettings = {
   ),
   serviceCredential: secretSetting(
     'KEYTRAIL_SERVICE_CREDENTIAL',
-    z.string().min(32).optional(),
-    'credential shared by the services, 32 characters or more; without it, calls between services are refused',
+    // It travels in a header after a space: with white space or beyond ASCII it could never authenticate.
+    z
+      .string()
+      .min(32)
+      .regex(/^[!-~]*$/, 'must be of visible ASCII characters, without white space (a line break at its end too)')
+      .optional(),
+    'credential shared by the services, 32 visible ASCII characters or more; without it, calls between services are refused',
   ),
   tokenCacheSize: setting(
     'KEYTRAIL_TOKEN_CACHE_SIZE',
