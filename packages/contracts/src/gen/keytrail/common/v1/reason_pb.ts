@@ -70,7 +70,8 @@ export const Reason = {
   REQUEST_ID_REUSED: 6,
 
   /**
-   * RESOURCE_EXHAUSTED, with google.rpc.RetryInfo when waiting helps. Metadata: limit, scope.
+   * RESOURCE_EXHAUSTED, with google.rpc.RetryInfo when waiting helps. An answer, a session or a group that is too large names the limit and has
+   * none: the call as it is will never fit. Metadata: limit, scope.
    *
    * @generated from enum value: REASON_LIMIT_EXCEEDED = 7;
    */
@@ -259,7 +260,9 @@ export const Reason = {
   HEADER_MISMATCH: 46,
 
   /**
-   * FAILED_PRECONDITION. A member left: messages under this epoch are refused until the session is rotated. Metadata: conversation_id, current_epoch, due_reason.
+   * FAILED_PRECONDITION. Messages under this session are refused: a member left since it was made; or the sender joined since and waits for the
+   * first session of their membership (due_reason MEMBER_ADDED); or it was rotated already and the newer session is to be used (due_reason
+   * UNSPECIFIED). Metadata: conversation_id, current_epoch, due_reason.
    *
    * @generated from enum value: REASON_ROTATION_REQUIRED = 47;
    */
