@@ -4,6 +4,7 @@ import type { EventBus } from './bus.ts';
 import { onEventsAdded } from './outbox.ts';
 import { type OutboxRow, publishInOrder } from './publish.ts';
 import { type HeldPartitions, joinRelays } from './relay-partitions.ts';
+import { warnSparingly } from './warn-sparingly.ts';
 
 export interface RelayOptions {
   readonly db: Database;
@@ -27,6 +28,10 @@ export interface Relay {
 const batchSize = 128;
 const longestBackoffMs = 5000;
 
+function backoffMs(failures: number): number {
+  return Math.min(50 * 2 ** failures, longestBackoffMs);
+}
+
 const selectText = `SELECT seq, id, aggregate, subject, payload, traceparent, created_at FROM outbox
   WHERE partition = ANY ($1::smallint[]) ORDER BY seq LIMIT ${batchSize}`;
 
@@ -42,6 +47,10 @@ export function startRelay({ db, bus, service, log, pollMs = 500, rebalanceMs = 
   let rebalanceDue = true;
   let wake = () => {};
   let partitions: HeldPartitions | undefined;
+  /** Sessions in a row that ended before they read the outbox. */
+  let fruitless = 0;
+  const warnOfSession = warnSparingly(log, 'the relay lost its database session');
+  const warnOfPublishing = warnSparingly(log, 'events could not be published yet');
 
   function nudge(): void {
     awake = true;
@@ -122,28 +131,27 @@ export function startRelay({ db, bus, service, log, pollMs = 500, rebalanceMs = 
         continue;
       }
       const { full, failure } = await relayBatch(session, partitions.held);
+      fruitless = 0;
       failures = failure === undefined ? 0 : failures + 1;
       if (failure !== undefined) {
-        log.warn({ err: failure, failures }, 'events could not be published yet');
+        warnOfPublishing(failure);
         awake = false;
-        await rest(Math.min(50 * 2 ** failures, longestBackoffMs));
+        await rest(backoffMs(failures));
       } else if (!full) await rest(pollMs);
     }
   }
 
   async function run(): Promise<void> {
-    let failures = 0;
     while (!stopping) {
       let session: DedicatedConnection | undefined;
       try {
         session = await db.dedicatedConnection();
-        failures = 0;
         await relay(session);
       } catch (error) {
-        failures++;
-        log.warn({ err: error }, 'the relay lost its database session');
+        fruitless++;
+        warnOfSession(error);
         awake = false;
-        await rest(Math.min(50 * 2 ** failures, longestBackoffMs));
+        await rest(backoffMs(fruitless));
       } finally {
         partitions = undefined;
         const ended = session?.end().catch(() => {});

@@ -222,6 +222,25 @@ test('a NATS that freezes until publications time out loses and reorders nothing
   expectOrder([...new Map((await stored()).map((message) => [message.id, message])).values()], ids, 30);
 }, 60_000);
 
+test('a database without an outbox is tried ever more seldom and told of sparingly, and relayed once it has one', async () => {
+  const { db, ids } = await withConversations(1);
+  await db.pool.query('ALTER TABLE outbox RENAME TO not_there_yet');
+  const tries = vi.spyOn(db, 'dedicatedConnection');
+  const log = servers.log.child({});
+  const warn = vi.spyOn(log, 'warn');
+  const waits = vi.spyOn(globalThis, 'setTimeout');
+  servers.relay(db, bus, { log, pollMs: 60_000 });
+  await vi.waitFor(() => expect(tries.mock.calls.length).toBeGreaterThanOrEqual(5), 20_000);
+  const backoffs = waits.mock.calls.map(([, ms]) => ms).filter((ms) => [100, 200, 400, 800].includes(Number(ms)));
+  waits.mockRestore();
+  expect(backoffs).toEqual([100, 200, 400, 800]);
+  expect(warn.mock.calls.length).toBeLessThan(3);
+  await db.pool.query('ALTER TABLE not_there_yet RENAME TO outbox');
+  await append(db, ids[0] as string);
+  await outboxEmpties(db);
+  expect(await stored()).toHaveLength(1);
+}, 60_000);
+
 test('a relay that dies between publishing and deleting publishes again, with one effect', async () => {
   const { db, ids } = await withConversations(1);
   const conversationId = ids[0] as string;
