@@ -81,7 +81,7 @@ export const devicesAndClaims: readonly Guard[] = [
     invariant: 'I3',
     what: 'Uploaded keys are refused when they are of low order, not canonical, or fail the modulus check (check in code).',
     switchOff: [{ file: registration, find: 'await refuseInvalidKeys(keysOfDevice(request));', replace: '' }],
-    test: { file: registering, name: 'with a signed prekey of low order stores nothing' },
+    test: { file: registering, name: 'with a one-time prekey of low order stores nothing' },
   },
   {
     name: 'uploaded-signatures-are-verified',
@@ -146,7 +146,10 @@ export const devicesAndClaims: readonly Guard[] = [
         replace: '  CHECK (true)\n);\nCREATE INDEX claims_by_age',
       },
     ],
-    test: { file: claiming, name: 'at the same time, on two replicas, agrees and takes one key' },
+    test: {
+      file: 'services/identity-keys/test/claim-ids.test.ts',
+      name: 'a claim under an id whose first claim is not committed yet waits for it, and gets its bundle',
+    },
   },
   {
     name: 'claim-id-content',

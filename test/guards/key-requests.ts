@@ -74,7 +74,11 @@ export const keyRequests: readonly Guard[] = [
         replace: 'if (requestsAtOnce < 0) await sweepOnce();',
       },
     ],
-    test: { file: fulfilment, name: 'brings a request to its key: without any event', hangs: true },
+    test: {
+      file: 'services/session/test/sweep.test.ts',
+      name: 'with every event lost, a request still comes to its end',
+      hangs: true,
+    },
   },
   {
     name: 'waiting-request-resumes',

@@ -2,7 +2,6 @@ import type { Guard } from './guard.ts';
 
 const explaining = 'services/session/src/domain/explain-miss.ts';
 const misses = 'services/session/test/misses.test.ts';
-const properties = 'services/session/test/explain-miss.property.test.ts';
 
 /** I10, every miss is explained. */
 export const explainedMisses: readonly Guard[] = [
@@ -99,13 +98,20 @@ export const explainedMisses: readonly Guard[] = [
         replace: 'if (stored.imported && stored.epoch < 0n)',
       },
     ],
-    test: { file: properties, name: 'ends in a cause that the facts admit, or in the peer that was away' },
+    test: { file: misses, name: 'INITIATOR_EPHEMERAL_MISSING: an imported row lacks it' },
   },
   {
     name: 'miss-carries-its-trace',
     invariant: 'I10',
-    what: 'A miss names the trace in which it can be followed over every hop.',
-    switchOff: [{ file: 'services/session/src/miss.ts', find: 'traceId: call.traceId,', replace: "traceId: ''," }],
+    what: 'A miss names the trace in which it can be followed over every hop (by the service, and by the chain around every handler: both are off).',
+    switchOff: [
+      { file: 'services/session/src/miss.ts', find: 'traceId: call.traceId,', replace: "traceId: ''," },
+      {
+        file: 'packages/rpc/src/answer-refusal.ts',
+        find: 'traceId: miss.traceId || traceId,',
+        replace: 'traceId: miss.traceId,',
+      },
+    ],
     test: { file: misses, name: 'SESSION_UNKNOWN: the conversation has no such session' },
   },
 ];

@@ -236,7 +236,7 @@ export const wholeSessions: readonly Guard[] = [
         replace: '',
       },
     ],
-    test: { file: storing, name: 'cannot change a session, or take its ephemeral key away' },
+    test: { file: sessionSql, name: 'refuses to exchange the ephemeral key of a stored session, or its content' },
   },
   {
     name: 'header-needs-ephemeral-key',

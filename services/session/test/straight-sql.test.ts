@@ -172,6 +172,17 @@ describe('the database, by straight SQL,', () => {
     );
   });
 
+  it('refuses to exchange the ephemeral key of a stored session, or its content', async () => {
+    const conversationId = await storedSession();
+    const other = Buffer.alloc(32, 2);
+    for (const column of ['initiator_ephemeral_key', 'key_commitment', 'header_hash', 'content_digest']) {
+      const changed = await db.pool
+        .query(`UPDATE sessions SET ${column} = $2 WHERE conversation_id = $1`, [conversationId, other])
+        .catch((error: { constraint?: string }) => error.constraint);
+      expect(changed).toBe('sessions_immutable');
+    }
+  });
+
   it('refuses a second open request of a device for a session', async () => {
     const conversationId = await storedSession();
     expect(await refusedBy(keyRequest(conversationId))).toBeUndefined();
