@@ -20,7 +20,8 @@ export default {
       severity: 'error',
       from: { path: '^services/[^/]+/src/domain/' },
       to: {
-        pathNot: '^(services/[^/]+/src/domain/|packages/contracts/|packages/crypto/src/(?!node)|node_modules/@bufbuild/|node_modules/@noble/)',
+        pathNot:
+          '^(services/[^/]+/src/domain/|packages/contracts/|packages/crypto/src/(?!node)|node_modules/@bufbuild/|node_modules/@noble/)',
       },
     },
     {

@@ -44,7 +44,7 @@ async function startReceiver() {
   };
 }
 
-function valueOf(attributes: readonly Attribute[], key: string): string | undefined {
+function attributeOf(attributes: readonly Attribute[], key: string): string | undefined {
   return attributes.find((attribute) => attribute.key === key)?.value.stringValue;
 }
 
@@ -75,15 +75,16 @@ it('a miss is counted by its cause, and its span leads to the trace of the write
   await receiver.stop();
 
   const missed = receiver.spans.find(
-    ({ traceId, attributes }) => traceId === miss?.traceId && valueOf(attributes, 'keytrail.miss.cause') !== undefined,
+    ({ traceId, attributes }) =>
+      traceId === miss?.traceId && attributeOf(attributes, 'keytrail.miss.cause') !== undefined,
   );
-  expect(valueOf(missed?.attributes ?? [], 'keytrail.miss.cause')).toBe('DEVICE_ADDED_AFTER_SESSION');
+  expect(attributeOf(missed?.attributes ?? [], 'keytrail.miss.cause')).toBe('DEVICE_ADDED_AFTER_SESSION');
   expect(missed?.links).toMatchObject([{ traceId: writeTraceId, spanId: writeSpanId }]);
   expect(writeTraceId).not.toBe(miss?.traceId);
   // The write itself was kept, unsampled as it was: the link leads somewhere.
   expect(receiver.spans.map(({ spanId }) => spanId)).toContain(writeSpanId);
 
   const points = receiver.metrics.findLast(({ name }) => name === 'keytrail.misses')?.sum?.dataPoints ?? [];
-  const counts = points.map(({ asDouble, attributes }) => [valueOf(attributes, 'keytrail.miss.cause'), asDouble]);
+  const counts = points.map(({ asDouble, attributes }) => [attributeOf(attributes, 'keytrail.miss.cause'), asDouble]);
   expect(Object.fromEntries(counts)).toEqual({ DEVICE_ADDED_AFTER_SESSION: 2, SESSION_UNKNOWN: 1 });
 });
