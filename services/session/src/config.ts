@@ -20,6 +20,11 @@ export const sessionSettings = {
     rule.count().min(1).default(2),
     'holders that are offered a key request at the same time',
   ),
+  hedgeMs: setting(
+    'KEYTRAIL_KEY_REQUEST_HEDGE_MS',
+    rule.count().default(500),
+    'time that an offer stands alone before the next holder is offered the request besides; 0 offers to several at once',
+  ),
   offerMs: setting(
     'KEYTRAIL_KEY_REQUEST_OFFER_MS',
     rule.durationMs().default(5000),

@@ -8,7 +8,7 @@ import {
   Recovery,
 } from '@keytrail/contracts';
 import { holderWanted, keyDelivered, keyRequestEnded, notificationRequested } from '@keytrail/events';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { createPerson, type MadeSession, makeSession, reseal, type TestDevice } from './people.ts';
 import { offersTo, refusalOf, startWorld, type World } from './world.ts';
 
@@ -431,6 +431,29 @@ describe('the sweep alone', { timeout: 60_000 }, () => {
     } finally {
       await quiet.stop();
     }
+  });
+
+  it('asks one holder first, and the next besides when that one does not answer at once', async () => {
+    const hedged = await startWorld(
+      { waitMs: 60_000, sweepMs: 20, offerMs: 60_000, hedgeMs: 100 },
+      { consumers: false },
+    );
+    const { initiator, others, late, made } = await lateDevice(1, hedged);
+    const [bobs] = others as [TestDevice];
+    hedged.peers.attach(initiator, bobs);
+    const { keyRequest } = await hedged.as(late).requestKey(requestOf(made));
+    const asked = async () => {
+      const { rows } = await hedged.sql.query(
+        'SELECT user_id, attempt FROM offers WHERE key_request_id = $1 ORDER BY attempt',
+        [keyRequest?.keyRequestId],
+      );
+      return rows;
+    };
+    const [first, ...none] = await asked();
+    expect([first.attempt, none]).toEqual([1, []]);
+    await vi.waitFor(async () => expect(await asked()).toHaveLength(2), { timeout: 20_000 });
+    expect(new Set((await asked()).map(({ user_id }) => user_id)).size).toBe(2);
+    await hedged.stop();
   });
 
   it('asks again when an offer lapses, gives up after the cap, and lets requests expire', async () => {

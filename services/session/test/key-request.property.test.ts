@@ -11,7 +11,8 @@ import {
   nextStep,
 } from '../src/domain/key-request.ts';
 
-const policy = { offersAtOnce: 2, offerMs: 5_000, waitMs: 30_000, attemptsMax: 20 };
+const policy = { offersAtOnce: 2, hedgeMs: 0, offerMs: 5_000, waitMs: 30_000, attemptsMax: 20 };
+const hedged = { ...policy, hedgeMs: 500 };
 const start = new Date('2026-01-01T00:00:00Z');
 const at = (ms: number) => new Date(start.getTime() + ms);
 
@@ -97,8 +98,8 @@ describe('the next step', () => {
 
   it('offers to those alone who are online, have not declined and hold no standing offer, and to no more than allowed at once', () => {
     fc.assert(
-      fc.property(fc.array(anyHolder, { maxLength: 6 }), (holders) => {
-        const step = nextStep(opened(), holders, policy, start);
+      fc.property(fc.array(anyHolder, { maxLength: 6 }), fc.constantFrom(policy, hedged), (holders, chosen) => {
+        const step = nextStep(opened(), holders, chosen, start);
         if (step.kind !== 'offer') return;
         const standing = holders.filter(
           ({ declined, offeredUntil }) => !declined && offeredUntil !== undefined && offeredUntil > start,
@@ -113,6 +114,28 @@ describe('the next step', () => {
       }),
       { numRuns: 2_000 },
     );
+  });
+
+  it('asks one holder first where offers are hedged, and the next one besides if that stays unanswered for a moment', () => {
+    const views: HolderView[] = ['d0', 'd1', 'd2'].map((deviceId) => ({
+      device: { userId: 'bob', deviceId },
+      online: true,
+      declined: false,
+      offeredUntil: undefined,
+      offersMade: 0,
+    }));
+    const first = nextStep(opened(), views, hedged, start);
+    if (first.kind !== 'offer') throw new Error('no offer');
+    expect(first.to.map(({ deviceId }) => deviceId)).toEqual(['d0']);
+    const offered = advance(opened(), first.event, start);
+    expect(offered.nextAttemptAt).toEqual(at(500));
+
+    const later = views.map((view, n) => (n === 0 ? { ...view, offersMade: 1, offeredUntil: first.lapsesAt } : view));
+    const second = nextStep(offered, later, hedged, at(500));
+    if (second.kind !== 'offer') throw new Error('no second offer');
+    expect(second.to.map(({ deviceId }) => deviceId)).toEqual(['d1']);
+    // Two offers stand: nobody else is asked before the first of them lapses.
+    expect(advance(offered, second.event, at(500)).nextAttemptAt).toEqual(first.lapsesAt);
   });
 
   it('never gives a request up while somebody who can help has not been asked, within the attempts', () => {

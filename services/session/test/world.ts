@@ -160,6 +160,7 @@ function environmentConfig(databaseUrl: string, nats: ServerHandle, issuer: Issu
     KEYTRAIL_PEER_PRESENCE: 'unused',
     KEYTRAIL_DRAIN_MS: '500',
     KEYTRAIL_CALLER_REQUESTS_PER_SECOND: '0',
+    KEYTRAIL_KEY_REQUEST_HEDGE_MS: '0',
   });
 }
 

@@ -143,6 +143,8 @@ export interface HolderView {
 
 export interface OfferPolicy {
   readonly offersAtOnce: number;
+  /** How long one offer stands alone before the next holder is asked besides; 0 offers to all that may be asked at once. */
+  readonly hedgeMs: number;
   readonly offerMs: number;
   readonly waitMs: number;
   readonly attemptsMax: number;
@@ -177,18 +179,22 @@ export function nextStep(
   const standing = willing.flatMap(({ offeredUntil }) =>
     offeredUntil !== undefined && offeredUntil > now ? [offeredUntil] : [],
   );
+  const room = Math.max(0, policy.offersAtOnce - standing.length);
   const askable = willing
     .filter(({ online, offeredUntil }) => online && (offeredUntil === undefined || offeredUntil <= now))
     .sort((a, b) => a.offersMade - b.offersMade)
-    .slice(0, Math.max(0, policy.offersAtOnce - standing.length));
+    .slice(0, room);
   const attemptsLeft = request.attempt - request.attemptBase < policy.attemptsMax;
 
   if (askable.length > 0 && attemptsLeft) {
     const lapsesAt = later(now, policy.offerMs);
-    const until = earliest([...standing, lapsesAt]);
+    // Most offers are answered within milliseconds: a second holder that seals at the same time works for nothing.
+    const to = policy.hedgeMs > 0 ? askable.slice(0, 1) : askable;
+    const hedge = to.length < askable.length ? [later(now, policy.hedgeMs)] : [];
+    const until = earliest([...standing, lapsesAt, ...hedge]);
     return {
       kind: 'offer',
-      to: askable.map(({ device }) => device),
+      to: to.map(({ device }) => device),
       lapsesAt,
       event: { kind: 'offered', holders: holders.length, until },
     };
