@@ -135,8 +135,8 @@ export const keyRequests: readonly Guard[] = [
       },
     ],
     test: {
-      file: 'packages/events/test/relay.test.ts',
-      name: 'a NATS that freezes until publications time out loses and reorders nothing',
+      file: 'packages/events/test/unstored.test.ts',
+      name: 'an event that JetStream does not store stays in the outbox, and is published when it does',
     },
   },
   {
