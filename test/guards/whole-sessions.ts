@@ -241,7 +241,7 @@ export const wholeSessions: readonly Guard[] = [
   {
     name: 'header-needs-ephemeral-key',
     invariant: 'I2',
-    what: 'A header without a valid ephemeral key is none: every reader and every server refuses it (check in code).',
+    what: 'A header without a valid ephemeral key is none: every reader and every server refuses it as that (check in code; the checks of sealer and row stand behind it).',
     switchOff: [
       {
         file: 'packages/crypto/src/header.ts',
