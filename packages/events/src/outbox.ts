@@ -54,7 +54,7 @@ export async function addEvent<D extends DescMessage>(
 ): Promise<void> {
   const bytes = toBinary(type.message, create(type.message, message));
   const partition = partitionOf(aggregate);
-  await tx.query(add, [id, aggregate, partition, type.subject, bytes, currentTraceparent()]);
+  tx.send(add, [id, aggregate, partition, type.subject, bytes, currentTraceparent()]);
   tx.afterCommit(() => nudgeRelays(tx.database, partition));
 }
 

@@ -22,6 +22,8 @@ export interface Queryable {
 
 export interface Transaction extends Queryable {
   readonly database: Database;
+  /** Runs a statement without waiting for it, when its rows are not needed. A failure fails the transaction at its commit. */
+  send(statement: Statement, values: readonly unknown[]): void;
   /** `run` is called once the transaction is committed, and never when it is rolled back. */
   afterCommit(run: () => void): void;
 }
@@ -65,6 +67,8 @@ export function openDatabase({ url, service, connections, statementTimeoutMs }: 
     ...connection,
     max: connections,
     idle_in_transaction_session_timeout: statementTimeoutMs * 4,
+    // Statements that are not waited for share a round trip; each ends with a Sync of its own.
+    pipeline: true,
   });
   // A connection that breaks, idle or between two statements of a transaction, tells so by the next statement and is
   // replaced; without listeners it would end the process.
@@ -97,30 +101,44 @@ export function openDatabase({ url, service, connections, statementTimeoutMs }: 
   async function attempt<T>(work: (tx: Transaction) => Promise<T>): Promise<T> {
     const client = await pool.connect();
     const hooks: (() => void)[] = [];
+    const sent: Promise<unknown>[] = [];
     let over = false;
-    let last: Promise<unknown> = Promise.resolve();
+    // The connection is pipelined: what is not waited for travels together with what comes after it.
+    const start = <R>(stmt: Statement, values: readonly unknown[], prepare = true) => {
+      const started = run<R>(client, stmt, values, prepare);
+      sent.push(started.catch(() => {}));
+      return started;
+    };
+    const unwaited: Promise<unknown>[] = [];
     const tx: Transaction = {
       database,
-      query<R>(stmt: Statement, values: readonly unknown[]) {
-        if (over) return Promise.reject(new Error(`statement ${stmt.name} after the end of its transaction`));
-        // One connection runs one statement at a time, also for a caller with Promise.all.
-        const rows = last.then(async () => (await run<R>(client, stmt, values)).rows as R[]);
-        last = rows.catch(() => {});
-        return rows;
+      async query<R>(stmt: Statement, values: readonly unknown[]) {
+        if (over) throw new Error(`statement ${stmt.name} after the end of its transaction`);
+        return (await start<R>(stmt, values)).rows as R[];
+      },
+      send(stmt, values) {
+        if (over) throw new Error(`statement ${stmt.name} after the end of its transaction`);
+        const started = start(stmt, values);
+        started.catch(() => {});
+        unwaited.push(started);
       },
       afterCommit: (hook) => void hooks.push(hook),
     };
     let result: T;
     let broken: Error | undefined;
     try {
-      await run(client, begin, [], false);
+      const began = start(begin, [], false);
+      began.catch(() => {});
+      unwaited.push(began);
       result = await work(tx);
-      await last;
       over = true;
-      if ((await run(client, commit, [], false)).command === 'ROLLBACK') throw new TransactionAborted();
+      const committed = start(commit, [], false);
+      committed.catch(() => {});
+      await Promise.all(unwaited);
+      if ((await committed).command === 'ROLLBACK') throw new TransactionAborted();
     } catch (error) {
       over = true;
-      await last;
+      await Promise.all(sent);
       if (isConnectionFailure(error)) broken = error as Error;
       else if (!(error instanceof TransactionAborted)) {
         await run(client, rollback, [], false).catch((failure: Error) => {

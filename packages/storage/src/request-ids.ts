@@ -73,7 +73,7 @@ export async function onceByRequestId(
   const reserved = await tx.query(reserve, [caller, requestId, method, digest]);
   if (reserved.length > 0) {
     const response = await work();
-    await tx.query(remember, [caller, requestId, response]);
+    tx.send(remember, [caller, requestId, response]);
     return { response, repeated: false };
   }
   const [first] = await tx.query<{ method: string; content_digest: Buffer; response: Buffer | null }>(read, [
