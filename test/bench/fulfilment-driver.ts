@@ -40,7 +40,6 @@ interface Plan {
 
 const plan = JSON.parse(process.env.KEYTRAIL_BENCH_PLAN ?? '') as Plan;
 const { services } = plan;
-const newDevicesPerUser = 4;
 const requesterCount = 24;
 const timeoutMs = 10_000;
 
@@ -65,7 +64,6 @@ const held = new Map<string, HeldSession>();
 const waiting = new Map<string, () => void>();
 const answering = new Set<string>();
 const faults: string[] = [];
-
 const pairs = await prepare();
 say({ event: 'ready', pairs: pairs.length });
 const warm = pairs.splice(0, plan.warmUpSeconds * plan.perSecond);
@@ -91,20 +89,18 @@ async function prepare(): Promise<Pair[]> {
         registerDevice(services, `requester-${n}`, 'old-phone'),
       ]);
       const sessions: HeldSession[] = [];
-      const conversations = Math.ceil(plan.pairs / requesterCount / newDevicesPerUser);
+      const conversations = Math.ceil(plan.pairs / requesterCount);
       for (let c = 0; c < conversations; c += 1) sessions.push(await createConversation(holder, old));
-      const requesters: BenchDevice[] = [];
-      for (let d = 1; d <= newDevicesPerUser; d += 1)
-        requesters.push(await registerDevice(services, old.userId, `new-phone-${d}`, old.rootKey));
+      // One new device for each user: a second one would, once it has a key, be a holder for the first.
+      const requester = await registerDevice(services, old.userId, 'new-phone', old.rootKey);
       await attach(holder, ({ kind }) => {
         if (kind === NotificationKind.KEY_OFFERED) answerOffers(holder).catch(noteFault);
       });
-      for (const requester of requesters) {
-        await attach(requester, ({ kind, conversationId }) => {
-          if (kind === NotificationKind.KEY_DELIVERED) waiting.get(keyOf(conversationId, requester))?.();
-        });
-      }
-      return sessions.flatMap((session) => requesters.map((requester) => ({ held: session, requester })));
+      await attach(requester, ({ kind, conversationId }) => {
+        if (kind !== NotificationKind.KEY_DELIVERED) return;
+        waiting.get(keyOf(conversationId, requester))?.();
+      });
+      return sessions.map((session) => ({ held: session, requester }));
     }),
   );
   // In turns, so that no device has two requests close together.
@@ -222,7 +218,13 @@ async function openLoop(of: readonly Pair[]): Promise<Outcome[]> {
       const due = start + (n * 1000) / plan.perSecond;
       await new Promise((resolve) => setTimeout(resolve, Math.max(0, due - performance.now())));
       const late = performance.now() - due;
-      return { ms: await askForKey(pair).catch(() => Number.NaN), late };
+      return {
+        ms: await askForKey(pair).catch((e) => {
+          noteFault(e);
+          return Number.NaN;
+        }),
+        late,
+      };
     }),
   );
 }
@@ -240,26 +242,7 @@ async function askForKey({ held: { holder, session, sessionKey }, requester }: P
     sessionId,
     kind: KeyRequestKind.MISSING,
   });
-  await delivered.catch(async (error: Error) => {
-    const { keyRequests } = await requester.session.listKeyRequests({
-      role: KeyRequestRole.REQUESTER,
-      includeEnded: true,
-    });
-    const r = keyRequests.find((each) => each.sessionId === sessionId);
-    console.error(
-      new Date().toISOString(),
-      'NO KEY',
-      r?.keyRequestId,
-      r?.state,
-      r?.endedBecause,
-      r?.attempt,
-      requester.userId,
-      requester.deviceId,
-      faults,
-      r?.requestedAt,
-    );
-    throw error;
-  });
+  await delivered;
   const answer = await requester.session.getInitialSession({ conversationId, sessionId });
   const { signedHeader, envelope } = answer;
   if (!signedHeader || !envelope) throw new Error('an answer without header or envelope');

@@ -3,7 +3,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus, loadavg, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { checkoutFolder } from '@keytrail/local';
+import { checkoutFolder, startProcess } from '@keytrail/local';
 import { type Constellation, startConstellation } from '@keytrail/local/constellation';
 import type { Bench } from './bench.ts';
 import { measureClaims } from './claim-row.ts';
@@ -13,13 +13,14 @@ import type { Measured, Row } from './measurement.ts';
 import { measureSessionReads } from './session-rows.ts';
 
 const help = `Usage: make bench              all rows, about four minutes
-       bin/with-node node test/bench/run.ts [--only NAME]... [--json]
+       bin/with-node node test/bench/run.ts [--only NAME]... [--json] [--profile SERVICE]
 
 Measures Keytrail on this machine, each row beside a bare program in the same run. docs/benchmarks.md says what the rows are.
 Prints a table and writes .local/bench.json; progress goes to stderr. Nothing is left running.
 
   --only NAME   only the rows whose names begin with NAME; again for more
   --json        print the JSON instead of the table
+  --profile SERVICE  write a V8 profile of this service (session, identity-keys, …) to .local/bench/profile; slows it down
 
 Exit codes: 0 all rows measured, 1 a row could not be measured (a wrong answer, say), 2 the servers could not be started,
 3 a load program (ghz, vegeta) is missing and Go is not there to build it, 64 wrong use.`;
@@ -43,6 +44,7 @@ const groups: readonly RowGroup[] = [
 ];
 
 const only = readArguments();
+const profiled = values().profile;
 const progress = (line: string) => process.stderr.write(`${line}\n`);
 const folder = join(checkoutFolder, '.local', 'bench');
 const databaseConnections = 10;
@@ -53,6 +55,12 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => 
 
 let constellation: Constellation;
 try {
+  const sink = await startProcess({
+    name: 'otlp sink',
+    args: ['test/bench/otlp-sink.ts'],
+    logFile: join(folder, 'otlp-sink.log'),
+  });
+  const { port } = await sink.waitForLine((line) => line.event === 'listening');
   constellation = await startConstellation({
     name: 'bench',
     own: true,
@@ -62,7 +70,11 @@ try {
       KEYTRAIL_CALLER_REQUESTS_PER_SECOND: '1000000',
       KEYTRAIL_CALLER_BURST: '1000000',
       KEYTRAIL_CALLER_IN_FLIGHT: '100000',
+      KEYTRAIL_OTLP_URL: `http://127.0.0.1:${port}`,
     },
+    ...(profiled !== undefined && {
+      serviceEnv: { [profiled]: { NODE_OPTIONS: `--cpu-prof --cpu-prof-dir=${join(folder, 'profile')}` } },
+    }),
     progress,
   });
 } catch (error) {
@@ -110,6 +122,7 @@ function values() {
   return parseArgs({
     options: {
       only: { type: 'string', multiple: true },
+      profile: { type: 'string' },
       json: { type: 'boolean', default: false },
       help: { type: 'boolean', short: 'h', default: false },
     },
