@@ -64,6 +64,11 @@ const held = new Map<string, HeldSession>();
 const waiting = new Map<string, () => void>();
 const answering = new Set<string>();
 const faults: string[] = [];
+
+process.once('uncaughtException', (error) => {
+  console.error(`${error.stack}\nfaults before: ${faults.join('; ')}`);
+  process.exit(1);
+});
 const pairs = await prepare();
 say({ event: 'ready', pairs: pairs.length });
 const warm = pairs.splice(0, plan.warmUpSeconds * plan.perSecond);
@@ -218,13 +223,7 @@ async function openLoop(of: readonly Pair[]): Promise<Outcome[]> {
       const due = start + (n * 1000) / plan.perSecond;
       await new Promise((resolve) => setTimeout(resolve, Math.max(0, due - performance.now())));
       const late = performance.now() - due;
-      return {
-        ms: await askForKey(pair).catch((e) => {
-          noteFault(e);
-          return Number.NaN;
-        }),
-        late,
-      };
+      return { ms: await askForKey(pair), late };
     }),
   );
 }

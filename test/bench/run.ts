@@ -3,7 +3,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus, loadavg, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { checkoutFolder, startProcess } from '@keytrail/local';
+import { checkoutFolder, type ProcessHandle, startProcess } from '@keytrail/local';
 import { type Constellation, startConstellation } from '@keytrail/local/constellation';
 import type { Bench } from './bench.ts';
 import { measureClaims } from './claim-row.ts';
@@ -18,8 +18,8 @@ const help = `Usage: make bench              all rows, about four minutes
 Measures Keytrail on this machine, each row beside a bare program in the same run. docs/benchmarks.md says what the rows are.
 Prints a table and writes .local/bench.json; progress goes to stderr. Nothing is left running.
 
-  --only NAME   only the rows whose names begin with NAME; again for more
-  --json        print the JSON instead of the table
+  --only NAME        only the rows whose names begin with NAME; again for more
+  --json             print the JSON instead of the table
   --profile SERVICE  write a V8 profile of this service (session, identity-keys, …) to .local/bench/profile; slows it down
 
 Exit codes: 0 all rows measured, 1 a row could not be measured (a wrong answer, say), 2 the servers could not be started,
@@ -54,8 +54,9 @@ mkdirSync(folder, { recursive: true });
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130));
 
 let constellation: Constellation;
+let sink: ProcessHandle;
 try {
-  const sink = await startProcess({
+  sink = await startProcess({
     name: 'otlp sink',
     args: ['test/bench/otlp-sink.ts'],
     logFile: join(folder, 'otlp-sink.log'),
@@ -105,6 +106,7 @@ const versions = {
   revision: gitRevision(),
 };
 await constellation.stop();
+await sink.stop();
 
 const machine = {
   cpus: availableParallelism(),
