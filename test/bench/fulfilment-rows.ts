@@ -4,13 +4,12 @@ import type { Bench } from './bench.ts';
 import { type Measured, quantile, rounded, rowOf, WrongAnswers } from './measurement.ts';
 import { processorSeconds, processorSecondsOfFamily } from './processor-time.ts';
 
-const perSecond = 50;
 // Until the compiler has seen enough: the first seconds cost twice what the later ones do.
 const warmUpSeconds = 12;
 const seconds = 20;
 
 /** From the call of RequestKey to the opened key, with a holder online, at a steady rate that does not wait for answers. */
-export async function measureFulfilment({ constellation, folder, progress }: Bench): Promise<Measured> {
+export async function measureFulfilment({ constellation, folder, progress, perSecond }: Bench): Promise<Measured> {
   progress('fulfilment.online: making devices, conversations and streams');
   const plan = {
     services: {

@@ -13,7 +13,7 @@ import type { Measured, Row } from './measurement.ts';
 import { measureSessionReads } from './session-rows.ts';
 
 const help = `Usage: make bench              all rows, about four minutes
-       bin/with-node node test/bench/run.ts [--only NAME]... [--json] [--profile SERVICE]
+       bin/with-node node test/bench/run.ts [--only NAME]... [--json] [--rate N] [--profile SERVICE]
 
 Measures Keytrail on this machine, each row beside a bare program in the same run. docs/benchmarks.md says what the rows are.
 Prints a table and writes .local/bench.json; progress goes to stderr. Nothing is left running.
@@ -44,7 +44,12 @@ const groups: readonly RowGroup[] = [
 ];
 
 const only = readArguments();
-const profiled = values().profile;
+const { profile: profiled, rate } = values();
+const perSecond = Number(rate);
+if (!(perSecond >= 1)) {
+  process.stderr.write(`--rate takes a number from 1 on\n\n${help}\n`);
+  process.exit(64);
+}
 const progress = (line: string) => process.stderr.write(`${line}\n`);
 const folder = join(checkoutFolder, '.local', 'bench');
 const databaseConnections = 10;
@@ -90,7 +95,7 @@ for (const group of groups) {
   const wanted = group.rows.filter((name) => only === undefined || only.some((prefix) => name.startsWith(prefix)));
   if (wanted.length === 0) continue;
   try {
-    const measured = await group.measure({ constellation, databaseConnections, folder, progress }, wanted);
+    const measured = await group.measure({ constellation, databaseConnections, perSecond, folder, progress }, wanted);
     rows.push(...measured.rows.filter(({ name }) => wanted.includes(name)));
     Object.assign(details, measured.details);
   } catch (error) {
@@ -125,6 +130,7 @@ function values() {
     options: {
       only: { type: 'string', multiple: true },
       profile: { type: 'string' },
+      rate: { type: 'string', default: '50' },
       json: { type: 'boolean', default: false },
       help: { type: 'boolean', short: 'h', default: false },
     },

@@ -104,12 +104,14 @@ test('two transactions that deadlock both succeed', async () => {
   await db.query(add, [1]);
   await db.query(add, [2]);
   let runs = 0;
+  let held = 0;
   const bothHoldOne = Promise.withResolvers<void>();
   async function raiseBoth(first: number, second: number) {
     await db.transaction(async (tx) => {
       runs++;
       await tx.query(raise, [first]);
-      if (runs >= 2) bothHoldOne.resolve();
+      held++;
+      if (held >= 2) bothHoldOne.resolve();
       await bothHoldOne.promise;
       await tx.query(raise, [second]);
     });
