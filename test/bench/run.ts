@@ -20,6 +20,7 @@ Prints a table and writes .local/bench.json; progress goes to stderr. Nothing is
 
   --only NAME        only the rows whose names begin with NAME; again for more
   --json             print the JSON instead of the table
+  --rate N           key requests per second of the rows fulfilment.online, 50
   --profile SERVICE  write a V8 profile of this service (session, identity-keys, …) to .local/bench/profile; slows it down
 
 Exit codes: 0 all rows measured, 1 a row could not be measured (a wrong answer, say), 2 the servers could not be started,
