@@ -1,17 +1,11 @@
-import { type Client, createClient } from '@connectrpc/connect';
+import { type Client, Code, createClient } from '@connectrpc/connect';
+import { createConnectTransport } from '@connectrpc/connect-web';
 import { createAuthenticator } from '@keytrail/auth';
 import { startIssuer } from '@keytrail/auth/issuer';
 import { ConversationService, NotificationKind, PresenceService } from '@keytrail/contracts';
 import { connectEvents, deviceAttached, type EventBus, notificationRequested, publishHint } from '@keytrail/events';
 import { ensureNats, ensureRedis, type ServerHandle } from '@keytrail/local';
-import {
-  createGrpcTransport,
-  type GrpcTransport,
-  type RunningServer,
-  readRefusal,
-  startServer,
-  unary,
-} from '@keytrail/rpc';
+import { createGrpcTransport, type RunningServer, readRefusal, startServer, unary } from '@keytrail/rpc';
 import { startTelemetry } from '@keytrail/telemetry';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { readConfig } from '../src/config.ts';
@@ -90,7 +84,20 @@ async function gateway(changes: Record<string, string> = {}): Promise<RunningPre
 
 interface Device {
   readonly presence: Client<typeof PresenceService>;
-  readonly transport: GrpcTransport;
+}
+
+async function webDevice(presence: RunningPresence, userId: string, deviceId: string): Promise<Device> {
+  const token = await issuer.token({ userId, deviceId });
+  const transport = createConnectTransport({
+    baseUrl: `http://127.0.0.1:${presence.webPort}`,
+    interceptors: [
+      (next) => (request) => {
+        request.header.set('authorization', `Bearer ${token}`);
+        return next(request);
+      },
+    ],
+  });
+  return { presence: createClient(PresenceService, transport) };
 }
 
 async function device(presence: RunningPresence, userId: string, deviceId: string): Promise<Device> {
@@ -100,7 +107,7 @@ async function device(presence: RunningPresence, userId: string, deviceId: strin
     authorization: () => `Bearer ${token}`,
   });
   perTest.push(() => transport.close());
-  return { presence: createClient(PresenceService, transport), transport };
+  return { presence: createClient(PresenceService, transport) };
 }
 
 /** Attaches and waits for the greeting. */
@@ -306,13 +313,31 @@ describe('bad input', () => {
     ['a user id with a space', (at) => at.presence.listOnline({ userIds: ['a b'] }), 'user_ids[0]'],
     ['a user id twice', (at) => at.presence.listOnline({ userIds: ['a', 'a'] }), 'user_ids'],
   ];
-  test.each(table)('%s is INVALID_FIELD and names the field', async (_, send, field) => {
+  const wires = ['gRPC', 'web'] as const;
+  test.each(wires.flatMap((wire) => table.map((row) => [wire, ...row] as const)))(
+    'on the %s wire: %s is INVALID_FIELD and names the field',
+    async (wire, _, send, field) => {
+      const presence = await gateway();
+      const at =
+        wire === 'gRPC' ? await device(presence, 'alice', 'phone') : await webDevice(presence, 'alice', 'phone');
+      const refusal = await send(at).then(
+        () => undefined,
+        (error: unknown) => readRefusal(error),
+      );
+      expect(refusal).toMatchObject({ code: Code.InvalidArgument, reason: 'INVALID_FIELD' });
+      expect(refusal?.fields.map((problem) => problem.field)).toContain(field);
+    },
+  );
+});
+
+describe('the web wire', () => {
+  test('attaches, is notified and is listed like the gRPC wire', async () => {
     const presence = await gateway();
-    const refusal = await send(await device(presence, 'alice', 'phone')).then(
-      () => undefined,
-      (error: unknown) => readRefusal(error),
-    );
-    expect(refusal?.reason).toBe('INVALID_FIELD');
-    expect(refusal?.fields.map((problem) => problem.field)).toContain(field);
+    const tab = await webDevice(presence, 'alice', 'tab');
+    const attached = await attach(tab, 1n);
+    expect(await online(tab, 'alice')).toEqual(['alice/tab']);
+    await tab.presence.heartbeat({ connectionId: attached.connectionId });
+    await notify('alice', 'tab');
+    expect((await attached.stream.next()).value?.message.case).toBe('notification');
   });
 });
