@@ -1,4 +1,4 @@
-import { mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describeSettings, type SettingReference, type Settings } from '@keytrail/settings';
 
@@ -10,16 +10,41 @@ interface Row extends SettingReference {
 }
 
 const rows = new Map<string, Row>();
+const told = new Map<string, { from: string; as: string }>();
+const differences: string[] = [];
 const services = readdirSync(join(root, 'services')).sort();
 for (const service of services) {
   const module = (await import(join(root, 'services', service, 'src', 'config.ts'))) as Record<string, unknown>;
   const name = Object.keys(module).find((key) => key.endsWith('Settings'));
   if (!name) throw new Error(`services/${service}/src/config.ts exports no …Settings`);
   for (const reference of describeSettings(module[name] as Settings)) {
+    compare(`services/${service}`, reference);
     const row = rows.get(reference.variable);
     if (row) row.services.push(service);
     else rows.set(reference.variable, { ...reference, services: [service] });
   }
+}
+
+// A group hides what another group of the same service says of a variable, so packages are compared themselves.
+for (const provider of readdirSync(join(root, 'packages'))) {
+  for (const file of ['config.ts', 'settings.ts'].map((name) => join(root, 'packages', provider, 'src', name))) {
+    if (!existsSync(file)) continue;
+    const module = (await import(file)) as Record<string, unknown>;
+    for (const name of Object.keys(module).filter((key) => key.endsWith('Settings') && typeof module[key] === 'object'))
+      for (const reference of describeSettings(module[name] as Settings)) compare(`packages/${provider}`, reference);
+  }
+}
+if (differences.length > 0) {
+  console.error(`One variable must have one default and one text wherever it is read:\n${differences.join('\n')}`);
+  process.exit(1);
+}
+
+/** Notes when a variable has another default or text here than where it was met first. */
+function compare(from: string, { variable, describe, required, secret, default: fallback }: SettingReference): void {
+  const as = JSON.stringify({ default: fallback ?? null, required, secret, describe });
+  const first = told.get(variable);
+  if (!first) told.set(variable, { from, as });
+  else if (first.as !== as) differences.push(`${variable}\n  ${first.from}: ${first.as}\n  ${from}: ${as}`);
 }
 
 const cell = (text: string) => text.replaceAll('|', '\\|').replaceAll('\n', ' ');

@@ -4,7 +4,7 @@ export const authSettings = {
   environment: setting(
     'KEYTRAIL_ENVIRONMENT',
     z.enum(['development', 'production']).default('production'),
-    'development or production; the development issuer runs only in development',
+    'development or production: development allows known credentials and the local token issuer',
   ),
   jwksUrl: setting('KEYTRAIL_JWKS_URL', rule.url(), "where the token issuer's public keys (JWKS) are"),
   tokenIssuer: setting('KEYTRAIL_TOKEN_ISSUER', rule.text(), 'claim `iss` that tokens must have'),

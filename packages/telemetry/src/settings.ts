@@ -6,7 +6,7 @@ export const telemetrySettings = {
   environment: setting(
     'KEYTRAIL_ENVIRONMENT',
     z.enum(['development', 'production']).default('production'),
-    'Where this runs; development allows known credentials and a local token issuer',
+    'development or production: development allows known credentials and the local token issuer',
   ),
   logLevel: setting(
     'KEYTRAIL_LOG_LEVEL',

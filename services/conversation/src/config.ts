@@ -16,7 +16,7 @@ export const conversationSettings = {
   session: setting('KEYTRAIL_PEER_SESSION', rule.text(), 'gRPC target of the service session'),
   peerTimeoutMs: setting(
     'KEYTRAIL_PEER_TIMEOUT_MS',
-    rule.durationMs().default(5_000),
+    rule.durationMs().default(2_000),
     'longest time that one call to another service may take',
   ),
   reconcileIntervalMs: setting(
@@ -42,7 +42,7 @@ export const conversationSettings = {
   purgeIntervalMs: setting(
     'KEYTRAIL_PURGE_INTERVAL_MS',
     rule.durationMs().default(3_600_000),
-    'how often to forget request ids that are older than 7 days',
+    'how often to forget request ids, and in identity-keys claims, that are older than 7 days',
   ),
   faultPoint: setting(
     'KEYTRAIL_FAULT_POINT',

@@ -36,10 +36,10 @@ export const identityKeysSettings = {
     rule.count().min(1).default(2_000),
     'devices in one answer of GetDevices; more would not fit into KEYTRAIL_MAX_MESSAGE_BYTES',
   ),
-  forgetEveryMs: setting(
-    'KEYTRAIL_FORGET_EVERY_MS',
-    rule.durationMs().default(600_000),
-    'how often request ids and claims that are older than seven days are forgotten',
+  purgeIntervalMs: setting(
+    'KEYTRAIL_PURGE_INTERVAL_MS',
+    rule.durationMs().default(3_600_000),
+    'how often to forget request ids, and in identity-keys claims, that are older than 7 days',
   ),
 } as const;
 

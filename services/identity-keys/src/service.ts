@@ -54,7 +54,7 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
     await bus.ensure();
     const relay = startRelay({ db, bus, service, log });
     closing.push(() => relay.stop());
-    const forgetting = startForgetting({ db, log, everyMs: config.forgetEveryMs });
+    const forgetting = startForgetting({ db, log, everyMs: config.purgeIntervalMs });
     closing.push(() => forgetting.stop());
 
     const lowPrekeys = createLowPrekeys(db, { reminderMs: config.lowPrekeysReminderMs });

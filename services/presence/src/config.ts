@@ -14,10 +14,11 @@ export const presenceSettings = {
     rule.url(),
     'Redis or Valkey that keeps the leases of gateways and devices',
   ),
-  peerConversation: setting(
-    'KEYTRAIL_PEER_CONVERSATION',
-    rule.text(),
-    'gRPC target of the service conversation, which tells who shares a conversation',
+  peerConversation: setting('KEYTRAIL_PEER_CONVERSATION', rule.text(), 'gRPC target of the service conversation'),
+  peerTimeoutMs: setting(
+    'KEYTRAIL_PEER_TIMEOUT_MS',
+    rule.durationMs().default(2_000),
+    'longest time that one call to another service may take',
   ),
   gatewayLeaseMs: setting(
     'KEYTRAIL_GATEWAY_LEASE_MS',

@@ -43,7 +43,7 @@ export async function startPresence(
     target: config.peerConversation,
     identity: createServiceIdentity(config, 'presence'),
     peer: 'conversation',
-    timeoutMs: 2_000,
+    timeoutMs: config.peerTimeoutMs,
   });
 
   const notifier = startConsumer({

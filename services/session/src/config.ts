@@ -14,7 +14,11 @@ export const sessionSettings = {
   peerConversation: setting('KEYTRAIL_PEER_CONVERSATION', rule.text(), 'gRPC target of the service conversation'),
   peerIdentityKeys: setting('KEYTRAIL_PEER_IDENTITY_KEYS', rule.text(), 'gRPC target of the service identity-keys'),
   peerPresence: setting('KEYTRAIL_PEER_PRESENCE', rule.text(), 'gRPC target of the service presence'),
-  peerTimeoutMs: setting('KEYTRAIL_PEER_TIMEOUT_MS', rule.durationMs().default(2000), 'deadline of a call to a peer'),
+  peerTimeoutMs: setting(
+    'KEYTRAIL_PEER_TIMEOUT_MS',
+    rule.durationMs().default(2_000),
+    'longest time that one call to another service may take',
+  ),
   offersAtOnce: setting(
     'KEYTRAIL_KEY_REQUEST_OFFERS_AT_ONCE',
     rule.count().min(1).default(2),
@@ -53,7 +57,7 @@ export const sessionSettings = {
   purgeIntervalMs: setting(
     'KEYTRAIL_PURGE_INTERVAL_MS',
     rule.durationMs().default(3_600_000),
-    'how often to forget request ids that are older than 7 days',
+    'how often to forget request ids, and in identity-keys claims, that are older than 7 days',
   ),
 } as const;
 
