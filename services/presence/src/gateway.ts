@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
 import { GatewayDeliverySchema, type Notification } from '@keytrail/contracts';
 import { type EventBus, publishCore, subscribeCore } from '@keytrail/events';
-import { currentTraceparent, SpanKind, withSpan } from '@keytrail/telemetry';
+import { attr, currentTraceparent, SpanKind, withSpan } from '@keytrail/telemetry';
 import type { Attachment } from './domain/attachment.ts';
 import { Attachments } from './domain/attachments.ts';
 import type { DeviceEntry } from './domain/device-entry.ts';
@@ -136,7 +136,7 @@ export class Gateway {
       'deliver notification',
       {
         kind: SpanKind.PRODUCER,
-        attributes: { 'messaging.system': 'keytrail', 'messaging.operation.name': 'deliver' },
+        attributes: { [attr.messagingSystem]: 'keytrail', [attr.messagingOperation]: 'deliver' },
       },
       async () => {
         // The device continues the trace from the hop that reached it, not from the one that wanted it reached.

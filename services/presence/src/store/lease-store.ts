@@ -1,4 +1,4 @@
-import { SpanKind, trace, withSpan } from '@keytrail/telemetry';
+import { attr, SpanKind, trace, withSpan } from '@keytrail/telemetry';
 import { Redis } from 'ioredis';
 import { type DeviceEntry, formatDeviceEntry, parseDeviceEntry } from '../domain/device-entry.ts';
 
@@ -172,7 +172,7 @@ export class LeaseStore {
     if (!trace.getActiveSpan()) return run();
     return withSpan(
       operation,
-      { kind: SpanKind.CLIENT, attributes: { 'db.system.name': 'redis', 'db.operation.name': operation } },
+      { kind: SpanKind.CLIENT, attributes: { [attr.dbSystem]: 'redis', [attr.dbOperation]: operation } },
       run,
     );
   }
