@@ -196,24 +196,26 @@ export async function claimKeyRequest(
 
 const claimForHolder = statement(
   'claim_key_requests_for_holder',
-  `UPDATE key_requests SET next_attempt_at = now() + $4 * interval '1 millisecond', version = version + 1
-   WHERE key_request_id IN (
-     SELECT k.key_request_id FROM key_requests k
-     WHERE k.state = 'WAITING_FOR_HOLDER' AND (k.user_id, k.device_id) <> ($1, $2)
-       AND EXISTS (SELECT FROM envelopes e WHERE e.conversation_id = k.conversation_id AND e.session_id = k.session_id
-         AND e.user_id = $1 AND e.device_id = $2)
-     ORDER BY k.next_attempt_at LIMIT $3 FOR UPDATE SKIP LOCKED)
-   RETURNING ${columns}`,
+  `WITH claimed AS (
+     UPDATE key_requests SET next_attempt_at = now() + $4 * interval '1 millisecond', version = version + 1
+     WHERE key_request_id IN (
+       SELECT k.key_request_id FROM key_requests k
+       WHERE k.state = 'WAITING_FOR_HOLDER' AND (k.user_id, k.device_id) <> ($1, $2) AND ($5::uuid IS NULL OR k.key_request_id > $5)
+         AND EXISTS (SELECT FROM envelopes e WHERE e.conversation_id = k.conversation_id AND e.session_id = k.session_id
+           AND e.user_id = $1 AND e.device_id = $2)
+       ORDER BY k.key_request_id LIMIT $3 FOR UPDATE SKIP LOCKED)
+     RETURNING ${columns})
+   SELECT ${columns} FROM claimed ORDER BY key_request_id`,
 );
 
-/** Claims requests that wait and that a device which just attached could fulfil. */
+/** Claims requests that wait and that a device which just attached could fulfil: those after a key, in the order of their keys. */
 export async function claimKeyRequestsForHolder(
   db: Queryable,
   { userId, deviceId }: DeviceId,
-  most: number,
+  { after, most }: { readonly after: string | undefined; readonly most: number },
   leaseMs: number,
 ): Promise<KeyRequest[]> {
-  return (await db.query<Row>(claimForHolder, [userId, deviceId, most, leaseMs])).map(keyRequestOf);
+  return (await db.query<Row>(claimForHolder, [userId, deviceId, most, leaseMs, after ?? null])).map(keyRequestOf);
 }
 
 export interface HolderRows {
