@@ -32,6 +32,9 @@ import { fulfillWithEnvelope } from '../store/envelopes.ts';
 import { lockKeyRequest, type OfferedRequest, readOfferedRequest } from '../store/key-requests.ts';
 import { keyRequestMessage } from './messages.ts';
 
+/** A request is fulfilled by one envelope. */
+const envelopesExpected = 1;
+
 /**
  * Accepts a re-sealed envelope from a device that was offered the request. An offer that lapsed is still good while the request is open: to
  * lapse only means that others are asked too, and a slow holder must not be asked for ever and refused each time.
@@ -59,10 +62,10 @@ export function fulfillKeyRequest(parts: Parts): Rpc {
           if (!isOpen(locked.state)) throw keyRequestEnded(locked, attempt);
           const fulfilled = advance(locked, { kind: 'fulfilled', attempt }, offered.now);
           keepTrace('key delivered');
-          if (!(await fulfillWithEnvelope(tx, fulfilled, envelope, locked.version)))
-            throw new Error('a locked key request changed');
+          const written = await fulfillWithEnvelope(tx, fulfilled, envelope, locked.version);
+          if (written !== envelopesExpected) throw new Error(`${written} envelopes written of a locked key request`);
           await announceDelivery(tx, fulfilled, holder);
-          tx.afterCommit(() => tell(fulfilled, call));
+          tx.afterCommit(() => tell(fulfilled, written, call));
           return create(FulfillKeyRequestResponseSchema, { keyRequest: keyRequestMessage(fulfilled) });
         },
       );
@@ -141,13 +144,13 @@ async function checkSealing(
   if (!held) throw signatureInvalid('envelope.signature');
 }
 
-function tell(request: KeyRequest, call: Call): void {
+function tell(request: KeyRequest, envelopesWritten: number, call: Call): void {
   const { keyRequestId, conversationId, sessionId, acceptedAttempt, requestedAt } = request;
   trace.getActiveSpan()?.setAttributes({
     [attr.keyRequestId]: keyRequestId,
     [attr.keyRequestState]: request.state,
-    [attr.envelopesWritten]: 1,
-    [attr.envelopesExpected]: 1,
+    [attr.envelopesWritten]: envelopesWritten,
+    [attr.envelopesExpected]: envelopesExpected,
   });
   call.log.info(
     {
@@ -155,8 +158,8 @@ function tell(request: KeyRequest, call: Call): void {
       conversationId,
       sessionId,
       attempt: acceptedAttempt,
-      envelopesWritten: 1,
-      envelopesExpected: 1,
+      envelopesWritten,
+      envelopesExpected,
       afterMs: Date.now() - requestedAt.getTime(),
     },
     'key request fulfilled',

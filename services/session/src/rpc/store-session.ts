@@ -33,7 +33,7 @@ export function storeSession({ db, writerBuild }: Pick<Parts, 'db' | 'writerBuil
 
       // A repetition stays one after the roster has changed; so it is found before the roster is looked at.
       const earlier = await readStoredSession(db, conversationId, sessionId);
-      if (earlier) return repeated(earlier, contentDigest, sessionId);
+      if (earlier) return repeated(call, header, earlier, contentDigest);
 
       const problem = findSessionProblem(header, { conversationId, initiator, session, rosterDevices });
       if (problem) throw sessionRefused(problem);
@@ -58,9 +58,9 @@ export function storeSession({ db, writerBuild }: Pick<Parts, 'db' | 'writerBuil
       if (!written) {
         const winner = await readStoredSession(db, conversationId, sessionId);
         if (!winner) throw new Error('a session vanished while it was stored');
-        return repeated(winner, contentDigest, sessionId);
+        return repeated(call, header, winner, contentDigest);
       }
-      tellWritten(call, header, written, expected);
+      tell(call, header, written, expected, 'session stored');
       return { envelopesWritten: written.envelopes, envelopesExpected: expected, alreadyStored: false };
     },
   });
@@ -73,13 +73,12 @@ function digestOf(session: InitialSession, { userId, deviceId }: DeviceId): Buff
     .digest();
 }
 
-function repeated(stored: StoredSession, contentDigest: Buffer, sessionId: string) {
+function repeated(call: Call, session: Session, stored: StoredSession, contentDigest: Buffer) {
+  const { sessionId } = session;
   if (stored.contentDigest === null || !contentDigest.equals(stored.contentDigest)) throw sessionConflict(sessionId);
-  return {
-    envelopesWritten: stored.envelopesExpected,
-    envelopesExpected: stored.envelopesExpected,
-    alreadyStored: true,
-  };
+  const { envelopes, envelopesExpected } = stored;
+  tell(call, session, stored, envelopesExpected, 'session stored before');
+  return { envelopesWritten: envelopes, envelopesExpected, alreadyStored: true };
 }
 
 /** Verifies the header's, the certificate's, each envelope's and each withholding's signature, in one batch off the event loop. */
@@ -117,11 +116,12 @@ function certificateStatement({ header, initiator }: Session, certificate: Devic
   }
 }
 
-function tellWritten(
+function tell(
   call: Call,
   { conversationId, sessionId, epoch }: Session,
   written: { readonly envelopes: number; readonly withholdings: number },
   expected: number,
+  message: string,
 ): void {
   trace.getActiveSpan()?.setAttributes({
     [attr.conversationId]: conversationId,
@@ -139,6 +139,6 @@ function tellWritten(
       envelopesExpected: expected,
       withholdingsWritten: written.withholdings,
     },
-    'session stored',
+    message,
   );
 }

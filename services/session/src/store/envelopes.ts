@@ -16,13 +16,13 @@ const fulfillStatement = statement(
    RETURNING true AS written`,
 );
 
-/** Writes the envelope that fulfils a request, and the request as it is then. False when it is not at `version` any more. */
+/** Writes the envelope that fulfils a request, and the request as it is then. How many were written: none when it is not at `version` any more. */
 export async function fulfillWithEnvelope(
   tx: Transaction,
   request: KeyRequest,
   envelope: Envelope,
   version: number,
-): Promise<boolean> {
+): Promise<number> {
   const { sealer, sealerCertificate: certificate } = envelope;
   if (!sealer || !certificate?.certifiedAt) throw new Error('the envelope was not checked');
   const written = await tx.query(fulfillStatement, [
@@ -53,7 +53,7 @@ export async function fulfillWithEnvelope(
     request.version,
     version,
   ]);
-  return written.length > 0;
+  return written.length;
 }
 
 const openedStatement = statement(

@@ -17,6 +17,9 @@ export interface SessionToStore {
 export interface StoredSession {
   readonly contentDigest: Uint8Array | null;
   readonly envelopesExpected: number;
+  /** Counted: the rows that are there for the initiator's upload. */
+  readonly envelopes: number;
+  readonly withholdings: number;
 }
 
 const insertSession = statement(
@@ -55,7 +58,10 @@ const insertWithholdings = statement(
 
 const readStored = statement(
   'read_stored_session',
-  'SELECT content_digest, envelopes_expected FROM sessions WHERE conversation_id = $1 AND session_id = $2',
+  `SELECT content_digest, envelopes_expected,
+     (SELECT count(*)::integer FROM envelopes WHERE conversation_id = $1 AND session_id = $2 AND attempt = 0) AS envelopes,
+     (SELECT count(*)::integer FROM withholdings WHERE conversation_id = $1 AND session_id = $2) AS withholdings
+   FROM sessions WHERE conversation_id = $1 AND session_id = $2`,
 );
 
 const deleteSession = statement(
@@ -68,11 +74,20 @@ export async function readStoredSession(
   conversationId: string,
   sessionId: string,
 ): Promise<StoredSession | undefined> {
-  const [row] = await db.query<{ content_digest: Buffer | null; envelopes_expected: number }>(readStored, [
-    conversationId,
-    sessionId,
-  ]);
-  return row && { contentDigest: row.content_digest, envelopesExpected: row.envelopes_expected };
+  const [row] = await db.query<{
+    content_digest: Buffer | null;
+    envelopes_expected: number;
+    envelopes: number;
+    withholdings: number;
+  }>(readStored, [conversationId, sessionId]);
+  return (
+    row && {
+      contentDigest: row.content_digest,
+      envelopesExpected: row.envelopes_expected,
+      envelopes: row.envelopes,
+      withholdings: row.withholdings,
+    }
+  );
 }
 
 /**
