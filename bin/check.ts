@@ -6,7 +6,7 @@ import { parseArgs } from 'node:util';
 const help = `Usage: bin/with-node node bin/check.ts [--only NAME]
 
 Everything that must hold on each submission besides the tests. Exit 0 when all hold, 1 when one does not, 2 on bad usage.
-Checks: types, browser-types, lint, dependencies, contracts-lint, contracts-breaking, generated, wording`;
+Checks: types, browser-types, lint, dependencies, contracts-lint, contracts-breaking, wording, generated`;
 
 const { values } = parseArgs({
   options: { only: { type: 'string' }, help: { type: 'boolean', short: 'h' } },
@@ -44,6 +44,7 @@ const checks: Check[] = [
     command: ['npx', 'buf', 'breaking', 'proto', '--against', 'proto/baseline.binpb'],
     skip: noContracts,
   },
+  { name: 'wording', command: ['node', 'bin/check-wording.ts'] },
   { name: 'generated', command: ['node', 'bin/generate.ts', '--check'] },
 ];
 
