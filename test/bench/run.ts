@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import { availableParallelism, cpus, loadavg, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -10,16 +10,18 @@ import { measureClaims } from './claim-row.ts';
 import { measureFulfilment } from './fulfilment-rows.ts';
 import { LoadProgramMissing } from './load-programs.ts';
 import type { Measured, Row } from './measurement.ts';
+import { writeResults } from './results-file.ts';
 import { measureSessionReads } from './session-rows.ts';
 
 const help = `Usage: make bench              all rows, about four minutes
        bin/with-node node test/bench/run.ts [--only NAME]... [--json] [--rate N] [--profile SERVICE]
 
 Measures Keytrail on this machine, each row beside a bare program in the same run. docs/benchmarks.md says what the rows are.
-Prints a table and writes .local/bench.json; progress goes to stderr. Nothing is left running.
+Prints a table of what was measured and writes .local/bench.json; progress goes to stderr. Nothing is left running.
+With --only, the other rows of the file stay when they were measured at the same revision without changes, and are dropped if not.
 
   --only NAME        only the rows whose names begin with NAME; again for more
-  --json             print the JSON instead of the table
+  --json             print what was written to the file instead of the table
   --rate N           key requests per second of the rows fulfilment.online, 50
   --profile SERVICE  write a V8 profile of this service (session, identity-keys, …) to .local/bench/profile; slows it down
 
@@ -93,7 +95,7 @@ const rows: Row[] = [];
 const details: Record<string, unknown> = {};
 let failure = 0;
 for (const group of groups) {
-  const wanted = group.rows.filter((name) => only === undefined || only.some((prefix) => name.startsWith(prefix)));
+  const wanted = wantedOf(group);
   if (wanted.length === 0) continue;
   try {
     const measured = await group.measure({ constellation, databaseConnections, perSecond, folder, progress }, wanted);
@@ -121,8 +123,12 @@ const machine = {
   /** Runnable processes before the run: more than 0.5 means that something else was using the machine. */
   loadBefore: Number(loadBefore?.toFixed(2)),
 };
-const result = { machine, versions, startedAt, rows, details };
-writeFileSync(join(checkoutFolder, '.local', 'bench.json'), `${JSON.stringify(result, undefined, 2)}\n`);
+const result = writeResults(
+  join(checkoutFolder, '.local', 'bench.json'),
+  { machine, versions, startedAt, rows, details },
+  groups.flatMap((group) => wantedOf(group)),
+  progress,
+);
 process.stdout.write(values().json ? `${JSON.stringify(result, undefined, 2)}\n` : `${table(rows)}\n`);
 process.exit(failure);
 
@@ -157,6 +163,10 @@ function readArguments(): string[] | undefined {
     process.exit(64);
   }
   return parsed.only;
+}
+
+function wantedOf({ rows: names }: RowGroup): string[] {
+  return names.filter((name) => only === undefined || only.some((prefix) => name.startsWith(prefix)));
 }
 
 function gitRevision(): string {
