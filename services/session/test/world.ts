@@ -34,6 +34,8 @@ export interface World {
   /** Straight SQL, as a role that owns the tables. */
   readonly sql: pg.Pool;
   readonly bus: EventBus;
+  /** What the service logged, from its level (`logLevel`) on. */
+  readonly logged: Record<string, unknown>[];
   as(device: { userId: string; deviceId: string }, wire?: 'grpc' | 'web'): SessionClient;
   store(made: MadeSession): Promise<void>;
   /** Resolves with the next event of a type that fits; what came since the world began counts too. */
@@ -75,7 +77,10 @@ export async function startWorld(
     peerPresence: peers.targets.presence,
     ...changes,
   };
-  const service = createSession(full, { ...(run && { run }) });
+  const logged: Record<string, unknown>[] = [];
+  const logTo = { write: (line: string) => void logged.push(JSON.parse(line)) };
+  const own = startTelemetry({ service: 'session', config: full, logTo });
+  const service = createSession(full, { telemetry: own, ...(run && { run }) });
   const ports = await service.start();
   const bus = await connectEvents({ config: full, log: telemetry.log });
   const heard = listen(bus);
@@ -115,6 +120,7 @@ export async function startWorld(
     asConversation,
     sql,
     bus,
+    logged,
     as: (device, wire = 'grpc') => createClient(SessionService, transport(wire, bearer(device))),
     async store(made) {
       await asConversation.storeSession(made.request);
