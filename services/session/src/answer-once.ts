@@ -4,15 +4,18 @@ import { type Database, onceByRequestId, RequestIdReused, type Transaction } fro
 import { type DeviceId, deviceKey } from './domain/device.ts';
 import { requestIdReused } from './refusals.ts';
 
+/** A request that is answered once, and the device that asks. */
+export interface AskedRequest<I extends DescMessage> {
+  readonly schema: I;
+  readonly request: MessageShape<I> & { readonly requestId: string };
+  readonly call: Call;
+  readonly device: DeviceId;
+}
+
 /** Does the work and remembers the answer in one transaction, or repeats the first answer to this request id. Throws REQUEST_ID_REUSED. */
 export async function answerOnce<I extends DescMessage, O extends DescMessage>(
   db: Database,
-  asked: {
-    readonly schema: I;
-    readonly request: MessageShape<I> & { readonly requestId: string };
-    readonly call: Call;
-    readonly device: DeviceId;
-  },
+  asked: AskedRequest<I>,
   answer: O,
   work: (tx: Transaction) => Promise<MessageShape<O>>,
 ): Promise<MessageShape<O>> {
@@ -32,3 +35,24 @@ export async function answerOnce<I extends DescMessage, O extends DescMessage>(
     throw error instanceof RequestIdReused ? requestIdReused(requestId) : error;
   }
 }
+
+/**
+ * The answer that was given to this request before, if any: it stands, also when the request would be refused now. For refusals only, as it
+ * takes a transaction. Throws REQUEST_ID_REUSED.
+ */
+export async function earlierAnswer<I extends DescMessage, O extends DescMessage>(
+  db: Database,
+  asked: AskedRequest<I>,
+  answer: O,
+): Promise<MessageShape<O> | undefined> {
+  try {
+    return await answerOnce(db, asked, answer, () => {
+      throw new NotAskedBefore();
+    });
+  } catch (error) {
+    if (error instanceof NotAskedBefore) return undefined;
+    throw error;
+  }
+}
+
+class NotAskedBefore extends Error {}

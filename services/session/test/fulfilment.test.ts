@@ -153,6 +153,25 @@ describe('a key request', () => {
     expect((await refusalOf(world.as(late).requestKey(other))).reason).toBe('REQUEST_ID_REUSED');
   });
 
+  it('gives the first answer again when its requester has lost its rights since, or a peer is away', async () => {
+    const { alice, initiator, late, made, conversationId } = await lateDevice();
+    world.peers.attach(initiator);
+    const request = requestOf(made);
+    const first = await world.as(late).requestKey(request);
+    const alone = await world.another({ peerConversation: '127.0.0.1:1' }, { consumers: false, sweep: false });
+    try {
+      expect(await alone.as(late).requestKey(request)).toEqual(first);
+      expect((await refusalOf(alone.as(late).requestKey(requestOf(made)))).reason).toBe('PEER_UNAVAILABLE');
+    } finally {
+      await alone.stop();
+    }
+    world.peers.conversations.get(conversationId)?.members.set(alice.userId, []);
+    expect(await world.as(late).requestKey(request)).toEqual(first);
+    expect((await refusalOf(world.as(late).requestKey(requestOf(made)))).reason).toBe('NOT_FOUND_OR_NOT_PERMITTED');
+    const other = { ...request, kind: KeyRequestKind.REWRAP };
+    expect((await refusalOf(world.as(late).requestKey(other))).reason).toBe('REQUEST_ID_REUSED');
+  });
+
   it('is not needed for a key that is there, but can be asked for again when it cannot be opened', async () => {
     const { initiator, others, made } = await lateDevice();
     const [bobs] = others as [TestDevice];
@@ -308,6 +327,30 @@ describe('an envelope', () => {
     };
     const first = await world.as(initiator).fulfillKeyRequest(request);
     expect(await world.as(initiator).fulfillKeyRequest(request)).toEqual(first);
+  });
+
+  it('gets the first answer again when its holder has lost its rights since, or a peer is away', async () => {
+    const { alice, initiator, late, made, conversationId } = await lateDevice();
+    world.peers.attach(initiator);
+    const { keyRequest } = await world.as(late).requestKey(requestOf(made));
+    const keyRequestId = keyRequest?.keyRequestId ?? '';
+    const envelope = reseal(made, initiator, late, 1);
+    const request = { requestId: randomUUID(), keyRequestId, attempt: 1, envelope };
+    const first = await world.as(initiator).fulfillKeyRequest(request);
+    const anew = () => ({ ...request, requestId: randomUUID() });
+    const alone = await world.another({ peerIdentityKeys: '127.0.0.1:1' }, { consumers: false, sweep: false });
+    try {
+      expect(await alone.as(initiator).fulfillKeyRequest(request)).toEqual(first);
+      expect((await refusalOf(alone.as(initiator).fulfillKeyRequest(anew()))).reason).toBe('PEER_UNAVAILABLE');
+    } finally {
+      await alone.stop();
+    }
+    world.peers.conversations.get(conversationId)?.members.set(alice.userId, []);
+    expect(await world.as(initiator).fulfillKeyRequest(request)).toEqual(first);
+    expect((await refusalOf(world.as(initiator).fulfillKeyRequest(anew()))).reason).toBe('NOT_ENTITLED');
+    await world.as(initiator).declineOffer({ keyRequestId, attempt: 1, reason: DeclineReason.NOT_TRUSTED });
+    expect(await world.as(initiator).fulfillKeyRequest(request)).toEqual(first);
+    expect((await refusalOf(world.as(initiator).fulfillKeyRequest(anew()))).reason).toBe('NOT_OFFERED');
   });
 
   it('is accepted late, while the request is open: a lapsed offer only means that others are asked too', async () => {

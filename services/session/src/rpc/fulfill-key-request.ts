@@ -1,5 +1,6 @@
 import { create } from '@bufbuild/protobuf';
 import { timestampDate } from '@bufbuild/protobuf/wkt';
+import { ConnectError } from '@connectrpc/connect';
 import {
   type Device,
   type Envelope,
@@ -12,7 +13,7 @@ import { EnvelopeError, envelopeStatement } from '@keytrail/crypto';
 import { verifySignatures } from '@keytrail/crypto/node';
 import { type Call, deviceCaller, invalidField, type Rpc, unary } from '@keytrail/rpc';
 import { attr, keepTrace, trace } from '@keytrail/telemetry';
-import { answerOnce } from '../answer-once.ts';
+import { answerOnce, earlierAnswer } from '../answer-once.ts';
 import { equalBytes } from '../domain/bytes.ts';
 import { type DeviceId, sameDevice } from '../domain/device.ts';
 import { whyNotEntitled } from '../domain/explain-miss.ts';
@@ -47,30 +48,45 @@ export function fulfillKeyRequest(parts: Parts): Rpc {
       const holder = deviceCaller(call);
       const { keyRequestId, attempt, envelope } = request;
       if (!envelope) throw new Error('the contract requires an envelope');
-      const offered = await readOfferedRequest(db, keyRequestId, attempt, holder);
-      if (!offered || offered.declined) throw notOffered(keyRequestId);
-      checkParties(envelope, attempt, offered.request.requester, holder);
-      await checkRights(parts, offered, holder, envelope, call);
+      const once = { schema: FulfillKeyRequestRequestSchema, request, call, device: holder };
+      let offered: OfferedRequest;
+      try {
+        offered = await checkedOffer(parts, { keyRequestId, attempt, envelope }, holder, call);
+      } catch (refusal) {
+        if (!(refusal instanceof ConnectError)) throw refusal;
+        // Rights that ended after the key was delivered take nothing back from the first answer.
+        const earlier = await earlierAnswer(db, once, FulfillKeyRequestResponseSchema);
+        if (earlier) return earlier;
+        throw refusal;
+      }
 
-      return answerOnce(
-        db,
-        { schema: FulfillKeyRequestRequestSchema, request, call, device: holder },
-        FulfillKeyRequestResponseSchema,
-        async (tx) => {
-          const locked = await lockKeyRequest(tx, keyRequestId);
-          if (!locked) throw notOffered(keyRequestId);
-          if (!isOpen(locked.state)) throw keyRequestEnded(locked, attempt);
-          const fulfilled = advance(locked, { kind: 'fulfilled', attempt }, offered.now);
-          keepTrace('key delivered');
-          const written = await fulfillWithEnvelope(tx, fulfilled, envelope, locked.version);
-          if (written !== envelopesExpected) throw new Error(`${written} envelopes written of a locked key request`);
-          await announceDelivery(tx, fulfilled, holder);
-          tx.afterCommit(() => tell(fulfilled, written, call));
-          return create(FulfillKeyRequestResponseSchema, { keyRequest: keyRequestMessage(fulfilled) });
-        },
-      );
+      return answerOnce(db, once, FulfillKeyRequestResponseSchema, async (tx) => {
+        const locked = await lockKeyRequest(tx, keyRequestId);
+        if (!locked) throw notOffered(keyRequestId);
+        if (!isOpen(locked.state)) throw keyRequestEnded(locked, attempt);
+        const fulfilled = advance(locked, { kind: 'fulfilled', attempt }, offered.now);
+        keepTrace('key delivered');
+        const written = await fulfillWithEnvelope(tx, fulfilled, envelope, locked.version);
+        if (written !== envelopesExpected) throw new Error(`${written} envelopes written of a locked key request`);
+        await announceDelivery(tx, fulfilled, holder);
+        tx.afterCommit(() => tell(fulfilled, written, call));
+        return create(FulfillKeyRequestResponseSchema, { keyRequest: keyRequestMessage(fulfilled) });
+      });
     },
   });
+}
+
+async function checkedOffer(
+  parts: Parts,
+  { keyRequestId, attempt, envelope }: { keyRequestId: string; attempt: number; envelope: Envelope },
+  holder: DeviceId,
+  call: Call,
+): Promise<OfferedRequest> {
+  const offered = await readOfferedRequest(parts.db, keyRequestId, attempt, holder);
+  if (!offered || offered.declined) throw notOffered(keyRequestId);
+  checkParties(envelope, attempt, offered.request.requester, holder);
+  await checkRights(parts, offered, holder, envelope, call);
+  return offered;
 }
 
 function checkParties(envelope: Envelope, attempt: number, requester: DeviceId, holder: DeviceId): void {

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { create } from '@bufbuild/protobuf';
+import type { ConnectError } from '@connectrpc/connect';
 import {
   KeyRequestKindSchema,
   Recovery,
@@ -10,7 +11,7 @@ import {
 import { type Call, deviceCaller, invalidField, type Rpc, refuse, unary } from '@keytrail/rpc';
 import type { Transaction } from '@keytrail/storage';
 import { attr, currentTraceparent, keepTrace, trace } from '@keytrail/telemetry';
-import { answerOnce } from '../answer-once.ts';
+import { answerOnce, earlierAnswer } from '../answer-once.ts';
 import { openKeyRequest } from '../dispatch-key-request.ts';
 import type { DeviceId } from '../domain/device.ts';
 import { mayRequestKey } from '../domain/explain-miss.ts';
@@ -47,39 +48,47 @@ export function requestKey(parts: Parts): Rpc {
         rejectedAttempt: request.rejectedAttempt,
       };
       const facts = await gatherFacts(parts, asked, device, call);
-      refuseUnentitled(parts, asked, device, facts, call);
+      const once = { schema: RequestKeyRequestSchema, request, call, device };
+      const refusal = refusalOf(parts, asked, device, facts, call);
+      if (refusal) {
+        const earlier = await earlierAnswer(parts.db, once, RequestKeyResponseSchema);
+        if (earlier) return earlier;
+        throw refusal();
+      }
       const notNeeded = asked.kind === 'MISSING' && (await hasKey(parts, asked, device, facts));
 
-      return answerOnce(
-        parts.db,
-        { schema: RequestKeyRequestSchema, request, call, device },
-        RequestKeyResponseSchema,
-        async (tx) => {
-          // The trace of a request is that of its cure: dispatch, holder and delivery go on in it.
-          keepTrace('key requested');
-          if (notNeeded)
-            throw refuse('KEY_REQUEST_NOT_NEEDED', 'there is an envelope for this device: read it', {
-              metadata: { kind: asked.kind },
-            });
-          const keyRequest = await openOrFind(parts, tx, asked, device, facts);
-          tell(keyRequest, call);
-          return create(RequestKeyResponseSchema, {
-            keyRequest: keyRequestMessage(keyRequest),
-            recovery: recoveryOf(keyRequest),
+      return answerOnce(parts.db, once, RequestKeyResponseSchema, async (tx) => {
+        // The trace of a request is that of its cure: dispatch, holder and delivery go on in it.
+        keepTrace('key requested');
+        if (notNeeded)
+          throw refuse('KEY_REQUEST_NOT_NEEDED', 'there is an envelope for this device: read it', {
+            metadata: { kind: asked.kind },
           });
-        },
-      );
+        const keyRequest = await openOrFind(parts, tx, asked, device, facts);
+        tell(keyRequest, call);
+        return create(RequestKeyResponseSchema, {
+          keyRequest: keyRequestMessage(keyRequest),
+          recovery: recoveryOf(keyRequest),
+        });
+      });
     },
   });
 }
 
-function refuseUnentitled(parts: Parts, asked: Asked, device: DeviceId, facts: GatheredFacts, call: Call): void {
+/** Why the device may not request the key, if so. A miss counts as one when its refusal is made, and then only. */
+function refusalOf(
+  parts: Parts,
+  asked: Asked,
+  device: DeviceId,
+  facts: GatheredFacts,
+  call: Call,
+): (() => ConnectError) | undefined {
   const { entitlement, deviceLists } = facts.answers;
-  if (!entitlement.known) throw peerUnavailable(entitlement.peer);
+  if (!entitlement.known) return () => peerUnavailable(entitlement.peer);
   const miss = explain(parts, asked, device, facts);
-  if (miss.kind === 'miss' && !mayRequestKey(miss.cause)) throw refuseExplained(miss, facts, parts.config, call);
+  if (miss.kind === 'miss' && !mayRequestKey(miss.cause)) return () => refuseExplained(miss, facts, parts.config, call);
   // Whether it may be requested is clear without presence: the dispatcher asks again.
-  if (!deviceLists.known) throw peerUnavailable(deviceLists.peer);
+  return deviceLists.known ? undefined : () => peerUnavailable(deviceLists.peer);
 }
 
 async function hasKey({ db }: Parts, asked: Asked, device: DeviceId, facts: GatheredFacts): Promise<boolean> {
