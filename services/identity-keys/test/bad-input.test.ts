@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { create, type MessageInitShape } from '@bufbuild/protobuf';
+import { TimestampSchema } from '@bufbuild/protobuf/wkt';
 import { Code } from '@connectrpc/connect';
 import {
   ClaimPrekeyBundlesRequestSchema,
@@ -62,6 +63,12 @@ const cases: Case[] = [
   ['certificate.root_key', register({ certificate: { ...certificate, rootKey: short } })],
   ['certificate.suite', register({ certificate: { ...certificate, suite: 2 } })],
   ['certificate.certified_at', register({ certificate: { ...certificate, certifiedAt: undefined } })],
+  ...[-(2n ** 62n), -1n, 253_370_764_800n, 253_402_300_800n, 2n ** 62n].map(
+    (seconds): Case => [
+      'certificate.certified_at',
+      register({ certificate: { ...certificate, certifiedAt: create(TimestampSchema, { seconds }) } }),
+    ],
+  ),
   ['certificate.signature', register({ certificate: { ...certificate, signature: long } })],
   ['signed_prekey.key_id', register({ signedPrekey: { ...signedPrekey, keyId: 0 } })],
   ['signed_prekey.public_key', register({ signedPrekey: { ...signedPrekey, publicKey: short } })],

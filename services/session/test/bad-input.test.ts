@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { create, type DescMethodUnary } from '@bufbuild/protobuf';
+import { TimestampSchema } from '@bufbuild/protobuf/wkt';
 import { Code } from '@connectrpc/connect';
 import { DeclineReason, KeyRequestKind, KeyRequestRole, SessionService, SignedHeaderSchema } from '@keytrail/contracts';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -18,6 +19,13 @@ const made = makeSession({ initiator: device, covered: [device] });
 const envelope = reseal(made, device, device, 1);
 const session = { conversationId: randomUUID(), sessionId: 's' };
 const { method } = SessionService;
+
+/** One more than an attempt can be. */
+const tooLarge = 2 ** 31;
+const certifiedAt = (seconds: bigint) => ({
+  sealerCertificate: { ...envelope.sealerCertificate, certifiedAt: create(TimestampSchema, { seconds }) },
+});
+const placeToken = (at: string) => Buffer.from(`${at} ${randomUUID()}`).toString('base64url');
 
 type Bad = [method: DescMethodUnary, input: object, field: string];
 const forDevices: Bad[] = [
@@ -42,6 +50,33 @@ const forDevices: Bad[] = [
     },
     'envelope.kem_ciphertext',
   ],
+  [
+    method.requestKey,
+    { ...session, requestId: randomUUID(), kind: KeyRequestKind.REJECTED, rejectedAttempt: tooLarge },
+    'rejected_attempt',
+  ],
+  [
+    method.fulfillKeyRequest,
+    { requestId: randomUUID(), keyRequestId: randomUUID(), attempt: tooLarge, envelope },
+    'attempt',
+  ],
+  ...(
+    [
+      ['attempt', { attempt: tooLarge }],
+      ['sealer_certificate.certified_at', certifiedAt(253_370_764_800n)],
+      ['sealer_certificate.certified_at', certifiedAt(-1n)],
+    ] as const
+  ).map(([field, changes]): Bad => {
+    const request = { requestId: randomUUID(), keyRequestId: randomUUID(), attempt: 1 };
+    return [method.fulfillKeyRequest, { ...request, envelope: { ...envelope, ...changes } }, `envelope.${field}`];
+  }),
+  [
+    method.declineOffer,
+    { keyRequestId: randomUUID(), attempt: tooLarge, reason: DeclineReason.NOT_TRUSTED },
+    'attempt',
+  ],
+  [method.ackKey, { ...session, attempt: tooLarge }, 'attempt'],
+  [method.ackKey, { ...session, attempt: 2 ** 32 - 1 }, 'attempt'],
   [method.declineOffer, { keyRequestId: '', attempt: 1, reason: DeclineReason.NOT_TRUSTED }, 'key_request_id'],
   [method.declineOffer, { keyRequestId: randomUUID(), reason: DeclineReason.NOT_TRUSTED }, 'attempt'],
   [method.declineOffer, { keyRequestId: randomUUID(), attempt: 1 }, 'reason'],
@@ -50,6 +85,11 @@ const forDevices: Bad[] = [
   [method.listKeyRequests, {}, 'role'],
   [method.listKeyRequests, { role: KeyRequestRole.HOLDER, page: { size: 201 } }, 'page.size'],
   [method.listKeyRequests, { role: KeyRequestRole.REQUESTER, page: { token: 'never issued' } }, 'page.token'],
+  [
+    method.listKeyRequests,
+    { role: KeyRequestRole.REQUESTER, page: { token: placeToken('999999999999999') } },
+    'page.token',
+  ],
 ];
 
 const request = made.request;
