@@ -43,6 +43,10 @@ const good = {
   },
 };
 
+/** One more than a bigint of the database holds. */
+const aboveBigint = 2n ** 63n;
+const placeToken = (place: string) => Buffer.from(place).toString('base64url');
+
 type Attempt = (client: ConversationClient, request: ReturnType<typeof creation>['request']) => Promise<unknown>;
 
 const bad: readonly (readonly [rpc: string, field: string, attempt: Attempt])[] = [
@@ -104,6 +108,45 @@ const bad: readonly (readonly [rpc: string, field: string, attempt: Attempt])[] 
   ['ListConversations', 'page.size', (c) => c.listConversations({ page: { size: 201 } })],
   ['ListConversations', 'page.token', (c) => c.listConversations({ page: { token: 'x'.repeat(513) } })],
   ['ListConversations', 'page.token', (c) => c.listConversations({ page: { token: 'AAAA' } })],
+  ...[
+    '0000-01-01T00:00:00.000Z',
+    '-000001-01-01T00:00:00.000Z',
+    '+275760-09-13T00:00:00.000Z',
+    '-1',
+    '1e3',
+    '',
+    '99999999999999',
+  ].map(
+    (at) =>
+      [
+        'ListConversations',
+        'page.token',
+        (c: ConversationClient) => c.listConversations({ page: { token: placeToken(`${at} ${conversationId}`) } }),
+      ] as const,
+  ),
+  ['ListConversations', 'page.token', (c) => c.listConversations({ page: { token: placeToken('1 no-uuid') } })],
+  [
+    'RequestRotation',
+    'expected_epoch',
+    (c) => c.requestRotation({ requestId, conversationId, expectedEpoch: aboveBigint }),
+  ],
+  [
+    'AddMembers',
+    'expected_roster_version',
+    (c) => c.addMembers({ ...good.change, expectedRosterVersion: aboveBigint, members: [good.member] }),
+  ],
+  [
+    'AddMembers',
+    'members[0].from_epoch',
+    (c) => c.addMembers({ ...good.change, members: [{ ...good.member, fromEpoch: aboveBigint }] }),
+  ],
+  [
+    'RemoveMembers',
+    'expected_roster_version',
+    (c) => c.removeMembers({ ...good.change, expectedRosterVersion: aboveBigint, userIds: ['a'] }),
+  ],
+  ['SendMessage', 'sender_counter', (c) => c.sendMessage({ ...good.send, senderCounter: aboveBigint })],
+  ['ListMessages', 'after_sequence', (c) => c.listMessages({ conversationId, afterSequence: aboveBigint })],
   ['SendMessage', 'session_id', (c) => c.sendMessage({ ...good.send, sessionId: 'a b' })],
   ['SendMessage', 'ciphertext', (c) => c.sendMessage({ ...good.send, ciphertext: new Uint8Array(15) })],
   ['SendMessage', 'ciphertext', (c) => c.sendMessage({ ...good.send, ciphertext: new Uint8Array(65_537) })],
@@ -132,9 +175,13 @@ describe('what services alone may ask', () => {
     expect(refusal).toMatchObject({ code: Code.InvalidArgument, fields: [{ field }] });
   });
 
-  it('ListSharedUsers refuses a bad user_id', async () => {
-    const refusal = await refusalOf(harness.services.listSharedUsers({ userId: '', otherUserIds: ['a'] }));
-    expect(refusal).toMatchObject({ code: Code.InvalidArgument, fields: [{ field: 'user_id' }] });
+  it.each([
+    ['user_id', { userId: '', otherUserIds: ['a'] }],
+    ['other_user_ids', { userId: 'a', otherUserIds: ['b', 'b'] }],
+    ['other_user_ids[1]', { userId: 'a', otherUserIds: ['b', 'no spaces'] }],
+  ])('ListSharedUsers refuses a bad %s', async (field, request) => {
+    const refusal = await refusalOf(harness.services.listSharedUsers(request));
+    expect(refusal).toMatchObject({ code: Code.InvalidArgument, fields: [{ field }] });
   });
 
   it.each(wires)('is refused to devices on %s', async (wire) => {

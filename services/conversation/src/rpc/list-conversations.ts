@@ -1,4 +1,4 @@
-import { timestampDate } from '@bufbuild/protobuf/wkt';
+import { timestampMs } from '@bufbuild/protobuf/wkt';
 import { type Conversation, ConversationService } from '@keytrail/contracts';
 import { deviceCaller, invalidField, type Rpc, unary } from '@keytrail/rpc';
 import { takeWhileFits } from '../domain/pages.ts';
@@ -26,16 +26,15 @@ export function listConversations({ prisma }: Parts): Rpc {
 }
 
 function tokenOf({ createdAt, conversationId }: Conversation): string {
-  const at = createdAt ? timestampDate(createdAt).toISOString() : '';
+  const at = createdAt ? timestampMs(createdAt) : 0;
   return Buffer.from(`${at} ${conversationId}`).toString('base64url');
 }
 
-function placeOf(token: string): ListPlace {
-  const [at = '', conversationId = ''] = Buffer.from(token, 'base64url').toString().split(' ');
-  const createdAt = new Date(at);
-  if (Number.isNaN(createdAt.getTime()) || !uuidForm.test(conversationId))
-    throw invalidField('page.token', 'is not the next_token of a page before');
-  return { createdAt, conversationId };
-}
+/** Milliseconds since 1970 within what a date holds, and the id. */
+const tokenForm = /^(\d{1,13}) ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$/;
 
-const uuidForm = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+function placeOf(token: string): ListPlace {
+  const parts = tokenForm.exec(Buffer.from(token, 'base64url').toString());
+  if (!parts) throw invalidField('page.token', 'must be next_token of the page before');
+  return { createdAt: new Date(Number(parts[1])), conversationId: parts[2] ?? '' };
+}

@@ -34,7 +34,7 @@ function writeToken({ requestedAt, keyRequestId }: KeyRequest): string {
   return Buffer.from(`${requestedAt.getTime()} ${keyRequestId}`).toString('base64url');
 }
 
-const tokenForm = /^(\d{1,15}) ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$/;
+const tokenForm = /^(\d{1,13}) ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$/;
 
 function readToken(token: string): PageStart {
   if (token === '') return firstPage;
