@@ -3,6 +3,7 @@ import {
   attr,
   context,
   contextFromTraceparent,
+  describeError,
   type Logger,
   linkFromTraceparent,
   ROOT_CONTEXT,
@@ -138,7 +139,8 @@ export function startConsumer({
       message.nak(retryDelayMs(event.delivery));
       return;
     }
-    const reason = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
+    const { type, message: why } = describeError(error);
+    const reason = `${type}: ${why}`;
     try {
       if (db) {
         const { id: eventId, subject, bytes: payload } = event;

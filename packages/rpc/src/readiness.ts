@@ -1,3 +1,5 @@
+import { describeError } from '@keytrail/telemetry';
+
 export interface Readiness {
   readonly ready: boolean;
   /** Shown by /readyz, and logged when it changes. */
@@ -33,7 +35,10 @@ export function watchReadiness(
     try {
       return await ask();
     } catch (error) {
-      return { ready: false, why: error instanceof Error ? error.message : 'readiness could not be found out' };
+      return {
+        ready: false,
+        why: error instanceof Error ? describeError(error).message : 'readiness could not be found out',
+      };
     }
   }
 

@@ -2,7 +2,7 @@ import { isSpanContextValid, trace } from '@opentelemetry/api';
 import type { Bindings, DestinationStream, LogFn, Logger } from 'pino';
 import { pino } from 'pino';
 import type { BuildIdentity } from './build.ts';
-import { redactFields, redactText } from './redaction.ts';
+import { describeError, redactFields, redactText } from './redaction.ts';
 import type { TelemetryConfig } from './settings.ts';
 
 /** JSON lines, each with the trace it belongs to, and without credentials, keys, or ids of users and devices. */
@@ -40,8 +40,13 @@ function redactArguments(args: unknown[]): Parameters<LogFn> {
   const [first, ...rest] = args;
   const error = first instanceof Error ? first : (first as { error?: unknown } | null | undefined)?.error;
   const fields = first instanceof Error ? { error: first } : first;
-  if (error instanceof Error && rest.length === 0) rest.push(error.message);
-  return [fields, ...rest].map((arg) => (typeof arg === 'string' ? redactText(arg) : arg)) as Parameters<LogFn>;
+  if (error instanceof Error && rest.length === 0) rest.push(error);
+  return [fields, ...rest].map(redactArgument) as Parameters<LogFn>;
+}
+
+function redactArgument(arg: unknown): unknown {
+  if (arg instanceof Error) return describeError(arg).message;
+  return typeof arg === 'string' ? redactText(arg) : arg;
 }
 
 // pino applies `formatters.bindings` to the first logger only; children inherit this method.

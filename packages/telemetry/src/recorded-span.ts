@@ -13,6 +13,7 @@ import type {
 import { SpanStatusCode } from '@opentelemetry/api';
 import { epochMs } from './clock.ts';
 import type { LocalPart, LocalParts } from './local-parts.ts';
+import { describeError } from './redaction.ts';
 
 export interface RecordedEvent {
   readonly name: string;
@@ -112,7 +113,7 @@ export class RecordedSpan implements Span, SpanContext {
   }
 
   recordException(exception: Exception, time?: TimeInput): void {
-    const given = typeof exception === 'string' ? { message: exception } : exception;
+    const given = presentable(exception);
     const attributes: Attributes = {};
     if (given.name !== undefined) attributes['exception.type'] = given.name;
     if (given.message !== undefined) attributes['exception.message'] = given.message;
@@ -147,6 +148,14 @@ export class RecordedSpan implements Span, SpanContext {
     this.endMs = Math.max(endMs, this.startMs);
     this.#parts.ended(this);
   }
+}
+
+// Whoever records an error without recordError tells no more of it.
+function presentable(exception: Exception): Exclude<Exception, string> {
+  if (typeof exception === 'string') return { message: exception };
+  if (!(exception instanceof Error)) return exception;
+  const { type, message, stack } = describeError(exception);
+  return { name: type, message, ...(stack && { stack }) };
 }
 
 function isTimeInput(value: Attributes | Date | HrTime): value is Date | HrTime {

@@ -1,3 +1,4 @@
+import { databaseErrorText } from './database-error.ts';
 import { pseudonym } from './pseudonym.ts';
 
 const secretName = /(authorization|cookie|credential|password|secret|token|key|keys|ciphertext|plaintext)$/i;
@@ -20,7 +21,7 @@ export function redactText(text: string): string {
   );
 }
 
-/** An error as it may leave the process. */
+/** An error as it may leave the process. Of one from a database only names and codes: its message may quote rows. */
 export function describeError(thrown: unknown): {
   type: string;
   message: string;
@@ -29,12 +30,22 @@ export function describeError(thrown: unknown): {
 } {
   if (!(thrown instanceof Error)) return { type: typeof thrown, message: redactText(String(thrown)) };
   const code = (thrown as { code?: unknown }).code;
+  const type = thrown.constructor.name || thrown.name;
+  const known = databaseErrorText(thrown);
+  const message = known ?? redactText(thrown.message);
+  const stack = known === undefined ? redactText(thrown.stack ?? '') : framesBehind(thrown, `${type}: ${message}`);
   return {
-    type: thrown.constructor.name || thrown.name,
-    message: redactText(thrown.message),
+    type,
+    message,
     ...((typeof code === 'string' || typeof code === 'number') && { code }),
-    ...(thrown.stack && { stack: redactText(thrown.stack) }),
+    ...(stack && { stack }),
   };
+}
+
+/** The stack under another heading; '' when its own cannot be told from its frames. */
+function framesBehind({ message, stack = '' }: Error, heading: string): string {
+  const at = message === '' ? -1 : stack.indexOf(message);
+  return at < 0 ? '' : heading + stack.slice(at + message.length);
 }
 
 function redactObject(fields: Record<string, unknown>, depth: number): Record<string, unknown> {

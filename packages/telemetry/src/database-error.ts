@@ -1,0 +1,25 @@
+/**
+ * What may be told of an error of PostgreSQL: its SQLSTATE, the names of constraint and table, and `statement`, the name of
+ * the statement when storage has added it. Undefined for other errors. Recognized by its fields, so that no error of a
+ * database that came another way than through storage is overlooked.
+ */
+export function databaseErrorText(error: Error): string | undefined {
+  if (error.name.startsWith('PrismaClient') || error.name === 'DriverAdapterError')
+    return `database error ${name(error, 'code') ?? 'unknown'}`;
+  const code = name(error, 'code');
+  if (code === undefined || !/^[0-9A-Z]{5}$/.test(code) || name(error, 'severity') === undefined) return undefined;
+  const statement = name(error, 'statement');
+  const constraint = name(error, 'constraint');
+  const table = name(error, 'table');
+  return [
+    `SQLSTATE ${code}`,
+    ...(statement ? [`statement ${statement}`] : []),
+    ...(constraint ? [`constraint ${constraint}`] : []),
+    ...(table ? [`table ${table}`] : []),
+  ].join(', ');
+}
+
+function name(error: Error, field: string): string | undefined {
+  const value = (error as unknown as Record<string, unknown>)[field];
+  return typeof value === 'string' ? value : undefined;
+}
