@@ -1,8 +1,15 @@
-import { setTimeout } from 'node:timers/promises';
-import { attr, context, SpanKind, SpanStatusCode, trace, tracer } from '@keytrail/telemetry';
+import { setImmediate, setTimeout } from 'node:timers/promises';
+import { attr, SpanKind, SpanStatusCode, trace, tracer } from '@keytrail/telemetry';
 import { PrismaPg } from '@prisma/adapter-pg';
 import pg from 'pg';
-import { isConnectionFailure, isDatabaseError, isSerializationFailure, TransactionAborted } from './errors.ts';
+import {
+  isConnectionFailure,
+  isDatabaseError,
+  isInFailedTransaction,
+  isSerializationFailure,
+  TransactionAborted,
+  withoutValues,
+} from './errors.ts';
 import { type Statement, statement } from './statement.ts';
 import { typeParsers } from './type-parsers.ts';
 
@@ -16,13 +23,19 @@ export interface DatabaseOptions {
 
 /** Runs statements. Columns: int8 → bigint, bytea → Buffer, timestamptz → Date, json → parsed. */
 export interface Queryable {
-  /** The rows. Throws pg.DatabaseError (see isUniqueViolation and its siblings) or a connection failure. */
+  /**
+   * The rows. Throws pg.DatabaseError (see isUniqueViolation and its siblings), whose message names the statement, the
+   * SQLSTATE, the constraint and the table and holds no value, or a connection failure.
+   */
   query<R>(statement: Statement, values: readonly unknown[]): Promise<R[]>;
 }
 
 export interface Transaction extends Queryable {
   readonly database: Database;
-  /** Runs a statement without waiting for it, when its rows are not needed. A failure fails the transaction at its commit. */
+  /**
+   * Runs a statement without waiting for it, when its rows are not needed: it shares a round trip with what comes next,
+   * at the end of `work` with COMMIT. When it fails nothing is committed, and `transaction` throws its error.
+   */
   send(statement: Statement, values: readonly unknown[]): void;
   /** `run` is called once the transaction is committed, and never when it is rolled back. */
   afterCommit(run: () => void): void;
@@ -87,8 +100,8 @@ export function openDatabase({ url, service, connections, statementTimeoutMs }: 
       );
       if (result.rowCount !== null) span?.setAttribute(attr.dbRows, result.rowCount);
       return result;
-    } catch (error) {
-      // Never the message: PostgreSQL quotes values in some of them.
+    } catch (thrown) {
+      const error = withoutValues(thrown, stmt);
       const state = isDatabaseError(error) ? (error.code ?? 'unknown') : (error as Error).name;
       span?.setAttributes({ [attr.errorType]: state, ...(isDatabaseError(error) && { [attr.dbStatusCode]: state }) });
       span?.setStatus({ code: SpanStatusCode.ERROR, message: state });
@@ -101,15 +114,21 @@ export function openDatabase({ url, service, connections, statementTimeoutMs }: 
   async function attempt<T>(work: (tx: Transaction) => Promise<T>): Promise<T> {
     const client = await pool.connect();
     const hooks: (() => void)[] = [];
-    const sent: Promise<unknown>[] = [];
+    const started: Promise<unknown>[] = [];
+    let failedSend: { readonly error: unknown } | undefined;
+    let sends = 0;
+    let broken: Error | undefined;
     let over = false;
-    // The connection is pipelined: what is not waited for travels together with what comes after it.
+    let ended = false;
     const start = <R>(stmt: Statement, values: readonly unknown[], prepare = true) => {
-      const started = run<R>(client, stmt, values, prepare);
-      sent.push(started.catch(() => {}));
-      return started;
+      const running = run<R>(client, stmt, values, prepare);
+      const settled = running.catch((error) => {
+        // The driver then no longer knows which statements this connection has prepared.
+        if (!isDatabaseError(error)) broken ??= error;
+      });
+      started.push(settled);
+      return running;
     };
-    const unwaited: Promise<unknown>[] = [];
     const tx: Transaction = {
       database,
       async query<R>(stmt: Statement, values: readonly unknown[]) {
@@ -118,34 +137,39 @@ export function openDatabase({ url, service, connections, statementTimeoutMs }: 
       },
       send(stmt, values) {
         if (over) throw new Error(`statement ${stmt.name} after the end of its transaction`);
-        const started = start(stmt, values);
-        started.catch(() => {});
-        unwaited.push(started);
+        sends++;
+        start(stmt, values).catch((error) => {
+          // Those behind a failed statement fail because of it.
+          if (!isInFailedTransaction(error)) failedSend ??= { error };
+        });
       },
       afterCommit: (hook) => void hooks.push(hook),
     };
     let result: T;
-    let broken: Error | undefined;
     try {
-      const began = start(begin, [], false);
-      began.catch(() => {});
-      unwaited.push(began);
+      // Each statement is synchronized by itself: one that is on its way when BEGIN fails would commit alone.
+      await start(begin, [], false);
       result = await work(tx);
       over = true;
-      const committed = start(commit, [], false);
-      committed.catch(() => {});
-      await Promise.all(unwaited);
-      if ((await committed).command === 'ROLLBACK') throw new TransactionAborted();
+      // The server cannot hold against COMMIT what the driver refused to send; that is known within this turn.
+      if (sends > 0) await setImmediate();
+      if (failedSend) throw failedSend.error;
+      const { command } = await start(commit, [], false);
+      ended = true;
+      await Promise.all(started);
+      if (command === 'ROLLBACK') throw new TransactionAborted();
     } catch (error) {
       over = true;
-      await Promise.all(sent);
-      if (isConnectionFailure(error)) broken = error as Error;
-      else if (!(error instanceof TransactionAborted)) {
+      await Promise.all(started);
+      const because = isInFailedTransaction(error) || error instanceof TransactionAborted;
+      const cause = !because ? error : failedSend ? failedSend.error : new TransactionAborted();
+      if (isConnectionFailure(cause)) broken ??= cause as Error;
+      if (!ended && !broken) {
         await run(client, rollback, [], false).catch((failure: Error) => {
           broken = failure;
         });
       }
-      throw error;
+      throw cause;
     } finally {
       client.release(broken);
     }
@@ -153,7 +177,7 @@ export function openDatabase({ url, service, connections, statementTimeoutMs }: 
       try {
         hook();
       } catch (error) {
-        trace.getSpan(context.active())?.recordException(error as Error);
+        trace.getActiveSpan()?.recordException(error as Error);
       }
     }
     return result;

@@ -1,4 +1,6 @@
+import { databaseErrorText } from '@keytrail/telemetry';
 import pg from 'pg';
+import type { Statement } from './statement.ts';
 
 /** The error of a statement that PostgreSQL refused: `code` is the SQLSTATE, `constraint` the name of a violated one. */
 export function isDatabaseError(error: unknown): error is pg.DatabaseError {
@@ -36,6 +38,23 @@ export function isSerializationFailure(error: unknown): boolean {
 /** The statement was cancelled, most often by `statement_timeout`. */
 export function isStatementTimeout(error: unknown): boolean {
   return hasState(error, '57014');
+}
+
+/** Refused because an earlier statement of the transaction had failed. */
+export function isInFailedTransaction(error: unknown): boolean {
+  return hasState(error, '25P02');
+}
+
+/**
+ * Takes out of an error of PostgreSQL what may quote values of rows: its message, detail, hint, context and query. Changes
+ * the error itself, so that it stays a pg.DatabaseError and no copy of the values is left. Other errors stay as they are.
+ */
+export function withoutValues(error: unknown, { name }: Statement): unknown {
+  if (!isDatabaseError(error)) return error;
+  for (const field of ['detail', 'hint', 'where', 'internalQuery'] as const) delete error[field];
+  error.message = databaseErrorText(Object.assign(error, { statement: name })) ?? '';
+  Error.captureStackTrace(error, withoutValues);
+  return error;
 }
 
 /** The database could not be reached, or went away. Of a COMMIT the outcome is then unknown; request ids make a retry safe. */

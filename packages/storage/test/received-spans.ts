@@ -1,7 +1,7 @@
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { readSettings } from '@keytrail/settings';
-import { startTelemetry, type Telemetry, telemetrySettings } from '@keytrail/telemetry';
+import { type DestinationStream, startTelemetry, type Telemetry, telemetrySettings } from '@keytrail/telemetry';
 
 export interface ReceivedSpan {
   readonly traceId: string;
@@ -23,7 +23,7 @@ export interface SpanReceiver {
 }
 
 /** Starts telemetry that exports every trace to a receiver in this process. */
-export async function receiveSpans(service: string): Promise<SpanReceiver> {
+export async function receiveSpans(service: string, logTo?: DestinationStream): Promise<SpanReceiver> {
   const bodies: string[] = [];
   const server = createServer((request, response) => {
     const chunks: Buffer[] = [];
@@ -36,11 +36,11 @@ export async function receiveSpans(service: string): Promise<SpanReceiver> {
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const config = readSettings(telemetrySettings, {
     KEYTRAIL_ENVIRONMENT: 'development',
-    KEYTRAIL_LOG_LEVEL: 'silent',
+    KEYTRAIL_LOG_LEVEL: logTo ? 'info' : 'silent',
     KEYTRAIL_TRACE_RATIO: '1',
     KEYTRAIL_OTLP_URL: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
   });
-  const telemetry = startTelemetry({ service, config });
+  const telemetry = startTelemetry({ service, config, ...(logTo && { logTo }) });
   return {
     telemetry,
     text: () => bodies.join('\n'),

@@ -1,16 +1,19 @@
+import { inspect } from 'node:util';
 import { withSpan } from '@keytrail/telemetry';
+import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Database, isUniqueViolation, statement } from '../src/index.ts';
 import { startTestPostgres, type TestPostgres } from './own-database.ts';
 import { receiveSpans, type SpanReceiver } from './received-spans.ts';
 
+const lines: string[] = [];
 let postgres: TestPostgres;
 let spans: SpanReceiver;
 let db: Database;
 
 beforeAll(async () => {
   postgres = await startTestPostgres();
-  spans = await receiveSpans('storage-test');
+  spans = await receiveSpans('storage-test', { write: (line) => void lines.push(line) });
   db = await postgres.openDatabase('CREATE TABLE devices (id text PRIMARY KEY, version bigint NOT NULL)');
 }, 60_000);
 
@@ -83,6 +86,48 @@ test('a statement is a span that names it and holds no value, also when it fails
   expect(ours.at(-1)).toMatchObject({ traceId: request?.traceId, parentSpanId: request?.spanId });
   expect(spans.text()).toContain('test_cast');
   expect(spans.text()).not.toContain(secret);
+});
+
+test('a value in an error of PostgreSQL reaches no span and no log line, and not who catches the error', async () => {
+  const canary = 'canary-4711';
+  await db.pool.query('CREATE TABLE guarded (text text, n int CONSTRAINT small CHECK (n < 10))');
+  const guarded = statement('test_guarded_add', 'INSERT INTO guarded (text, n) VALUES ($1, $2)');
+  const { log } = spans.telemetry;
+  const raw = await db.pool.query(guarded.text, [canary, 11]).catch((error: Error) => error);
+  expect(inspect(raw)).toContain(canary);
+  const adapter = await db.prismaAdapter().connect();
+  const fails: (() => Promise<unknown>)[] = [
+    () => db.query(guarded, [canary, 11]),
+    () => db.query(statement('test_cast_int', 'SELECT $1::text::int'), [canary]),
+    () => db.transaction((tx) => tx.query(guarded, [canary, 11])),
+    () => db.transaction(async (tx) => tx.send(guarded, [canary, 11])),
+  ];
+  for (const fail of fails) {
+    const error = await withSpan('fault', {}, fail).catch((thrown: Error) => thrown);
+    log.error({ error }, 'a call ended in a fault');
+    expect(error).toBeInstanceOf(pg.DatabaseError);
+    expect(inspect(error)).not.toContain(canary);
+  }
+  const around = [
+    () => db.pool.query(guarded.text, [canary, 11]),
+    () => adapter.queryRaw({ sql: `SELECT '${canary}'::int`, args: [], argTypes: [] }),
+  ];
+  for (const fail of around) {
+    const error = await withSpan('fault', {}, async (span) => {
+      await fail().catch((thrown: Error) => {
+        span.recordException(thrown);
+        throw thrown;
+      });
+    }).catch((thrown: Error) => thrown);
+    log.error({ error }, 'a call ended in a fault');
+    log.error(error);
+    log.error({ nested: { err: error } }, 'failed with %s', error);
+  }
+  await spans.spans();
+  const told = spans.text() + lines.join('');
+  expect(told).toContain('SQLSTATE 23514, statement test_guarded_add, constraint small, table guarded');
+  expect(lines.filter((line) => line.includes('SQLSTATE 23514'))).not.toEqual([]);
+  expect(told).not.toContain(canary);
 });
 
 test('a statement that no span asked for is no trace of its own', async () => {

@@ -6,6 +6,7 @@ import {
   isUniqueViolation,
   openDatabase,
   statement,
+  type Transaction,
   TransactionAborted,
 } from '../src/index.ts';
 import { startTestPostgres, type TestPostgres } from './own-database.ts';
@@ -73,6 +74,82 @@ test('a statement error that the work swallowed is not taken for a commit', asyn
     db.transaction(async (tx) => {
       await tx.query(add, [2]);
       await tx.query(add, [1]).catch(() => {});
+    }),
+  ).rejects.toThrow(TransactionAborted);
+  expect(await rows()).toBe(1);
+});
+
+test('work is not run, and nothing written, when BEGIN fails', async () => {
+  const own = await postgres.openDatabase('CREATE TABLE rows (id int PRIMARY KEY)', { connections: 1 });
+  own.pool.once('acquire', (client) => {
+    const query = client.query.bind(client) as (...asked: unknown[]) => unknown;
+    const failing = (asked: unknown, ...rest: unknown[]) => query(asked === 'BEGIN' ? 'SELECT 1 / 0' : asked, ...rest);
+    vi.spyOn(client, 'query').mockImplementation(failing as typeof client.query);
+  });
+  const work = vi.fn(async (tx: Transaction) => {
+    tx.send(add, [1]);
+    await tx.query(add, [2]);
+  });
+  await expect(own.transaction(work)).rejects.toMatchObject({ code: '22012' });
+  expect(work).not.toHaveBeenCalled();
+  expect(await own.query(count, [])).toEqual([{ count: 0 }]);
+});
+
+test('what was sent is there after the commit', async () => {
+  await db.transaction(async (tx) => {
+    tx.send(add, [1]);
+    await tx.query(add, [2]);
+    tx.send(add, [3]);
+  });
+  expect(await rows()).toBe(3);
+});
+
+test('a sent statement that fails leaves nothing of its transaction, and its own error comes out', async () => {
+  await db.query(add, [1]);
+  let hooked = false;
+  const failing = [
+    async (tx: Transaction) => {
+      await tx.query(add, [2]);
+      tx.afterCommit(() => {
+        hooked = true;
+      });
+      tx.send(add, [1]);
+      tx.send(add, [3]);
+    },
+    async (tx: Transaction) => {
+      tx.send(add, [1]);
+      await tx.query(add, [2]);
+    },
+    async (tx: Transaction) => {
+      tx.send(add, [1]);
+      await tx.query(add, [2]).catch(() => {});
+    },
+  ];
+  for (const work of failing) {
+    await expect(db.transaction(work)).rejects.toSatisfy((error) => isUniqueViolation(error, 'rows_pkey'));
+    expect(await rows()).toBe(1);
+  }
+  expect(hooked).toBe(false);
+  expect(db.pool.totalCount).toBe(db.pool.idleCount);
+});
+
+test('a statement that the driver refuses to send leaves nothing of its transaction either', async () => {
+  await expect(
+    db.transaction(async (tx) => {
+      await tx.query(add, [1]);
+      tx.send(add, [{ notJson: 1n }]);
+    }),
+  ).rejects.toThrow(TypeError);
+  expect(await rows()).toBe(0);
+  await db.transaction((tx) => tx.query(add, [1]));
+});
+
+test('a statement sent after a failed one that the work swallowed is no commit', async () => {
+  await db.query(add, [1]);
+  await expect(
+    db.transaction(async (tx) => {
+      await tx.query(add, [1]).catch(() => {});
+      tx.send(add, [2]);
     }),
   ).rejects.toThrow(TransactionAborted);
   expect(await rows()).toBe(1);
