@@ -3,32 +3,34 @@
 
 node := bin/with-node node
 
+# Options go into ARGS: make demo ARGS=--json, make bench ARGS='--only fulfilment', make guards ARGS=--help.
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  Options: make demo ARGS=--help"
 
 up: ## start everything on this machine, in the background
-	@$(node) deploy/local/src/bin/up.ts
+	@$(node) deploy/local/src/bin/up.ts $(ARGS)
 
 down: ## stop what `make up` started and remove its data
-	@$(node) deploy/local/src/bin/down.ts
+	@$(node) deploy/local/src/bin/down.ts $(ARGS)
 
 demo: ## act out the incident: a missing key, explained, delivered, traced
-	@$(node) deploy/local/src/bin/demo.ts
+	@$(node) deploy/local/src/bin/demo.ts $(ARGS)
 
 test: ## run all tests, against real servers
-	@$(node) test/run.ts
+	@$(node) test/run.ts $(ARGS)
 
 guards: ## break the code on purpose and see the tests notice
-	@$(node) test/guards/run.ts
+	@$(node) test/guards/run.ts $(ARGS)
 
 bench: ## measure claims, lookups and fulfilment
-	@$(node) test/bench/run.ts
+	@$(node) test/bench/run.ts $(ARGS)
 
 check: ## types, lint, protos, direction of dependencies
-	@$(node) bin/check.ts
+	@$(node) bin/check.ts $(ARGS)
 
 generate: ## write the generated code anew from protos and schemas
-	@$(node) bin/generate.ts
+	@$(node) bin/generate.ts $(ARGS)
 
 clean: ## stop what runs, then remove packages, toolchain and local state
 	@if [ -d .local ]; then $(node) deploy/local/src/bin/down.ts; fi

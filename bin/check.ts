@@ -1,14 +1,14 @@
 import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
+import { readCommandLine } from '../deploy/local/src/command-line.ts';
 
 const help = `Usage: bin/with-node node bin/check.ts [--only NAME]
 
 Everything that must hold on each submission besides the tests. Exit 0 when all hold, 1 when one does not, 2 on bad usage.
 Checks: types, browser-types, lint, dependencies, contracts-lint, contracts-breaking, wording, generated`;
 
-const { values } = parseArgs({
+const { values } = readCommandLine(help, {
   options: { only: { type: 'string' }, help: { type: 'boolean', short: 'h' } },
 });
 if (values.help) {

@@ -2,7 +2,7 @@ import { execFileSync } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
-import { parseArgs } from 'node:util';
+import { readCommandLine } from '../deploy/local/src/command-line.ts';
 
 const help = `Usage: bin/with-node node bin/generate.ts [--check | --fetch-only]
 
@@ -11,7 +11,7 @@ Makes the generated code anew: contracts (buf, protoc-gen-es), Prisma clients, t
   --fetch-only   only fetch the contract files of others
 Contracts need Go once, to fetch buf/validate/validate.proto as a Go module; without Go that part is skipped and said so.`;
 
-const { values } = parseArgs({
+const { values } = readCommandLine(help, {
   options: {
     check: { type: 'boolean' },
     'fetch-only': { type: 'boolean' },

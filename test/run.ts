@@ -1,8 +1,8 @@
 import { spawn } from 'node:child_process';
 import { mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { checkoutFolder, ensureNats, ensurePostgres, ensureRedis } from '@keytrail/local';
+import { readCommandLine } from '@keytrail/local/command-line';
 
 const help = `Usage: make test            all tests, against real servers
        bin/with-node node test/run.ts [PATH...] [-t NAME]
@@ -11,7 +11,7 @@ Starts one PostgreSQL for all suites (each makes databases of its own); suites s
 Results: .local/test/results.json, .local/test/junit.xml. The last line is «N passed, N failed».
 Exit codes: 0 all passed, 1 a test failed or none ran, 2 the servers could not be started.`;
 
-const { values, positionals } = parseArgs({
+const { values, positionals } = readCommandLine(help, {
   allowPositionals: true,
   options: { testNamePattern: { type: 'string', short: 't' }, help: { type: 'boolean', short: 'h' } },
 });

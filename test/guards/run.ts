@@ -1,6 +1,6 @@
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { ensurePostgres } from '@keytrail/local';
+import { readCommandLine } from '@keytrail/local/command-line';
 import { type CheckoutCopy, copyCheckout } from './checkout-copy.ts';
 import type { Guard } from './guard.ts';
 import { guards } from './guards.ts';
@@ -27,7 +27,7 @@ const hangTimeoutMs = 12_000;
 process.exitCode = await main();
 
 async function main(): Promise<number> {
-  const { values } = parseArgs({
+  const { values } = readCommandLine(help, {
     options: {
       only: { type: 'string' },
       list: { type: 'boolean' },

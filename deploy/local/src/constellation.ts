@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ServiceName } from '@keytrail/auth';
 import { type Issuer, startIssuer } from '@keytrail/auth/issuer';
@@ -172,11 +172,13 @@ export async function startConstellation(options: ConstellationOptions = {}): Pr
     const replicas = await settleAll(
       placed.map(async ({ service, grpcPort, webPort }, index): Promise<ServiceReplica> => {
         const databaseUrl = databaseUrls[service as keyof typeof databaseUrls];
+        const logFile = join(folder, `${service}-${index}.log`);
+        rmSync(logFile, { force: true });
         const process = keep(
           await startProcess({
             name: service,
             args: [`services/${service}/src/main.ts`],
-            logFile: join(folder, `${service}-${index}.log`),
+            logFile,
             env: {
               ...environment,
               KEYTRAIL_GRPC_PORT: String(grpcPort),

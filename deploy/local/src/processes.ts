@@ -32,6 +32,8 @@ export interface StartProcessOptions {
   readonly graceMs?: number;
   /** Runs on when this process ends, until its `record` is stopped. Default false. */
   readonly detached?: boolean;
+  /** Told what would stop it, before it is ready: for whoever must be able to stop it while it starts. */
+  readonly launched?: (record: StopRecord) => void;
 }
 
 /** A process that was started and became ready. */
@@ -113,6 +115,7 @@ async function startRun(options: StartProcessOptions, env: Readonly<Record<strin
     detached: options.detached === true,
     keepsAlive: options.detached !== true,
   });
+  options.launched?.(launched.record);
   const run = { launched, reader };
   try {
     await untilReady(options, run);

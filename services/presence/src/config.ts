@@ -17,7 +17,7 @@ export const presenceSettings = {
   peerConversation: setting('KEYTRAIL_PEER_CONVERSATION', rule.text(), 'gRPC target of the service conversation'),
   peerTimeoutMs: setting(
     'KEYTRAIL_PEER_TIMEOUT_MS',
-    rule.durationMs().default(2_000),
+    rule.durationMs().default(5_000),
     'longest time that one call to another service may take',
   ),
   gatewayLeaseMs: setting(

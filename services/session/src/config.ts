@@ -16,7 +16,7 @@ export const sessionSettings = {
   peerPresence: setting('KEYTRAIL_PEER_PRESENCE', rule.text(), 'gRPC target of the service presence'),
   peerTimeoutMs: setting(
     'KEYTRAIL_PEER_TIMEOUT_MS',
-    rule.durationMs().default(2_000),
+    rule.durationMs().default(5_000),
     'longest time that one call to another service may take',
   ),
   offersAtOnce: setting(

@@ -1,8 +1,10 @@
+import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { checkoutFolder } from '../checkout.ts';
+import { exclusively } from '../exclusively.ts';
 import { startProcess } from '../processes.ts';
-import { isRecordedAlive } from '../supervision/stop-recorded.ts';
+import { isRecordedAlive, type StopRecord, stopRecorded } from '../supervision/stop-recorded.ts';
 import { readUpState, removeUpState, type UpState, writeUpState } from './up-state.ts';
 
 const { values } = parseArgs({ options: { json: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } } });
@@ -16,20 +18,49 @@ Exit codes: 0 running, 1 could not start.`);
   process.exit(0);
 }
 
-const running = readUpState();
-if (running && isRecordedAlive(running.record)) {
-  console.error('Keytrail is up already.');
-  print(running);
-  process.exit(0);
+const folder = join(checkoutFolder, '.local');
+mkdirSync(join(folder, 'up'), { recursive: true });
+let starting: StopRecord | undefined;
+let interrupted = false;
+for (const [signal, code] of [
+  ['SIGINT', 130],
+  ['SIGTERM', 143],
+  ['SIGHUP', 129],
+] as const) {
+  process.once(signal, async () => {
+    interrupted = true;
+    console.error('Stopping what was started so far.');
+    if (starting) await stopRecorded(starting);
+    process.exit(code);
+  });
 }
-removeUpState();
 
-console.error('Starting Keytrail; the first time this downloads what the machine lacks. Log: .local/up/host.log');
 try {
+  // Two at once in one checkout would each start everything, and only one could be stopped again.
+  await exclusively(join(folder, 'up.lock'), up);
+  process.exit(0);
+} catch (error) {
+  // Whoever interrupted it hears from the handler of the signal.
+  if (!interrupted) {
+    console.error(error instanceof Error ? error.message : error);
+    process.exit(1);
+  }
+}
+
+async function up(): Promise<void> {
+  const running = readUpState();
+  if (running && isRecordedAlive(running.record)) {
+    console.error('Keytrail is up already.');
+    print(running);
+    return;
+  }
+  removeUpState();
+  console.error('Starting Keytrail; the first time this downloads what the machine lacks. Log: .local/up/host.log');
+  rmSync(join(folder, 'up', 'host.log'), { force: true });
   const host = await startProcess({
     name: 'keytrail',
     args: ['deploy/local/src/bin/host.ts'],
-    logFile: join(checkoutFolder, '.local', 'up', 'host.log'),
+    logFile: join(folder, 'up', 'host.log'),
     // Explicit servers and ways of getting them, and Go for the way that needs it, must reach the host.
     env: Object.fromEntries(
       Object.entries(process.env).filter(
@@ -40,16 +71,16 @@ try {
     readyTimeoutMs: 300_000,
     graceMs: 30_000,
     detached: true,
+    launched: (record) => {
+      starting = record;
+    },
   });
   const line = await host.waitForLine((each) => each.event === 'listening');
   const { event: _, ...rest } = line as { event: string } & Omit<UpState, 'record'>;
   const state: UpState = { record: host.record, ...rest };
   writeUpState(state);
+  starting = undefined;
   print(state);
-  process.exit(0);
-} catch (error) {
-  console.error(error instanceof Error ? error.message : error);
-  process.exit(1);
 }
 
 function print(state: UpState): void {

@@ -18,7 +18,7 @@ export async function missAndCure(
   if (!(miss instanceof KeyMissError)) throw new Error(`the read should be a miss, and is ${miss}`);
   stage.say(`NOT_FOUND cause=${miss.cause} recovery=${miss.recovery} remedy=${miss.remedy}`);
   stage.say(`evidence ${JSON.stringify(miss.evidence)}`);
-  stage.say(`trace ${miss.traceId}   help ${miss.helpUrl}`);
+  stage.say(`trace ${miss.traceId} of this read alone   help ${miss.helpUrl}`);
   stage.check('the cause is DEVICE_ADDED_AFTER_SESSION', miss.cause === 'DEVICE_ADDED_AFTER_SESSION');
   stage.check(
     'the key is REQUESTABLE, and the remedy is REQUEST_KEY',
@@ -31,6 +31,7 @@ export async function missAndCure(
 
   await bobTablet.attach();
   const session = await bobTablet.openSession(conversationId, sessionId);
+  stage.say(`now with recovery: trace ${session.traceId}, from the miss to the cure; step 6 shows it`);
   stage.say(`${session.sealer.userId}/${session.sealer.deviceId} re-sealed the key in attempt ${session.attempt}`);
   stage.check('the new device verified signature and commitment, and has the key', session.origin === 'recovered');
   const [message] = await bobTablet.messages(conversationId);

@@ -18,10 +18,7 @@ export async function theTrace(stage: Stage, traceId: string): Promise<TraceTree
     stage.say(line);
   }
   const systems = new Set(
-    tree.spans.flatMap((span) => [
-      span.attributes['db.system.name'],
-      span.attributes['messaging.system.name'] ?? span.attributes['messaging.system'],
-    ]),
+    tree.spans.flatMap((span) => [span.attributes['db.system.name'], span.attributes['messaging.system.name']]),
   );
   stage.check(
     'it leads over all four services',
