@@ -11,7 +11,6 @@ import { readMessages } from '../store/messages.ts';
 const defaultLimit = 100;
 /** Of ciphertext on one page, so that an answer stays within what both wires carry. */
 const mostPageBytes = 2 * 1024 * 1024;
-const largestSequence = 2n ** 63n - 1n;
 
 /** Pages through the log for a current member, leaving out what was written in epochs that are not the member's. */
 export function listMessages({ db }: Parts): Rpc {
@@ -26,11 +25,10 @@ export function listMessages({ db }: Parts): Rpc {
       const { spans, role } = memberships(userId);
       if (!conversation || role === undefined) throw notFoundOrNotPermitted();
       const { conversationId, historyPolicy } = conversation;
-      const after = request.afterSequence < largestSequence ? request.afterSequence : largestSequence;
       const { messages, more } = await readMessages(
         db,
         conversationId,
-        after,
+        request.afterSequence,
         readableEpochs(spans, historyPolicy),
         request.limit || defaultLimit,
         mostPageBytes,

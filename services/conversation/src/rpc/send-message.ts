@@ -27,8 +27,6 @@ interface Sender {
   readonly deviceId: string;
 }
 
-const largestCounter = 2n ** 63n - 1n;
-
 /** Appends a signed ciphertext to the log, unless its session is one that a removed member could still read. */
 export function sendMessage(parts: Parts): Rpc {
   return unary(ConversationService.method.sendMessage, {
@@ -36,7 +34,6 @@ export function sendMessage(parts: Parts): Rpc {
     async handle(request, call) {
       const { userId, deviceId } = deviceCaller(call);
       const sender = { userId, deviceId };
-      if (request.senderCounter > largestCounter) throw invalidField('sender_counter', 'must be less than 2^63');
       const session = await sessionToSendUnder(parts, request, sender);
       await verifySender(parts, request, sender, session);
       const asked = askedRequest(SendMessageRequestSchema, request, call, userId);
