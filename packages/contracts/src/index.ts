@@ -1,13 +1,16 @@
 export * from './gen/google/rpc/error_details_pb.ts';
 export { type Status, StatusSchema } from './gen/google/rpc/status_pb.ts';
 export * from './gen/keytrail/common/v1/device_ref_pb.ts';
+export * from './gen/keytrail/common/v1/erasure_pb.ts';
 export * from './gen/keytrail/common/v1/page_pb.ts';
 export * from './gen/keytrail/common/v1/reason_pb.ts';
 export * from './gen/keytrail/conversation/v1/conversation_pb.ts';
 export * from './gen/keytrail/conversation/v1/events_pb.ts';
+export * from './gen/keytrail/identitykeys/v1/device_log_pb.ts';
 export * from './gen/keytrail/identitykeys/v1/events_pb.ts';
 export * from './gen/keytrail/identitykeys/v1/identity_keys_pb.ts';
 export * from './gen/keytrail/identitykeys/v1/keys_pb.ts';
+export * from './gen/keytrail/identitykeys/v1/prekey_status_pb.ts';
 export * from './gen/keytrail/presence/v1/events_pb.ts';
 export * from './gen/keytrail/presence/v1/presence_pb.ts';
 export * from './gen/keytrail/session/v1/events_pb.ts';

@@ -8,6 +8,15 @@ export {
   verifyDeviceCertificate,
 } from './certificate.ts';
 export {
+  deviceLogEntryHash,
+  deviceLogEntryText,
+  deviceRevocationStatement,
+  deviceRevocationText,
+  noPreviousHash,
+  rootKeyChangeStatements,
+  rootKeyChangeText,
+} from './device-log.ts';
+export {
   checkSealer,
   envelopeStatement,
   envelopeText,
@@ -90,6 +99,14 @@ export {
   type SealedRootKeyProblem,
   VerificationError,
 } from './problems.ts';
+export {
+  fingerprintOf,
+  type PrekeyHash,
+  type PublishedKeys,
+  publicKeyHash,
+  publishedKeysDigest,
+  publishedKeysText,
+} from './published-keys.ts';
 export {
   type LinkingDevice,
   type LinkRequest,

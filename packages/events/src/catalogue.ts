@@ -9,7 +9,11 @@ import {
   KeyRequestEndedSchema,
   MessageAddedSchema,
   NotificationRequestedSchema,
+  PrekeysDrainedSchema,
   PrekeysLowSchema,
+  RootKeyChangedSchema,
+  UserErasedSchema,
+  UserErasureRequestedSchema,
 } from '@keytrail/contracts';
 
 export type EventDomain = 'identitykeys' | 'conversation' | 'session' | 'presence';
@@ -47,8 +51,14 @@ export function defineEvent<D extends DescMessage>(message: D, domain: EventDoma
 
 /** A device was registered or revoked. */
 export const deviceListChanged = defineEvent(DeviceListChangedSchema, 'identitykeys', 'device_list_changed');
-/** A claim left a pool of one-time prekeys below its threshold. */
+/** A user's root key changed. */
+export const rootKeyChanged = defineEvent(RootKeyChangedSchema, 'identitykeys', 'root_key_changed');
+/** A pool of one-time prekeys is below its threshold. */
 export const prekeysLow = defineEvent(PrekeysLowSchema, 'identitykeys', 'prekeys_low');
+/** A device's prekeys are claimed faster than is good. */
+export const prekeysDrained = defineEvent(PrekeysDrainedSchema, 'identitykeys', 'prekeys_drained');
+/** A user is to be erased by every service. */
+export const userErasureRequested = defineEvent(UserErasureRequestedSchema, 'identitykeys', 'user_erasure_requested');
 /** A conversation was created or rotated, or its roster changed. */
 export const conversationChanged = defineEvent(ConversationChangedSchema, 'conversation', 'conversation_changed');
 /** A message was appended to a conversation's log. */
@@ -70,9 +80,19 @@ export const notificationRequested = {
   session: defineEvent(NotificationRequestedSchema, 'session', 'notification_requested'),
 } as const;
 
+/** A service has erased what it had of a user. */
+export const userErased = {
+  conversation: defineEvent(UserErasedSchema, 'conversation', 'user_erased'),
+  session: defineEvent(UserErasedSchema, 'session', 'user_erased'),
+  presence: defineEvent(UserErasedSchema, 'presence', 'user_erased'),
+} as const;
+
 export const eventTypes: readonly EventType[] = [
   deviceListChanged,
+  rootKeyChanged,
   prekeysLow,
+  prekeysDrained,
+  userErasureRequested,
   conversationChanged,
   messageAdded,
   keyRequestDue,
@@ -81,6 +101,7 @@ export const eventTypes: readonly EventType[] = [
   keyRequestEnded,
   deviceAttached,
   ...Object.values(notificationRequested),
+  ...Object.values(userErased),
 ];
 
 function ownedBy(domain: EventDomain, service: string): StreamType {
@@ -114,5 +135,35 @@ export const consumers = {
     name: 'session-devices',
     describe: 'session keeps its local list of revoked devices',
     events: [deviceListChanged],
+  },
+  conversationDevices: {
+    name: 'conversation-devices',
+    describe: 'conversation makes rotations due after a revocation, and tells the members of changed identities',
+    events: [deviceListChanged, rootKeyChanged],
+  },
+  presenceDevices: {
+    name: 'presence-devices',
+    describe: 'presence ends the streams of revoked devices',
+    events: [deviceListChanged],
+  },
+  conversationErasure: {
+    name: 'conversation-erasure',
+    describe: 'conversation erases users',
+    events: [userErasureRequested],
+  },
+  sessionErasure: {
+    name: 'session-erasure',
+    describe: 'session erases users',
+    events: [userErasureRequested],
+  },
+  presenceErasure: {
+    name: 'presence-erasure',
+    describe: 'presence erases users',
+    events: [userErasureRequested],
+  },
+  identityKeysErasure: {
+    name: 'identity-keys-erasure',
+    describe: 'identity-keys gathers the reports of an erasure',
+    events: Object.values(userErased),
   },
 } as const satisfies Record<string, ConsumerType>;

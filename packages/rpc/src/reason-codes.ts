@@ -30,6 +30,9 @@ export const codeOfReason: Readonly<Record<ReasonName, Code>> = {
   PREKEY_POOL_FULL: Code.ResourceExhausted,
   DEVICE_LIMIT_REACHED: Code.ResourceExhausted,
   DEVICE_REVOKED: Code.FailedPrecondition,
+  DEVICE_LIST_CONFLICT: Code.Aborted,
+  ROOT_KEY_RESET_NOT_ALLOWED: Code.PermissionDenied,
+  USER_ERASED: Code.FailedPrecondition,
 
   DIRECT_CONVERSATION_EXISTS: Code.AlreadyExists,
   EPOCH_CONFLICT: Code.Aborted,

@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file keytrail/identitykeys/v1/events.proto.
  */
 export const file_keytrail_identitykeys_v1_events: GenFile = /*@__PURE__*/
-  fileDesc("CiVrZXl0cmFpbC9pZGVudGl0eWtleXMvdjEvZXZlbnRzLnByb3RvEhhrZXl0cmFpbC5pZGVudGl0eWtleXMudjEiiQEKEURldmljZUxpc3RDaGFuZ2VkEg8KB3VzZXJfaWQYASABKAkSDwoHdmVyc2lvbhgCIAEoBBIRCglkZXZpY2VfaWQYAyABKAkSDwoHcmV2b2tlZBgEIAEoCBIuCgpjaGFuZ2VkX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJPCgpQcmVrZXlzTG93Eg8KB3VzZXJfaWQYASABKAkSEQoJZGV2aWNlX2lkGAIgASgJEhAKCG9uZV90aW1lGAMgASgNEgsKA2tlbRgEIAEoDWIGcHJvdG8z", [file_google_protobuf_timestamp]);
+  fileDesc("CiVrZXl0cmFpbC9pZGVudGl0eWtleXMvdjEvZXZlbnRzLnByb3RvEhhrZXl0cmFpbC5pZGVudGl0eWtleXMudjEiiQEKEURldmljZUxpc3RDaGFuZ2VkEg8KB3VzZXJfaWQYASABKAkSDwoHdmVyc2lvbhgCIAEoBBIRCglkZXZpY2VfaWQYAyABKAkSDwoHcmV2b2tlZBgEIAEoCBIuCgpjaGFuZ2VkX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJPCgpQcmVrZXlzTG93Eg8KB3VzZXJfaWQYASABKAkSEQoJZGV2aWNlX2lkGAIgASgJEhAKCG9uZV90aW1lGAMgASgNEgsKA2tlbRgEIAEoDSJ+Cg5Sb290S2V5Q2hhbmdlZBIPCgd1c2VyX2lkGAEgASgJEg8KB3ZlcnNpb24YAiABKAQSGgoSc2lnbmVkX2J5X3ByZXZpb3VzGAMgASgIEi4KCmNoYW5nZWRfYXQYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wInUKDlByZWtleXNEcmFpbmVkEg8KB3VzZXJfaWQYASABKAkSEQoJZGV2aWNlX2lkGAIgASgJEg8KB2xpbWl0ZWQYAyABKAgSLgoKZHJhaW5lZF9hdBgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAigQEKFFVzZXJFcmFzdXJlUmVxdWVzdGVkEhIKCmVyYXN1cmVfaWQYASABKAkSDwoHdXNlcl9pZBgCIAEoCRISCgpkZXZpY2VfaWRzGAMgAygJEjAKDHJlcXVlc3RlZF9hdBgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBiBnByb3RvMw", [file_google_protobuf_timestamp]);
 
 /**
  * DeviceListChanged is published when a device was registered or revoked. Subject: keytrail.identitykeys.v1.device_list_changed.
@@ -104,4 +104,133 @@ export type PrekeysLow = Message<"keytrail.identitykeys.v1.PrekeysLow"> & {
  */
 export const PrekeysLowSchema: GenMessage<PrekeysLow> = /*@__PURE__*/
   messageDesc(file_keytrail_identitykeys_v1_events, 1);
+
+/**
+ * RootKeyChanged is published when a user's root key changed; a device_list_changed follows for each device that was revoked by it.
+ * Subject: keytrail.identitykeys.v1.root_key_changed.
+ *
+ * @generated from message keytrail.identitykeys.v1.RootKeyChanged
+ */
+export type RootKeyChanged = Message<"keytrail.identitykeys.v1.RootKeyChanged"> & {
+  /**
+   * user_id whose root key changed.
+   *
+   * @generated from field: string user_id = 1;
+   */
+  userId: string;
+
+  /**
+   * version of the list after the change.
+   *
+   * @generated from field: uint64 version = 2;
+   */
+  version: bigint;
+
+  /**
+   * signed_by_previous is true when the previous root key signed the change; false for a reset.
+   *
+   * @generated from field: bool signed_by_previous = 3;
+   */
+  signedByPrevious: boolean;
+
+  /**
+   * changed_at is the time of the change.
+   *
+   * @generated from field: google.protobuf.Timestamp changed_at = 4;
+   */
+  changedAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.RootKeyChanged.
+ * Use `create(RootKeyChangedSchema)` to create a new message.
+ */
+export const RootKeyChangedSchema: GenMessage<RootKeyChanged> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_events, 2);
+
+/**
+ * PrekeysDrained is published when claims of a device's prekeys are refused because there were too many, or left its pools empty; once per
+ * device and hour. Subject: keytrail.identitykeys.v1.prekeys_drained.
+ *
+ * @generated from message keytrail.identitykeys.v1.PrekeysDrained
+ */
+export type PrekeysDrained = Message<"keytrail.identitykeys.v1.PrekeysDrained"> & {
+  /**
+   * user_id owns the device.
+   *
+   * @generated from field: string user_id = 1;
+   */
+  userId: string;
+
+  /**
+   * device_id whose pool is drained.
+   *
+   * @generated from field: string device_id = 2;
+   */
+  deviceId: string;
+
+  /**
+   * limited is true when claims were refused by the limit per target; false when a pool is empty.
+   *
+   * @generated from field: bool limited = 3;
+   */
+  limited: boolean;
+
+  /**
+   * drained_at is the time of it.
+   *
+   * @generated from field: google.protobuf.Timestamp drained_at = 4;
+   */
+  drainedAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.PrekeysDrained.
+ * Use `create(PrekeysDrainedSchema)` to create a new message.
+ */
+export const PrekeysDrainedSchema: GenMessage<PrekeysDrained> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_events, 3);
+
+/**
+ * UserErasureRequested is published when a user is to be erased, and again until every service has reported (keytrail.common.v1.UserErased).
+ * Subject: keytrail.identitykeys.v1.user_erasure_requested.
+ *
+ * @generated from message keytrail.identitykeys.v1.UserErasureRequested
+ */
+export type UserErasureRequested = Message<"keytrail.identitykeys.v1.UserErasureRequested"> & {
+  /**
+   * erasure_id names the erasure.
+   *
+   * @generated from field: string erasure_id = 1;
+   */
+  erasureId: string;
+
+  /**
+   * user_id to erase.
+   *
+   * @generated from field: string user_id = 2;
+   */
+  userId: string;
+
+  /**
+   * device_ids that the user ever had.
+   *
+   * @generated from field: repeated string device_ids = 3;
+   */
+  deviceIds: string[];
+
+  /**
+   * requested_at is when.
+   *
+   * @generated from field: google.protobuf.Timestamp requested_at = 4;
+   */
+  requestedAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.UserErasureRequested.
+ * Use `create(UserErasureRequestedSchema)` to create a new message.
+ */
+export const UserErasureRequestedSchema: GenMessage<UserErasureRequested> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_events, 4);
 

@@ -5,17 +5,25 @@
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_buf_validate_validate } from "../../../buf/validate/validate_pb.ts";
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { DeviceRef } from "../../common/v1/device_ref_pb.ts";
 import { file_keytrail_common_v1_device_ref } from "../../common/v1/device_ref_pb.ts";
+import type { Erasure } from "../../common/v1/erasure_pb.ts";
+import { file_keytrail_common_v1_erasure } from "../../common/v1/erasure_pb.ts";
+import type { DeviceLog, DeviceLogPosition, RootKeyChange } from "./device_log_pb.ts";
+import { file_keytrail_identitykeys_v1_device_log } from "./device_log_pb.ts";
 import type { DeviceCertificate, DeviceList, KemPrekey, OneTimePrekey, PrekeyBundle, PrekeyCounts, SignedPrekey } from "./keys_pb.ts";
 import { file_keytrail_identitykeys_v1_keys } from "./keys_pb.ts";
+import type { KeyFingerprint, PrekeyDifference, PrekeyStatus } from "./prekey_status_pb.ts";
+import { file_keytrail_identitykeys_v1_prekey_status } from "./prekey_status_pb.ts";
 import type { Message, UnknownEnum } from "@bufbuild/protobuf";
 
 /**
  * Describes the file keytrail/identitykeys/v1/identity_keys.proto.
  */
 export const file_keytrail_identitykeys_v1_identity_keys: GenFile = /*@__PURE__*/
-  fileDesc("CixrZXl0cmFpbC9pZGVudGl0eWtleXMvdjEvaWRlbnRpdHlfa2V5cy5wcm90bxIYa2V5dHJhaWwuaWRlbnRpdHlrZXlzLnYxIuYDChVSZWdpc3RlckRldmljZVJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESHQoMaWRlbnRpdHlfa2V5GAIgASgMQge6SAR6AmggEhwKC3NpZ25pbmdfa2V5GAMgASgMQge6SAR6AmggEkgKC2NlcnRpZmljYXRlGAQgASgLMisua2V5dHJhaWwuaWRlbnRpdHlrZXlzLnYxLkRldmljZUNlcnRpZmljYXRlQga6SAPIAQESRQoNc2lnbmVkX3ByZWtleRgFIAEoCzImLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5TaWduZWRQcmVrZXlCBrpIA8gBARJHChJsYXN0X3Jlc29ydF9wcmVrZXkYBiABKAsyIy5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuS2VtUHJla2V5Qga6SAPIAQESSwoQb25lX3RpbWVfcHJla2V5cxgHIAMoCzInLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5PbmVUaW1lUHJla2V5Qgi6SAWSAQIQZBJLChRvbmVfdGltZV9rZW1fcHJla2V5cxgIIAMoCzIjLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5LZW1QcmVrZXlCCLpIBZIBAhBkIm0KFlJlZ2lzdGVyRGV2aWNlUmVzcG9uc2USGwoTZGV2aWNlX2xpc3RfdmVyc2lvbhgBIAEoBBI2CgZjb3VudHMYAiABKAsyJi5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuUHJla2V5Q291bnRzItEBChdSZXBsZW5pc2hQcmVrZXlzUmVxdWVzdBIcCgpyZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARJLChBvbmVfdGltZV9wcmVrZXlzGAIgAygLMicua2V5dHJhaWwuaWRlbnRpdHlrZXlzLnYxLk9uZVRpbWVQcmVrZXlCCLpIBZIBAhBkEksKFG9uZV90aW1lX2tlbV9wcmVrZXlzGAMgAygLMiMua2V5dHJhaWwuaWRlbnRpdHlrZXlzLnYxLktlbVByZWtleUIIukgFkgECEGQiUgoYUmVwbGVuaXNoUHJla2V5c1Jlc3BvbnNlEjYKBmNvdW50cxgBIAEoCzImLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5QcmVrZXlDb3VudHMidAoZQ2xhaW1QcmVrZXlCdW5kbGVzUmVxdWVzdBIaCghjbGFpbV9pZBgBIAEoCUIIukgFcgOwAQESOwoHZGV2aWNlcxgCIAMoCzIdLmtleXRyYWlsLmNvbW1vbi52MS5EZXZpY2VSZWZCC7pICJIBBQgBENwLIlQKGkNsYWltUHJla2V5QnVuZGxlc1Jlc3BvbnNlEjYKB3Jlc3VsdHMYASADKAsyJS5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuQ2xhaW1SZXN1bHQiuQEKC0NsYWltUmVzdWx0Ei0KBmRldmljZRgBIAEoCzIdLmtleXRyYWlsLmNvbW1vbi52MS5EZXZpY2VSZWYSNgoGYnVuZGxlGAIgASgLMiYua2V5dHJhaWwuaWRlbnRpdHlrZXlzLnYxLlByZWtleUJ1bmRsZRJDChFub19idW5kbGVfYmVjYXVzZRgDIAEoDjIoLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5Ob0J1bmRsZVJlYXNvbiJsChFHZXREZXZpY2VzUmVxdWVzdBI+Cgh1c2VyX2lkcxgBIAMoCUIsukgpkgEmCAEQ6AcYASIdchsyGV5bQS1aYS16MC05Ll86QC1dezEsMTI4fSQSFwoPaW5jbHVkZV9yZXZva2VkGAIgASgIIlAKEkdldERldmljZXNSZXNwb25zZRI6CgxkZXZpY2VfbGlzdHMYASADKAsyJC5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuRGV2aWNlTGlzdCp8Cg5Ob0J1bmRsZVJlYXNvbhIgChxOT19CVU5ETEVfUkVBU09OX1VOU1BFQ0lGSUVEEAASIwofTk9fQlVORExFX1JFQVNPTl9ERVZJQ0VfVU5LTk9XThABEiMKH05PX0JVTkRMRV9SRUFTT05fREVWSUNFX1JFVk9LRUQQAjKEBAoTSWRlbnRpdHlLZXlzU2VydmljZRJ4Cg5SZWdpc3RlckRldmljZRIvLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5SZWdpc3RlckRldmljZVJlcXVlc3QaMC5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuUmVnaXN0ZXJEZXZpY2VSZXNwb25zZSIDkAICEn4KEFJlcGxlbmlzaFByZWtleXMSMS5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuUmVwbGVuaXNoUHJla2V5c1JlcXVlc3QaMi5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuUmVwbGVuaXNoUHJla2V5c1Jlc3BvbnNlIgOQAgIShAEKEkNsYWltUHJla2V5QnVuZGxlcxIzLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5DbGFpbVByZWtleUJ1bmRsZXNSZXF1ZXN0GjQua2V5dHJhaWwuaWRlbnRpdHlrZXlzLnYxLkNsYWltUHJla2V5QnVuZGxlc1Jlc3BvbnNlIgOQAgISbAoKR2V0RGV2aWNlcxIrLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5HZXREZXZpY2VzUmVxdWVzdBosLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5HZXREZXZpY2VzUmVzcG9uc2UiA5ACAWIGcHJvdG8z", [file_buf_validate_validate, file_keytrail_common_v1_device_ref, file_keytrail_identitykeys_v1_keys]);
+  fileDesc("CixrZXl0cmFpbC9pZGVudGl0eWtleXMvdjEvaWRlbnRpdHlfa2V5cy5wcm90bxIYa2V5dHJhaWwuaWRlbnRpdHlrZXlzLnYxIqgEChVSZWdpc3RlckRldmljZVJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESHQoMaWRlbnRpdHlfa2V5GAIgASgMQge6SAR6AmggEhwKC3NpZ25pbmdfa2V5GAMgASgMQge6SAR6AmggEkgKC2NlcnRpZmljYXRlGAQgASgLMisua2V5dHJhaWwuaWRlbnRpdHlrZXlzLnYxLkRldmljZUNlcnRpZmljYXRlQga6SAPIAQESRQoNc2lnbmVkX3ByZWtleRgFIAEoCzImLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5TaWduZWRQcmVrZXlCBrpIA8gBARJHChJsYXN0X3Jlc29ydF9wcmVrZXkYBiABKAsyIy5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuS2VtUHJla2V5Qga6SAPIAQESSwoQb25lX3RpbWVfcHJla2V5cxgHIAMoCzInLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5PbmVUaW1lUHJla2V5Qgi6SAWSAQIQZBJLChRvbmVfdGltZV9rZW1fcHJla2V5cxgIIAMoCzIjLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5LZW1QcmVrZXlCCLpIBZIBAhBkEkAKD3Jvb3Rfa2V5X2NoYW5nZRgJIAEoCzInLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5Sb290S2V5Q2hhbmdlIn8KFlJlZ2lzdGVyRGV2aWNlUmVzcG9uc2USGwoTZGV2aWNlX2xpc3RfdmVyc2lvbhgBIAEoBBI2CgZjb3VudHMYAiABKAsyJi5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuUHJla2V5Q291bnRzEhAKCGxvZ19oZWFkGAMgASgMIrQCChdSZXBsZW5pc2hQcmVrZXlzUmVxdWVzdBIcCgpyZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARJLChBvbmVfdGltZV9wcmVrZXlzGAIgAygLMicua2V5dHJhaWwuaWRlbnRpdHlrZXlzLnYxLk9uZVRpbWVQcmVrZXlCCLpIBZIBAhBkEksKFG9uZV90aW1lX2tlbV9wcmVrZXlzGAMgAygLMiMua2V5dHJhaWwuaWRlbnRpdHlrZXlzLnYxLktlbVByZWtleUIIukgFkgECEGQSMgoXcmV0aXJlX29uZV90aW1lX2tleV9pZHMYBCADKA1CEbpIDpIBCxDoBxgBIgQqAigBEi0KEnJldGlyZV9rZW1fa2V5X2lkcxgFIAMoDUIRukgOkgELEOgHGAEiBCoCKAEiiwEKGFJlcGxlbmlzaFByZWtleXNSZXNwb25zZRI2CgZjb3VudHMYASABKAsyJi5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuUHJla2V5Q291bnRzEjcKB3JldGlyZWQYAiABKAsyJi5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuUHJla2V5Q291bnRzIvgCChlDbGFpbVByZWtleUJ1bmRsZXNSZXF1ZXN0EhoKCGNsYWltX2lkGAEgASgJQgi6SAVyA7ABARI5CgdkZXZpY2VzGAIgAygLMh0ua2V5dHJhaWwuY29tbW9uLnYxLkRldmljZVJlZkIJukgGkgEDENwLEjwKCHVzZXJfaWRzGAMgAygJQiq6SCeSASQQ6AcYASIdchsyGV5bQS1aYS16MC05Ll86QC1dezEsMTI4fSQSIwoOa2V5X3JlcXVlc3RfaWQYBCABKAlCC7pICNgBAXIDsAEBOqABukicARqZAQooY2xhaW1fcHJla2V5X2J1bmRsZXMuZGV2aWNlc19vcl91c2VyX2lkcxI2ZWl0aGVyIGRldmljZXMgb3IgdXNlcl9pZHMgbXVzdCBiZSBnaXZlbiwgYW5kIG5vdCBib3RoGjUoc2l6ZSh0aGlzLmRldmljZXMpID4gMCkgIT0gKHNpemUodGhpcy51c2VyX2lkcykgPiAwKSKKAQoaQ2xhaW1QcmVrZXlCdW5kbGVzUmVzcG9uc2USNgoHcmVzdWx0cxgBIAMoCzIlLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5DbGFpbVJlc3VsdBI0CgV1c2VycxgCIAMoCzIlLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5DbGFpbWVkVXNlciJfCgtDbGFpbWVkVXNlchIPCgd1c2VyX2lkGAEgASgJEhsKE2RldmljZV9saXN0X3ZlcnNpb24YAiABKAQSEAoIcm9vdF9rZXkYAyABKAwSEAoIbG9nX2hlYWQYBCABKAwiuQEKC0NsYWltUmVzdWx0Ei0KBmRldmljZRgBIAEoCzIdLmtleXRyYWlsLmNvbW1vbi52MS5EZXZpY2VSZWYSNgoGYnVuZGxlGAIgASgLMiYua2V5dHJhaWwuaWRlbnRpdHlrZXlzLnYxLlByZWtleUJ1bmRsZRJDChFub19idW5kbGVfYmVjYXVzZRgDIAEoDjIoLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5Ob0J1bmRsZVJlYXNvbiJsChFHZXREZXZpY2VzUmVxdWVzdBI+Cgh1c2VyX2lkcxgBIAMoCUIsukgpkgEmCAEQ6AcYASIdchsyGV5bQS1aYS16MC05Ll86QC1dezEsMTI4fSQSFwoPaW5jbHVkZV9yZXZva2VkGAIgASgIIlAKEkdldERldmljZXNSZXNwb25zZRI6CgxkZXZpY2VfbGlzdHMYASADKAsyJC5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuRGV2aWNlTGlzdCJfChRMaXN0RGV2aWNlTG9nUmVxdWVzdBJHCgV1c2VycxgBIAMoCzIrLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5EZXZpY2VMb2dQb3NpdGlvbkILukgIkgEFCAEQyAEiUQoVTGlzdERldmljZUxvZ1Jlc3BvbnNlEjgKC2RldmljZV9sb2dzGAEgAygLMiMua2V5dHJhaWwuaWRlbnRpdHlrZXlzLnYxLkRldmljZUxvZyLqAQoTUmV2b2tlRGV2aWNlUmVxdWVzdBIcCgpyZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARI1CgZkZXZpY2UYAiABKAsyHS5rZXl0cmFpbC5jb21tb24udjEuRGV2aWNlUmVmQga6SAPIAQESQQoKcmV2b2tlZF9hdBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCEbpIDrIBCxoHCICczPCvBzIAEh0KCXNpZ25hdHVyZRgEIAEoDEIKukgH2AEBegJoQBIcCgphdWRpdF9ub3RlGAUgASgJQgi6SAVyAxj0AyKuAQoUUmV2b2tlRGV2aWNlUmVzcG9uc2USGwoTZGV2aWNlX2xpc3RfdmVyc2lvbhgBIAEoBBIQCghsb2dfaGVhZBgCIAEoDBIuCgpyZXZva2VkX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI3CgdyZW1vdmVkGAQgASgLMiYua2V5dHJhaWwuaWRlbnRpdHlrZXlzLnYxLlByZWtleUNvdW50cyLRAQoUQ2hhbmdlUm9vdEtleVJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESSAoPcm9vdF9rZXlfY2hhbmdlGAIgASgLMicua2V5dHJhaWwuaWRlbnRpdHlrZXlzLnYxLlJvb3RLZXlDaGFuZ2VCBrpIA8gBARJRChFjZXJ0aWZpZWRfZGV2aWNlcxgDIAMoCzIpLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5DZXJ0aWZpZWREZXZpY2VCC7pICJIBBQgBEMgBIo8BCg9DZXJ0aWZpZWREZXZpY2USMgoJZGV2aWNlX2lkGAEgASgJQh+6SBxyGjIYXltBLVphLXowLTkuXzpALV17MSw2NH0kEkgKC2NlcnRpZmljYXRlGAIgASgLMisua2V5dHJhaWwuaWRlbnRpdHlrZXlzLnYxLkRldmljZUNlcnRpZmljYXRlQga6SAPIAQEiYgoVQ2hhbmdlUm9vdEtleVJlc3BvbnNlEhsKE2RldmljZV9saXN0X3ZlcnNpb24YASABKAQSEAoIbG9nX2hlYWQYAiABKAwSGgoScmV2b2tlZF9kZXZpY2VfaWRzGAMgAygJInIKElNldFJlY292ZXJ5UmVxdWVzdBIcCgpyZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARIZCghyb290X2tleRgCIAEoDEIHukgEegJoIBIjCg9zZWFsZWRfcm9vdF9rZXkYAyABKAxCCrpIB3oFEDAYgAIiRQoTU2V0UmVjb3ZlcnlSZXNwb25zZRIuCgp1cGRhdGVkX2F0GAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIUChJHZXRSZWNvdmVyeVJlcXVlc3QicAoTR2V0UmVjb3ZlcnlSZXNwb25zZRIQCghyb290X2tleRgBIAEoDBIXCg9zZWFsZWRfcm9vdF9rZXkYAiABKAwSLgoKdXBkYXRlZF9hdBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAi0gIKGVJvdGF0ZVNpZ25lZFByZWtleVJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESPQoNc2lnbmVkX3ByZWtleRgCIAEoCzImLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5TaWduZWRQcmVrZXkSPwoSbGFzdF9yZXNvcnRfcHJla2V5GAMgASgLMiMua2V5dHJhaWwuaWRlbnRpdHlrZXlzLnYxLktlbVByZWtleTqWAbpIkgEajwEKIXJvdGF0ZV9zaWduZWRfcHJla2V5Lm9uZV9hdF9sZWFzdBIxc2lnbmVkX3ByZWtleSBvciBsYXN0X3Jlc29ydF9wcmVrZXkgbXVzdCBiZSBnaXZlbho3aGFzKHRoaXMuc2lnbmVkX3ByZWtleSkgfHwgaGFzKHRoaXMubGFzdF9yZXNvcnRfcHJla2V5KSKIAQoaUm90YXRlU2lnbmVkUHJla2V5UmVzcG9uc2USMgoOa2VlcF9vbGRfdW50aWwYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjYKBmNvdW50cxgCIAEoCzImLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5QcmVrZXlDb3VudHMiRwoWR2V0UHJla2V5U3RhdHVzUmVxdWVzdBItCgZkZXZpY2UYASABKAsyHS5rZXl0cmFpbC5jb21tb24udjEuRGV2aWNlUmVmIlEKF0dldFByZWtleVN0YXR1c1Jlc3BvbnNlEjYKBnN0YXR1cxgBIAEoCzImLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5QcmVrZXlTdGF0dXMi5AIKEENoZWNrS2V5c1JlcXVlc3QSFwoGZGlnZXN0GAEgASgMQge6SAR6AmggEkcKDXNpZ25lZF9wcmVrZXkYAiABKAsyKC5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuS2V5RmluZ2VycHJpbnRCBrpIA8gBARJMChJsYXN0X3Jlc29ydF9wcmVrZXkYAyABKAsyKC5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuS2V5RmluZ2VycHJpbnRCBrpIA8gBARJNChBvbmVfdGltZV9wcmVrZXlzGAQgAygLMigua2V5dHJhaWwuaWRlbnRpdHlrZXlzLnYxLktleUZpbmdlcnByaW50Qgm6SAaSAQMQ0A8SUQoUb25lX3RpbWVfa2VtX3ByZWtleXMYBSADKAsyKC5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuS2V5RmluZ2VycHJpbnRCCbpIBpIBAxDQDyLJAgoRQ2hlY2tLZXlzUmVzcG9uc2USDwoHbWF0Y2hlcxgBIAEoCBIYChBpZGVudGl0eV9kaWZmZXJzGAIgASgIEh0KFXNpZ25lZF9wcmVrZXlfZGlmZmVycxgDIAEoCBIiChpsYXN0X3Jlc29ydF9wcmVrZXlfZGlmZmVycxgEIAEoCBJEChBvbmVfdGltZV9wcmVrZXlzGAUgASgLMioua2V5dHJhaWwuaWRlbnRpdHlrZXlzLnYxLlByZWtleURpZmZlcmVuY2USSAoUb25lX3RpbWVfa2VtX3ByZWtleXMYBiABKAsyKi5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuUHJla2V5RGlmZmVyZW5jZRI2CgZzdGF0dXMYByABKAsyJi5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuUHJla2V5U3RhdHVzItYBChlTZXRDbGFpbVBlcm1pc3Npb25SZXF1ZXN0EhwKCnJlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBEjEKB3VzZXJfaWQYAiABKAlCILpIHXIbMhleW0EtWmEtejAtOS5fOkAtXXsxLDEyOH0kEjgKDnRhcmdldF91c2VyX2lkGAMgASgJQiC6SB1yGzIZXltBLVphLXowLTkuXzpALV17MSwxMjh9JBIuCgpleHBpcmVzX2F0GAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIcChpTZXRDbGFpbVBlcm1pc3Npb25SZXNwb25zZSJHChlMaXN0UmV2b2tlZERldmljZXNSZXF1ZXN0Eg0KBWFmdGVyGAEgASgEEhsKCXBhZ2Vfc2l6ZRgCIAEoDUIIukgFKgMY6AciaAoaTGlzdFJldm9rZWREZXZpY2VzUmVzcG9uc2USPAoLcmV2b2NhdGlvbnMYASADKAsyJy5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuUmV2b2tlZERldmljZRIMCgRtb3JlGAIgASgIIn4KDVJldm9rZWREZXZpY2USDgoGbnVtYmVyGAEgASgEEi0KBmRldmljZRgCIAEoCzIdLmtleXRyYWlsLmNvbW1vbi52MS5EZXZpY2VSZWYSLgoKcmV2b2tlZF9hdBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAihAEKEURlbGV0ZVVzZXJSZXF1ZXN0EhwKCnJlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBEjEKB3VzZXJfaWQYAiABKAlCILpIHXIbMhleW0EtWmEtejAtOS5fOkAtXXsxLDEyOH0kEh4KCmF1ZGl0X25vdGUYAyABKAlCCrpIB3IFEAEY9AMiQgoSRGVsZXRlVXNlclJlc3BvbnNlEiwKB2VyYXN1cmUYASABKAsyGy5rZXl0cmFpbC5jb21tb24udjEuRXJhc3VyZSIxChFHZXRFcmFzdXJlUmVxdWVzdBIcCgplcmFzdXJlX2lkGAEgASgJQgi6SAVyA7ABASJCChJHZXRFcmFzdXJlUmVzcG9uc2USLAoHZXJhc3VyZRgBIAEoCzIbLmtleXRyYWlsLmNvbW1vbi52MS5FcmFzdXJlKq0BCg5Ob0J1bmRsZVJlYXNvbhIgChxOT19CVU5ETEVfUkVBU09OX1VOU1BFQ0lGSUVEEAASIwofTk9fQlVORExFX1JFQVNPTl9ERVZJQ0VfVU5LTk9XThABEiMKH05PX0JVTkRMRV9SRUFTT05fREVWSUNFX1JFVk9LRUQQAhIvCitOT19CVU5ETEVfUkVBU09OX05PVF9GT1VORF9PUl9OT1RfUEVSTUlUVEVEEAMyoQ8KE0lkZW50aXR5S2V5c1NlcnZpY2USeAoOUmVnaXN0ZXJEZXZpY2USLy5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuUmVnaXN0ZXJEZXZpY2VSZXF1ZXN0GjAua2V5dHJhaWwuaWRlbnRpdHlrZXlzLnYxLlJlZ2lzdGVyRGV2aWNlUmVzcG9uc2UiA5ACAhJ+ChBSZXBsZW5pc2hQcmVrZXlzEjEua2V5dHJhaWwuaWRlbnRpdHlrZXlzLnYxLlJlcGxlbmlzaFByZWtleXNSZXF1ZXN0GjIua2V5dHJhaWwuaWRlbnRpdHlrZXlzLnYxLlJlcGxlbmlzaFByZWtleXNSZXNwb25zZSIDkAICEoQBChJDbGFpbVByZWtleUJ1bmRsZXMSMy5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuQ2xhaW1QcmVrZXlCdW5kbGVzUmVxdWVzdBo0LmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5DbGFpbVByZWtleUJ1bmRsZXNSZXNwb25zZSIDkAICEmwKCkdldERldmljZXMSKy5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuR2V0RGV2aWNlc1JlcXVlc3QaLC5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuR2V0RGV2aWNlc1Jlc3BvbnNlIgOQAgESdQoNTGlzdERldmljZUxvZxIuLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5MaXN0RGV2aWNlTG9nUmVxdWVzdBovLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5MaXN0RGV2aWNlTG9nUmVzcG9uc2UiA5ACARJyCgxSZXZva2VEZXZpY2USLS5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuUmV2b2tlRGV2aWNlUmVxdWVzdBouLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5SZXZva2VEZXZpY2VSZXNwb25zZSIDkAICEnUKDUNoYW5nZVJvb3RLZXkSLi5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuQ2hhbmdlUm9vdEtleVJlcXVlc3QaLy5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuQ2hhbmdlUm9vdEtleVJlc3BvbnNlIgOQAgISbwoLU2V0UmVjb3ZlcnkSLC5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuU2V0UmVjb3ZlcnlSZXF1ZXN0Gi0ua2V5dHJhaWwuaWRlbnRpdHlrZXlzLnYxLlNldFJlY292ZXJ5UmVzcG9uc2UiA5ACAhJvCgtHZXRSZWNvdmVyeRIsLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5HZXRSZWNvdmVyeVJlcXVlc3QaLS5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuR2V0UmVjb3ZlcnlSZXNwb25zZSIDkAIBEoQBChJSb3RhdGVTaWduZWRQcmVrZXkSMy5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuUm90YXRlU2lnbmVkUHJla2V5UmVxdWVzdBo0LmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5Sb3RhdGVTaWduZWRQcmVrZXlSZXNwb25zZSIDkAICEnsKD0dldFByZWtleVN0YXR1cxIwLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5HZXRQcmVrZXlTdGF0dXNSZXF1ZXN0GjEua2V5dHJhaWwuaWRlbnRpdHlrZXlzLnYxLkdldFByZWtleVN0YXR1c1Jlc3BvbnNlIgOQAgESaQoJQ2hlY2tLZXlzEioua2V5dHJhaWwuaWRlbnRpdHlrZXlzLnYxLkNoZWNrS2V5c1JlcXVlc3QaKy5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuQ2hlY2tLZXlzUmVzcG9uc2UiA5ACARKEAQoSU2V0Q2xhaW1QZXJtaXNzaW9uEjMua2V5dHJhaWwuaWRlbnRpdHlrZXlzLnYxLlNldENsYWltUGVybWlzc2lvblJlcXVlc3QaNC5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuU2V0Q2xhaW1QZXJtaXNzaW9uUmVzcG9uc2UiA5ACAhKEAQoSTGlzdFJldm9rZWREZXZpY2VzEjMua2V5dHJhaWwuaWRlbnRpdHlrZXlzLnYxLkxpc3RSZXZva2VkRGV2aWNlc1JlcXVlc3QaNC5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuTGlzdFJldm9rZWREZXZpY2VzUmVzcG9uc2UiA5ACARJsCgpEZWxldGVVc2VyEisua2V5dHJhaWwuaWRlbnRpdHlrZXlzLnYxLkRlbGV0ZVVzZXJSZXF1ZXN0Giwua2V5dHJhaWwuaWRlbnRpdHlrZXlzLnYxLkRlbGV0ZVVzZXJSZXNwb25zZSIDkAICEmwKCkdldEVyYXN1cmUSKy5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuR2V0RXJhc3VyZVJlcXVlc3QaLC5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuR2V0RXJhc3VyZVJlc3BvbnNlIgOQAgFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_timestamp, file_keytrail_common_v1_device_ref, file_keytrail_common_v1_erasure, file_keytrail_identitykeys_v1_device_log, file_keytrail_identitykeys_v1_keys, file_keytrail_identitykeys_v1_prekey_status]);
 
 /**
  * RegisterDeviceRequest carries the key set of the calling device; user and device are the token's.
@@ -78,6 +86,14 @@ export type RegisterDeviceRequest = Message<"keytrail.identitykeys.v1.RegisterDe
    * @generated from field: repeated keytrail.identitykeys.v1.KemPrekey one_time_kem_prekeys = 8;
    */
   oneTimeKemPrekeys: KemPrekey[];
+
+  /**
+   * root_key_change lets a user who lost every device and the recovery key begin anew: the certificate is by the new root key, and all other
+   * devices of the user are revoked. Absent else.
+   *
+   * @generated from field: keytrail.identitykeys.v1.RootKeyChange root_key_change = 9;
+   */
+  rootKeyChange?: RootKeyChange | undefined;
 };
 
 /**
@@ -106,6 +122,13 @@ export type RegisterDeviceResponse = Message<"keytrail.identitykeys.v1.RegisterD
    * @generated from field: keytrail.identitykeys.v1.PrekeyCounts counts = 2;
    */
   counts?: PrekeyCounts | undefined;
+
+  /**
+   * log_head is the hash of the device log's entry of that version: 32 bytes.
+   *
+   * @generated from field: bytes log_head = 3;
+   */
+  logHead: Uint8Array;
 };
 
 /**
@@ -141,6 +164,21 @@ export type ReplenishPrekeysRequest = Message<"keytrail.identitykeys.v1.Replenis
    * @generated from field: repeated keytrail.identitykeys.v1.KemPrekey one_time_kem_prekeys = 3;
    */
   oneTimeKemPrekeys: KemPrekey[];
+
+  /**
+   * retire_one_time_key_ids are X25519 one-time prekeys that must not be handed out any more, because their private keys are gone. Claimed
+   * and unknown ones are passed over. At most 1000.
+   *
+   * @generated from field: repeated uint32 retire_one_time_key_ids = 4;
+   */
+  retireOneTimeKeyIds: number[];
+
+  /**
+   * retire_kem_key_ids are ML-KEM-768 one-time prekeys, likewise.
+   *
+   * @generated from field: repeated uint32 retire_kem_key_ids = 5;
+   */
+  retireKemKeyIds: number[];
 };
 
 /**
@@ -162,6 +200,13 @@ export type ReplenishPrekeysResponse = Message<"keytrail.identitykeys.v1.Repleni
    * @generated from field: keytrail.identitykeys.v1.PrekeyCounts counts = 1;
    */
   counts?: PrekeyCounts | undefined;
+
+  /**
+   * retired are the prekeys that this call retired.
+   *
+   * @generated from field: keytrail.identitykeys.v1.PrekeyCounts retired = 2;
+   */
+  retired?: PrekeyCounts | undefined;
 };
 
 /**
@@ -185,11 +230,27 @@ export type ClaimPrekeyBundlesRequest = Message<"keytrail.identitykeys.v1.ClaimP
   claimId: string;
 
   /**
-   * devices to claim from, 1 to 1500, without duplicates.
+   * devices to claim from, at most 1500, without duplicates.
    *
    * @generated from field: repeated keytrail.common.v1.DeviceRef devices = 2;
    */
   devices: DeviceRef[];
+
+  /**
+   * user_ids to claim from: each device that they have now, at most 1000 users. This is how a first contact begins, for whose users GetDevices
+   * says nothing yet. Either devices or user_ids.
+   *
+   * @generated from field: repeated string user_ids = 3;
+   */
+  userIds: string[];
+
+  /**
+   * key_request_id of the key request that the claim serves, for holders: such a claim is exempt from the limits and the claim policy.
+   * Empty else.
+   *
+   * @generated from field: string key_request_id = 4;
+   */
+  keyRequestId: string;
 };
 
 /**
@@ -206,11 +267,18 @@ export const ClaimPrekeyBundlesRequestSchema: GenMessage<ClaimPrekeyBundlesReque
  */
 export type ClaimPrekeyBundlesResponse = Message<"keytrail.identitykeys.v1.ClaimPrekeyBundlesResponse"> & {
   /**
-   * results in the order of the request's devices.
+   * results in the order of the request's devices, or those of the users' devices: in the order of the users, then of registration.
    *
    * @generated from field: repeated keytrail.identitykeys.v1.ClaimResult results = 1;
    */
   results: ClaimResult[];
+
+  /**
+   * users in the order of the request's user_ids, with what a header must say of their device lists.
+   *
+   * @generated from field: repeated keytrail.identitykeys.v1.ClaimedUser users = 2;
+   */
+  users: ClaimedUser[];
 };
 
 /**
@@ -219,6 +287,48 @@ export type ClaimPrekeyBundlesResponse = Message<"keytrail.identitykeys.v1.Claim
  */
 export const ClaimPrekeyBundlesResponseSchema: GenMessage<ClaimPrekeyBundlesResponse> = /*@__PURE__*/
   messageDesc(file_keytrail_identitykeys_v1_identity_keys, 5);
+
+/**
+ * ClaimedUser is a user all of whose devices were claimed from.
+ *
+ * @generated from message keytrail.identitykeys.v1.ClaimedUser
+ */
+export type ClaimedUser = Message<"keytrail.identitykeys.v1.ClaimedUser"> & {
+  /**
+   * user_id asked for.
+   *
+   * @generated from field: string user_id = 1;
+   */
+  userId: string;
+
+  /**
+   * device_list_version that the results are of; 0 for a user of whom nothing is told: there is none, or the claim is not permitted.
+   *
+   * @generated from field: uint64 device_list_version = 2;
+   */
+  deviceListVersion: bigint;
+
+  /**
+   * root_key of the user: 32 bytes.
+   *
+   * @generated from field: bytes root_key = 3;
+   */
+  rootKey: Uint8Array;
+
+  /**
+   * log_head is the hash of the device log's newest entry: 32 bytes.
+   *
+   * @generated from field: bytes log_head = 4;
+   */
+  logHead: Uint8Array;
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.ClaimedUser.
+ * Use `create(ClaimedUserSchema)` to create a new message.
+ */
+export const ClaimedUserSchema: GenMessage<ClaimedUser> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 6);
 
 /**
  * ClaimResult is a bundle, or the reason why there is none.
@@ -253,7 +363,7 @@ export type ClaimResult = Message<"keytrail.identitykeys.v1.ClaimResult"> & {
  * Use `create(ClaimResultSchema)` to create a new message.
  */
 export const ClaimResultSchema: GenMessage<ClaimResult> = /*@__PURE__*/
-  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 6);
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 7);
 
 /**
  * GetDevicesRequest names the users.
@@ -281,7 +391,7 @@ export type GetDevicesRequest = Message<"keytrail.identitykeys.v1.GetDevicesRequ
  * Use `create(GetDevicesRequestSchema)` to create a new message.
  */
 export const GetDevicesRequestSchema: GenMessage<GetDevicesRequest> = /*@__PURE__*/
-  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 7);
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 8);
 
 /**
  * GetDevicesResponse has one list for each user asked for, in that order.
@@ -302,7 +412,807 @@ export type GetDevicesResponse = Message<"keytrail.identitykeys.v1.GetDevicesRes
  * Use `create(GetDevicesResponseSchema)` to create a new message.
  */
 export const GetDevicesResponseSchema: GenMessage<GetDevicesResponse> = /*@__PURE__*/
-  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 8);
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 9);
+
+/**
+ * ListDeviceLogRequest names the users.
+ *
+ * @generated from message keytrail.identitykeys.v1.ListDeviceLogRequest
+ */
+export type ListDeviceLogRequest = Message<"keytrail.identitykeys.v1.ListDeviceLogRequest"> & {
+  /**
+   * users, 1 to 200.
+   *
+   * @generated from field: repeated keytrail.identitykeys.v1.DeviceLogPosition users = 1;
+   */
+  users: DeviceLogPosition[];
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.ListDeviceLogRequest.
+ * Use `create(ListDeviceLogRequestSchema)` to create a new message.
+ */
+export const ListDeviceLogRequestSchema: GenMessage<ListDeviceLogRequest> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 10);
+
+/**
+ * ListDeviceLogResponse has one log for each user asked for, in that order.
+ *
+ * @generated from message keytrail.identitykeys.v1.ListDeviceLogResponse
+ */
+export type ListDeviceLogResponse = Message<"keytrail.identitykeys.v1.ListDeviceLogResponse"> & {
+  /**
+   * device_logs in the order of the request's users. When `more` is set for one, ask again after its last entry.
+   *
+   * @generated from field: repeated keytrail.identitykeys.v1.DeviceLog device_logs = 1;
+   */
+  deviceLogs: DeviceLog[];
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.ListDeviceLogResponse.
+ * Use `create(ListDeviceLogResponseSchema)` to create a new message.
+ */
+export const ListDeviceLogResponseSchema: GenMessage<ListDeviceLogResponse> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 11);
+
+/**
+ * RevokeDeviceRequest names the device to revoke.
+ *
+ * @generated from message keytrail.identitykeys.v1.RevokeDeviceRequest
+ */
+export type RevokeDeviceRequest = Message<"keytrail.identitykeys.v1.RevokeDeviceRequest"> & {
+  /**
+   * request_id makes retries safe; remembered for 7 days.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * device to revoke. For a device as the caller: one of its own user, also itself.
+   *
+   * @generated from field: keytrail.common.v1.DeviceRef device = 2;
+   */
+  device?: DeviceRef | undefined;
+
+  /**
+   * revoked_at is when the root key signed, by the signer's clock, whole milliseconds; required of devices, absent for operators.
+   *
+   * @generated from field: google.protobuf.Timestamp revoked_at = 3;
+   */
+  revokedAt?: Timestamp | undefined;
+
+  /**
+   * signature is 64 bytes, Ed25519, by the user's root key ("device revocation" in docs/wire-formats.md); required of devices, absent for operators.
+   *
+   * @generated from field: bytes signature = 4;
+   */
+  signature: Uint8Array;
+
+  /**
+   * audit_note is an operator's reason, kept in the audit log, at most 500 characters; required of operators.
+   *
+   * @generated from field: string audit_note = 5;
+   */
+  auditNote: string;
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.RevokeDeviceRequest.
+ * Use `create(RevokeDeviceRequestSchema)` to create a new message.
+ */
+export const RevokeDeviceRequestSchema: GenMessage<RevokeDeviceRequest> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 12);
+
+/**
+ * RevokeDeviceResponse says what became of the device.
+ *
+ * @generated from message keytrail.identitykeys.v1.RevokeDeviceResponse
+ */
+export type RevokeDeviceResponse = Message<"keytrail.identitykeys.v1.RevokeDeviceResponse"> & {
+  /**
+   * device_list_version of the revocation.
+   *
+   * @generated from field: uint64 device_list_version = 1;
+   */
+  deviceListVersion: bigint;
+
+  /**
+   * log_head is the hash of the device log's entry of that version: 32 bytes.
+   *
+   * @generated from field: bytes log_head = 2;
+   */
+  logHead: Uint8Array;
+
+  /**
+   * revoked_at is the server's time of the revocation.
+   *
+   * @generated from field: google.protobuf.Timestamp revoked_at = 3;
+   */
+  revokedAt?: Timestamp | undefined;
+
+  /**
+   * removed are the unclaimed prekeys that were removed.
+   *
+   * @generated from field: keytrail.identitykeys.v1.PrekeyCounts removed = 4;
+   */
+  removed?: PrekeyCounts | undefined;
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.RevokeDeviceResponse.
+ * Use `create(RevokeDeviceResponseSchema)` to create a new message.
+ */
+export const RevokeDeviceResponseSchema: GenMessage<RevokeDeviceResponse> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 13);
+
+/**
+ * ChangeRootKeyRequest carries the change and the devices that stay.
+ *
+ * @generated from message keytrail.identitykeys.v1.ChangeRootKeyRequest
+ */
+export type ChangeRootKeyRequest = Message<"keytrail.identitykeys.v1.ChangeRootKeyRequest"> & {
+  /**
+   * request_id makes retries safe; remembered for 7 days.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * root_key_change from the user's present root key to the new one.
+   *
+   * @generated from field: keytrail.identitykeys.v1.RootKeyChange root_key_change = 2;
+   */
+  rootKeyChange?: RootKeyChange | undefined;
+
+  /**
+   * certified_devices are the devices that stay, with their certificates by the new root key; the calling device must be among them. 1 to 200.
+   *
+   * @generated from field: repeated keytrail.identitykeys.v1.CertifiedDevice certified_devices = 3;
+   */
+  certifiedDevices: CertifiedDevice[];
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.ChangeRootKeyRequest.
+ * Use `create(ChangeRootKeyRequestSchema)` to create a new message.
+ */
+export const ChangeRootKeyRequestSchema: GenMessage<ChangeRootKeyRequest> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 14);
+
+/**
+ * CertifiedDevice is a device with a new certificate over the keys that it has.
+ *
+ * @generated from message keytrail.identitykeys.v1.CertifiedDevice
+ */
+export type CertifiedDevice = Message<"keytrail.identitykeys.v1.CertifiedDevice"> & {
+  /**
+   * device_id of the calling user's device.
+   *
+   * @generated from field: string device_id = 1;
+   */
+  deviceId: string;
+
+  /**
+   * certificate by the new root key.
+   *
+   * @generated from field: keytrail.identitykeys.v1.DeviceCertificate certificate = 2;
+   */
+  certificate?: DeviceCertificate | undefined;
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.CertifiedDevice.
+ * Use `create(CertifiedDeviceSchema)` to create a new message.
+ */
+export const CertifiedDeviceSchema: GenMessage<CertifiedDevice> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 15);
+
+/**
+ * ChangeRootKeyResponse says where the device list stands.
+ *
+ * @generated from message keytrail.identitykeys.v1.ChangeRootKeyResponse
+ */
+export type ChangeRootKeyResponse = Message<"keytrail.identitykeys.v1.ChangeRootKeyResponse"> & {
+  /**
+   * device_list_version after the change: one version for the change, and one for each device that stayed or was revoked.
+   *
+   * @generated from field: uint64 device_list_version = 1;
+   */
+  deviceListVersion: bigint;
+
+  /**
+   * log_head is the hash of the device log's entry of that version: 32 bytes.
+   *
+   * @generated from field: bytes log_head = 2;
+   */
+  logHead: Uint8Array;
+
+  /**
+   * revoked_device_ids are the devices that were revoked by the change.
+   *
+   * @generated from field: repeated string revoked_device_ids = 3;
+   */
+  revokedDeviceIds: string[];
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.ChangeRootKeyResponse.
+ * Use `create(ChangeRootKeyResponseSchema)` to create a new message.
+ */
+export const ChangeRootKeyResponseSchema: GenMessage<ChangeRootKeyResponse> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 16);
+
+/**
+ * SetRecoveryRequest carries the sealed root key.
+ *
+ * @generated from message keytrail.identitykeys.v1.SetRecoveryRequest
+ */
+export type SetRecoveryRequest = Message<"keytrail.identitykeys.v1.SetRecoveryRequest"> & {
+  /**
+   * request_id makes retries safe; remembered for 7 days.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * root_key is the public half of what is sealed: 32 bytes, Ed25519, the user's present root key.
+   *
+   * @generated from field: bytes root_key = 2;
+   */
+  rootKey: Uint8Array;
+
+  /**
+   * sealed_root_key is the root key sealed by the recovery key ("recovery" in docs/wire-formats.md), 48 to 256 bytes.
+   *
+   * @generated from field: bytes sealed_root_key = 3;
+   */
+  sealedRootKey: Uint8Array;
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.SetRecoveryRequest.
+ * Use `create(SetRecoveryRequestSchema)` to create a new message.
+ */
+export const SetRecoveryRequestSchema: GenMessage<SetRecoveryRequest> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 17);
+
+/**
+ * SetRecoveryResponse says when it was kept.
+ *
+ * @generated from message keytrail.identitykeys.v1.SetRecoveryResponse
+ */
+export type SetRecoveryResponse = Message<"keytrail.identitykeys.v1.SetRecoveryResponse"> & {
+  /**
+   * updated_at is the server's time.
+   *
+   * @generated from field: google.protobuf.Timestamp updated_at = 1;
+   */
+  updatedAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.SetRecoveryResponse.
+ * Use `create(SetRecoveryResponseSchema)` to create a new message.
+ */
+export const SetRecoveryResponseSchema: GenMessage<SetRecoveryResponse> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 18);
+
+/**
+ * GetRecoveryRequest is empty: the user is the token's.
+ *
+ * @generated from message keytrail.identitykeys.v1.GetRecoveryRequest
+ */
+export type GetRecoveryRequest = Message<"keytrail.identitykeys.v1.GetRecoveryRequest"> & {
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.GetRecoveryRequest.
+ * Use `create(GetRecoveryRequestSchema)` to create a new message.
+ */
+export const GetRecoveryRequestSchema: GenMessage<GetRecoveryRequest> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 19);
+
+/**
+ * GetRecoveryResponse is what SetRecovery kept.
+ *
+ * @generated from message keytrail.identitykeys.v1.GetRecoveryResponse
+ */
+export type GetRecoveryResponse = Message<"keytrail.identitykeys.v1.GetRecoveryResponse"> & {
+  /**
+   * root_key is the public half: 32 bytes.
+   *
+   * @generated from field: bytes root_key = 1;
+   */
+  rootKey: Uint8Array;
+
+  /**
+   * sealed_root_key as it was set.
+   *
+   * @generated from field: bytes sealed_root_key = 2;
+   */
+  sealedRootKey: Uint8Array;
+
+  /**
+   * updated_at is when it was set.
+   *
+   * @generated from field: google.protobuf.Timestamp updated_at = 3;
+   */
+  updatedAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.GetRecoveryResponse.
+ * Use `create(GetRecoveryResponseSchema)` to create a new message.
+ */
+export const GetRecoveryResponseSchema: GenMessage<GetRecoveryResponse> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 20);
+
+/**
+ * RotateSignedPrekeyRequest carries the new keys, at least one.
+ *
+ * @generated from message keytrail.identitykeys.v1.RotateSignedPrekeyRequest
+ */
+export type RotateSignedPrekeyRequest = Message<"keytrail.identitykeys.v1.RotateSignedPrekeyRequest"> & {
+  /**
+   * request_id makes retries safe; remembered for 7 days.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * signed_prekey becomes the current one.
+   *
+   * @generated from field: keytrail.identitykeys.v1.SignedPrekey signed_prekey = 2;
+   */
+  signedPrekey?: SignedPrekey | undefined;
+
+  /**
+   * last_resort_prekey becomes the current one. Its id is unique over one-time and last-resort KEM prekeys.
+   *
+   * @generated from field: keytrail.identitykeys.v1.KemPrekey last_resort_prekey = 3;
+   */
+  lastResortPrekey?: KemPrekey | undefined;
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.RotateSignedPrekeyRequest.
+ * Use `create(RotateSignedPrekeyRequestSchema)` to create a new message.
+ */
+export const RotateSignedPrekeyRequestSchema: GenMessage<RotateSignedPrekeyRequest> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 21);
+
+/**
+ * RotateSignedPrekeyResponse tells until when the old private keys are needed.
+ *
+ * @generated from message keytrail.identitykeys.v1.RotateSignedPrekeyResponse
+ */
+export type RotateSignedPrekeyResponse = Message<"keytrail.identitykeys.v1.RotateSignedPrekeyResponse"> & {
+  /**
+   * keep_old_until is the end of the grace period: claims answered before may still be used by then.
+   *
+   * @generated from field: google.protobuf.Timestamp keep_old_until = 1;
+   */
+  keepOldUntil?: Timestamp | undefined;
+
+  /**
+   * counts are the unclaimed one-time prekeys.
+   *
+   * @generated from field: keytrail.identitykeys.v1.PrekeyCounts counts = 2;
+   */
+  counts?: PrekeyCounts | undefined;
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.RotateSignedPrekeyResponse.
+ * Use `create(RotateSignedPrekeyResponseSchema)` to create a new message.
+ */
+export const RotateSignedPrekeyResponseSchema: GenMessage<RotateSignedPrekeyResponse> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 22);
+
+/**
+ * GetPrekeyStatusRequest names the device.
+ *
+ * @generated from message keytrail.identitykeys.v1.GetPrekeyStatusRequest
+ */
+export type GetPrekeyStatusRequest = Message<"keytrail.identitykeys.v1.GetPrekeyStatusRequest"> & {
+  /**
+   * device for services and operators; devices leave it out: it is their own.
+   *
+   * @generated from field: keytrail.common.v1.DeviceRef device = 1;
+   */
+  device?: DeviceRef | undefined;
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.GetPrekeyStatusRequest.
+ * Use `create(GetPrekeyStatusRequestSchema)` to create a new message.
+ */
+export const GetPrekeyStatusRequestSchema: GenMessage<GetPrekeyStatusRequest> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 23);
+
+/**
+ * GetPrekeyStatusResponse has the status.
+ *
+ * @generated from message keytrail.identitykeys.v1.GetPrekeyStatusResponse
+ */
+export type GetPrekeyStatusResponse = Message<"keytrail.identitykeys.v1.GetPrekeyStatusResponse"> & {
+  /**
+   * status of the device's prekeys.
+   *
+   * @generated from field: keytrail.identitykeys.v1.PrekeyStatus status = 1;
+   */
+  status?: PrekeyStatus | undefined;
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.GetPrekeyStatusResponse.
+ * Use `create(GetPrekeyStatusResponseSchema)` to create a new message.
+ */
+export const GetPrekeyStatusResponseSchema: GenMessage<GetPrekeyStatusResponse> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 24);
+
+/**
+ * CheckKeysRequest is what the device holds the private halves of.
+ *
+ * @generated from message keytrail.identitykeys.v1.CheckKeysRequest
+ */
+export type CheckKeysRequest = Message<"keytrail.identitykeys.v1.CheckKeysRequest"> & {
+  /**
+   * digest is the SHA-256 over all of it ("published keys" in docs/wire-formats.md): 32 bytes.
+   *
+   * @generated from field: bytes digest = 1;
+   */
+  digest: Uint8Array;
+
+  /**
+   * signed_prekey that the device takes for current.
+   *
+   * @generated from field: keytrail.identitykeys.v1.KeyFingerprint signed_prekey = 2;
+   */
+  signedPrekey?: KeyFingerprint | undefined;
+
+  /**
+   * last_resort_prekey that the device takes for current.
+   *
+   * @generated from field: keytrail.identitykeys.v1.KeyFingerprint last_resort_prekey = 3;
+   */
+  lastResortPrekey?: KeyFingerprint | undefined;
+
+  /**
+   * one_time_prekeys that the device holds, in ascending order of their ids, at most 2000.
+   *
+   * @generated from field: repeated keytrail.identitykeys.v1.KeyFingerprint one_time_prekeys = 4;
+   */
+  oneTimePrekeys: KeyFingerprint[];
+
+  /**
+   * one_time_kem_prekeys that the device holds, in ascending order of their ids, at most 2000.
+   *
+   * @generated from field: repeated keytrail.identitykeys.v1.KeyFingerprint one_time_kem_prekeys = 5;
+   */
+  oneTimeKemPrekeys: KeyFingerprint[];
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.CheckKeysRequest.
+ * Use `create(CheckKeysRequestSchema)` to create a new message.
+ */
+export const CheckKeysRequestSchema: GenMessage<CheckKeysRequest> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 25);
+
+/**
+ * CheckKeysResponse says what differs; nothing is listed when `matches` is true.
+ *
+ * @generated from message keytrail.identitykeys.v1.CheckKeysResponse
+ */
+export type CheckKeysResponse = Message<"keytrail.identitykeys.v1.CheckKeysResponse"> & {
+  /**
+   * matches is true when the digests agree and the service would hand out no key that the device does not hold.
+   *
+   * @generated from field: bool matches = 1;
+   */
+  matches: boolean;
+
+  /**
+   * identity_differs: another identity key, signing key or certificate is registered; the device must be registered anew.
+   *
+   * @generated from field: bool identity_differs = 2;
+   */
+  identityDiffers: boolean;
+
+  /**
+   * signed_prekey_differs: another one is current here. Rotate it.
+   *
+   * @generated from field: bool signed_prekey_differs = 3;
+   */
+  signedPrekeyDiffers: boolean;
+
+  /**
+   * last_resort_prekey_differs: another one is current here. Rotate it.
+   *
+   * @generated from field: bool last_resort_prekey_differs = 4;
+   */
+  lastResortPrekeyDiffers: boolean;
+
+  /**
+   * one_time_prekeys that differ.
+   *
+   * @generated from field: keytrail.identitykeys.v1.PrekeyDifference one_time_prekeys = 5;
+   */
+  oneTimePrekeys?: PrekeyDifference | undefined;
+
+  /**
+   * one_time_kem_prekeys that differ.
+   *
+   * @generated from field: keytrail.identitykeys.v1.PrekeyDifference one_time_kem_prekeys = 6;
+   */
+  oneTimeKemPrekeys?: PrekeyDifference | undefined;
+
+  /**
+   * status of the prekeys here.
+   *
+   * @generated from field: keytrail.identitykeys.v1.PrekeyStatus status = 7;
+   */
+  status?: PrekeyStatus | undefined;
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.CheckKeysResponse.
+ * Use `create(CheckKeysResponseSchema)` to create a new message.
+ */
+export const CheckKeysResponseSchema: GenMessage<CheckKeysResponse> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 26);
+
+/**
+ * SetClaimPermissionRequest names who may claim from whom.
+ *
+ * @generated from message keytrail.identitykeys.v1.SetClaimPermissionRequest
+ */
+export type SetClaimPermissionRequest = Message<"keytrail.identitykeys.v1.SetClaimPermissionRequest"> & {
+  /**
+   * request_id makes retries safe; remembered for 7 days.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * user_id who may claim.
+   *
+   * @generated from field: string user_id = 2;
+   */
+  userId: string;
+
+  /**
+   * target_user_id whose prekeys may be claimed.
+   *
+   * @generated from field: string target_user_id = 3;
+   */
+  targetUserId: string;
+
+  /**
+   * expires_at is until when; absent or past: the permission is withdrawn.
+   *
+   * @generated from field: google.protobuf.Timestamp expires_at = 4;
+   */
+  expiresAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.SetClaimPermissionRequest.
+ * Use `create(SetClaimPermissionRequestSchema)` to create a new message.
+ */
+export const SetClaimPermissionRequestSchema: GenMessage<SetClaimPermissionRequest> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 27);
+
+/**
+ * SetClaimPermissionResponse is empty.
+ *
+ * @generated from message keytrail.identitykeys.v1.SetClaimPermissionResponse
+ */
+export type SetClaimPermissionResponse = Message<"keytrail.identitykeys.v1.SetClaimPermissionResponse"> & {
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.SetClaimPermissionResponse.
+ * Use `create(SetClaimPermissionResponseSchema)` to create a new message.
+ */
+export const SetClaimPermissionResponseSchema: GenMessage<SetClaimPermissionResponse> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 28);
+
+/**
+ * ListRevokedDevicesRequest continues after a revocation.
+ *
+ * @generated from message keytrail.identitykeys.v1.ListRevokedDevicesRequest
+ */
+export type ListRevokedDevicesRequest = Message<"keytrail.identitykeys.v1.ListRevokedDevicesRequest"> & {
+  /**
+   * after is the highest `number` seen, 0 at first.
+   *
+   * @generated from field: uint64 after = 1;
+   */
+  after: bigint;
+
+  /**
+   * page_size is at most 1000; 0 for 1000.
+   *
+   * @generated from field: uint32 page_size = 2;
+   */
+  pageSize: number;
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.ListRevokedDevicesRequest.
+ * Use `create(ListRevokedDevicesRequestSchema)` to create a new message.
+ */
+export const ListRevokedDevicesRequestSchema: GenMessage<ListRevokedDevicesRequest> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 29);
+
+/**
+ * ListRevokedDevicesResponse is one page.
+ *
+ * @generated from message keytrail.identitykeys.v1.ListRevokedDevicesResponse
+ */
+export type ListRevokedDevicesResponse = Message<"keytrail.identitykeys.v1.ListRevokedDevicesResponse"> & {
+  /**
+   * revocations in the order of their numbers.
+   *
+   * @generated from field: repeated keytrail.identitykeys.v1.RevokedDevice revocations = 1;
+   */
+  revocations: RevokedDevice[];
+
+  /**
+   * more is true when there are more behind the last one.
+   *
+   * @generated from field: bool more = 2;
+   */
+  more: boolean;
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.ListRevokedDevicesResponse.
+ * Use `create(ListRevokedDevicesResponseSchema)` to create a new message.
+ */
+export const ListRevokedDevicesResponseSchema: GenMessage<ListRevokedDevicesResponse> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 30);
+
+/**
+ * RevokedDevice is one revocation. A revocation with a number becomes visible only after all those with lower numbers.
+ *
+ * @generated from message keytrail.identitykeys.v1.RevokedDevice
+ */
+export type RevokedDevice = Message<"keytrail.identitykeys.v1.RevokedDevice"> & {
+  /**
+   * number of the revocation, over all users.
+   *
+   * @generated from field: uint64 number = 1;
+   */
+  number: bigint;
+
+  /**
+   * device that was revoked.
+   *
+   * @generated from field: keytrail.common.v1.DeviceRef device = 2;
+   */
+  device?: DeviceRef | undefined;
+
+  /**
+   * revoked_at is the server's time.
+   *
+   * @generated from field: google.protobuf.Timestamp revoked_at = 3;
+   */
+  revokedAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.RevokedDevice.
+ * Use `create(RevokedDeviceSchema)` to create a new message.
+ */
+export const RevokedDeviceSchema: GenMessage<RevokedDevice> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 31);
+
+/**
+ * DeleteUserRequest names the user.
+ *
+ * @generated from message keytrail.identitykeys.v1.DeleteUserRequest
+ */
+export type DeleteUserRequest = Message<"keytrail.identitykeys.v1.DeleteUserRequest"> & {
+  /**
+   * request_id makes retries safe; remembered for 7 days.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * user_id to erase.
+   *
+   * @generated from field: string user_id = 2;
+   */
+  userId: string;
+
+  /**
+   * audit_note is the operator's reason, kept in the audit log, 1 to 500 characters.
+   *
+   * @generated from field: string audit_note = 3;
+   */
+  auditNote: string;
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.DeleteUserRequest.
+ * Use `create(DeleteUserRequestSchema)` to create a new message.
+ */
+export const DeleteUserRequestSchema: GenMessage<DeleteUserRequest> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 32);
+
+/**
+ * DeleteUserResponse names the erasure.
+ *
+ * @generated from message keytrail.identitykeys.v1.DeleteUserResponse
+ */
+export type DeleteUserResponse = Message<"keytrail.identitykeys.v1.DeleteUserResponse"> & {
+  /**
+   * erasure as it stands.
+   *
+   * @generated from field: keytrail.common.v1.Erasure erasure = 1;
+   */
+  erasure?: Erasure | undefined;
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.DeleteUserResponse.
+ * Use `create(DeleteUserResponseSchema)` to create a new message.
+ */
+export const DeleteUserResponseSchema: GenMessage<DeleteUserResponse> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 33);
+
+/**
+ * GetErasureRequest names the erasure.
+ *
+ * @generated from message keytrail.identitykeys.v1.GetErasureRequest
+ */
+export type GetErasureRequest = Message<"keytrail.identitykeys.v1.GetErasureRequest"> & {
+  /**
+   * erasure_id from DeleteUser.
+   *
+   * @generated from field: string erasure_id = 1;
+   */
+  erasureId: string;
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.GetErasureRequest.
+ * Use `create(GetErasureRequestSchema)` to create a new message.
+ */
+export const GetErasureRequestSchema: GenMessage<GetErasureRequest> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 34);
+
+/**
+ * GetErasureResponse has the report.
+ *
+ * @generated from message keytrail.identitykeys.v1.GetErasureResponse
+ */
+export type GetErasureResponse = Message<"keytrail.identitykeys.v1.GetErasureResponse"> & {
+  /**
+   * erasure as it stands.
+   *
+   * @generated from field: keytrail.common.v1.Erasure erasure = 1;
+   */
+  erasure?: Erasure | undefined;
+};
+
+/**
+ * Describes the message keytrail.identitykeys.v1.GetErasureResponse.
+ * Use `create(GetErasureResponseSchema)` to create a new message.
+ */
+export const GetErasureResponseSchema: GenMessage<GetErasureResponse> = /*@__PURE__*/
+  messageDesc(file_keytrail_identitykeys_v1_identity_keys, 35);
 
 /**
  * NoBundleReason tells why a device has no bundle.
@@ -330,6 +1240,13 @@ export const NoBundleReason = {
    * @generated from enum value: NO_BUNDLE_REASON_DEVICE_REVOKED = 2;
    */
   DEVICE_REVOKED: 2,
+
+  /**
+   * The uniform answer to those who share no conversation with the user: no such device, revoked, or the claim policy does not permit it.
+   *
+   * @generated from enum value: NO_BUNDLE_REASON_NOT_FOUND_OR_NOT_PERMITTED = 3;
+   */
+  NOT_FOUND_OR_NOT_PERMITTED: 3,
 } as const;
 
 /**
@@ -353,7 +1270,8 @@ export const NoBundleReasonSchema: GenEnum<NoBundleReason> = /*@__PURE__*/
 export const IdentityKeysService: GenService<{
   /**
    * RegisterDevice adds the calling device with its whole key set, or nothing. The first device of a user sets the user's root key.
-   * Idempotent by request_id. Throws ROOT_KEY_MISMATCH, CERTIFICATE_INVALID, SIGNATURE_INVALID, KEY_INVALID, DEVICE_ALREADY_REGISTERED, DEVICE_LIMIT_REACHED.
+   * Idempotent by request_id. Throws ROOT_KEY_MISMATCH, CERTIFICATE_INVALID, SIGNATURE_INVALID, KEY_INVALID, DEVICE_ALREADY_REGISTERED,
+   * DEVICE_LIMIT_REACHED, DEVICE_REVOKED, USER_ERASED, and with root_key_change DEVICE_LIST_CONFLICT, ROOT_KEY_RESET_NOT_ALLOWED.
    *
    * @generated from rpc keytrail.identitykeys.v1.IdentityKeysService.RegisterDevice
    */
@@ -374,8 +1292,9 @@ export const IdentityKeysService: GenService<{
     output: typeof ReplenishPrekeysResponseSchema;
   },
   /**
-   * ClaimPrekeyBundles takes a bundle of each named device, in one statement. Each one-time prekey goes to one claim only;
-   * the same claim_id by the same caller gets the same answer. Idempotent by claim_id. Throws REQUEST_ID_REUSED.
+   * ClaimPrekeyBundles takes a bundle of each named device and of each device of the named users, in one statement. Each one-time prekey
+   * goes to one claim only; the same claim_id by the same caller gets the same answer, and costs nothing again. Idempotent by claim_id.
+   * Throws REQUEST_ID_REUSED, LIMIT_EXCEEDED with google.rpc.RetryInfo, PEER_UNAVAILABLE.
    *
    * @generated from rpc keytrail.identitykeys.v1.IdentityKeysService.ClaimPrekeyBundles
    */
@@ -385,7 +1304,8 @@ export const IdentityKeysService: GenService<{
     output: typeof ClaimPrekeyBundlesResponseSchema;
   },
   /**
-   * GetDevices returns the device lists of users with their public keys. Claims nothing.
+   * GetDevices returns the device lists of users with their public keys. Claims nothing. For devices: the own user and those who share a
+   * conversation with it; any other user looks like one without devices. Throws LIMIT_EXCEEDED, PEER_UNAVAILABLE.
    *
    * @generated from rpc keytrail.identitykeys.v1.IdentityKeysService.GetDevices
    */
@@ -393,6 +1313,138 @@ export const IdentityKeysService: GenService<{
     methodKind: "unary";
     input: typeof GetDevicesRequestSchema;
     output: typeof GetDevicesResponseSchema;
+  },
+  /**
+   * ListDeviceLog returns the entries of users' device logs after a version, oldest first. For the same users as GetDevices; any other
+   * looks like one without devices. Throws PEER_UNAVAILABLE.
+   *
+   * @generated from rpc keytrail.identitykeys.v1.IdentityKeysService.ListDeviceLog
+   */
+  listDeviceLog: {
+    methodKind: "unary";
+    input: typeof ListDeviceLogRequestSchema;
+    output: typeof ListDeviceLogResponseSchema;
+  },
+  /**
+   * RevokeDevice ends a device for good: its prekeys are removed, its streams end, its conversations are to be rotated. For the user's own
+   * registered devices with the root key's signature, and for operators. Again is a no-op. Idempotent by request_id.
+   * Throws DEVICE_NOT_REGISTERED, DEVICE_REVOKED (the calling device is), SIGNATURE_INVALID, NOT_FOUND_OR_NOT_PERMITTED (no such device).
+   *
+   * @generated from rpc keytrail.identitykeys.v1.IdentityKeysService.RevokeDevice
+   */
+  revokeDevice: {
+    methodKind: "unary";
+    input: typeof RevokeDeviceRequestSchema;
+    output: typeof RevokeDeviceResponseSchema;
+  },
+  /**
+   * ChangeRootKey gives the calling device's user another root key, by compare-and-set on the device-list version. Devices for which no new
+   * certificate comes along are revoked; a recovery under the old root key is removed. Idempotent by request_id.
+   * Throws DEVICE_NOT_REGISTERED, DEVICE_REVOKED, DEVICE_LIST_CONFLICT, SIGNATURE_INVALID, CERTIFICATE_INVALID, KEY_INVALID, ROOT_KEY_MISMATCH, ROOT_KEY_RESET_NOT_ALLOWED.
+   *
+   * @generated from rpc keytrail.identitykeys.v1.IdentityKeysService.ChangeRootKey
+   */
+  changeRootKey: {
+    methodKind: "unary";
+    input: typeof ChangeRootKeyRequestSchema;
+    output: typeof ChangeRootKeyResponseSchema;
+  },
+  /**
+   * SetRecovery keeps the user's root key, sealed by the user's recovery key, which never leaves the user. Replaces an earlier one. Idempotent
+   * by request_id. Throws DEVICE_NOT_REGISTERED, DEVICE_REVOKED, ROOT_KEY_MISMATCH.
+   *
+   * @generated from rpc keytrail.identitykeys.v1.IdentityKeysService.SetRecovery
+   */
+  setRecovery: {
+    methodKind: "unary";
+    input: typeof SetRecoveryRequestSchema;
+    output: typeof SetRecoveryResponseSchema;
+  },
+  /**
+   * GetRecovery returns the sealed root key of the calling user; the calling device need not be registered. Throws NOT_FOUND_OR_NOT_PERMITTED: there is none.
+   *
+   * @generated from rpc keytrail.identitykeys.v1.IdentityKeysService.GetRecovery
+   */
+  getRecovery: {
+    methodKind: "unary";
+    input: typeof GetRecoveryRequestSchema;
+    output: typeof GetRecoveryResponseSchema;
+  },
+  /**
+   * RotateSignedPrekey makes a new signed prekey, a new last-resort KEM prekey, or both, the calling device's current ones. The same key again is
+   * a no-op. The old ones are not handed out any more; keep their private keys for the grace period that the answer tells. Idempotent by request_id.
+   * Throws DEVICE_NOT_REGISTERED, DEVICE_REVOKED, SIGNATURE_INVALID, KEY_INVALID, PREKEY_ID_CONFLICT.
+   *
+   * @generated from rpc keytrail.identitykeys.v1.IdentityKeysService.RotateSignedPrekey
+   */
+  rotateSignedPrekey: {
+    methodKind: "unary";
+    input: typeof RotateSignedPrekeyRequestSchema;
+    output: typeof RotateSignedPrekeyResponseSchema;
+  },
+  /**
+   * GetPrekeyStatus tells the levels and ages of a device's prekeys, and what is due. Devices ask for themselves, services for any device.
+   * Throws DEVICE_NOT_REGISTERED, DEVICE_REVOKED.
+   *
+   * @generated from rpc keytrail.identitykeys.v1.IdentityKeysService.GetPrekeyStatus
+   */
+  getPrekeyStatus: {
+    methodKind: "unary";
+    input: typeof GetPrekeyStatusRequestSchema;
+    output: typeof GetPrekeyStatusResponseSchema;
+  },
+  /**
+   * CheckKeys compares the keys that the calling device has the private halves of with those that the service would hand out, and says what
+   * differs. Changes nothing. Throws DEVICE_NOT_REGISTERED, DEVICE_REVOKED.
+   *
+   * @generated from rpc keytrail.identitykeys.v1.IdentityKeysService.CheckKeys
+   */
+  checkKeys: {
+    methodKind: "unary";
+    input: typeof CheckKeysRequestSchema;
+    output: typeof CheckKeysResponseSchema;
+  },
+  /**
+   * SetClaimPermission lets a user claim the prekeys of another one, where the claim policy wants a shared conversation or a permission. For
+   * operators: the application. Idempotent by request_id.
+   *
+   * @generated from rpc keytrail.identitykeys.v1.IdentityKeysService.SetClaimPermission
+   */
+  setClaimPermission: {
+    methodKind: "unary";
+    input: typeof SetClaimPermissionRequestSchema;
+    output: typeof SetClaimPermissionResponseSchema;
+  },
+  /**
+   * ListRevokedDevices pages through all revocations in their order, so that the session service's own list is right also after events were lost.
+   *
+   * @generated from rpc keytrail.identitykeys.v1.IdentityKeysService.ListRevokedDevices
+   */
+  listRevokedDevices: {
+    methodKind: "unary";
+    input: typeof ListRevokedDevicesRequestSchema;
+    output: typeof ListRevokedDevicesResponseSchema;
+  },
+  /**
+   * DeleteUser erases a user in all services: at once here no device of theirs is good any more, the rest follows by events and is told by
+   * GetErasure. For operators. Again gets the same erasure. Idempotent by request_id.
+   *
+   * @generated from rpc keytrail.identitykeys.v1.IdentityKeysService.DeleteUser
+   */
+  deleteUser: {
+    methodKind: "unary";
+    input: typeof DeleteUserRequestSchema;
+    output: typeof DeleteUserResponseSchema;
+  },
+  /**
+   * GetErasure tells how far an erasure is. For operators. Throws NOT_FOUND_OR_NOT_PERMITTED.
+   *
+   * @generated from rpc keytrail.identitykeys.v1.IdentityKeysService.GetErasure
+   */
+  getErasure: {
+    methodKind: "unary";
+    input: typeof GetErasureRequestSchema;
+    output: typeof GetErasureResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_keytrail_identitykeys_v1_identity_keys, 0);

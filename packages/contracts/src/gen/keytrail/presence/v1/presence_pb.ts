@@ -9,13 +9,15 @@ import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { DeviceRef } from "../../common/v1/device_ref_pb.ts";
 import { file_keytrail_common_v1_device_ref } from "../../common/v1/device_ref_pb.ts";
+import type { PrekeyStatus } from "../../identitykeys/v1/prekey_status_pb.ts";
+import { file_keytrail_identitykeys_v1_prekey_status } from "../../identitykeys/v1/prekey_status_pb.ts";
 import type { Message, UnknownEnum } from "@bufbuild/protobuf";
 
 /**
  * Describes the file keytrail/presence/v1/presence.proto.
  */
 export const file_keytrail_presence_v1_presence: GenFile = /*@__PURE__*/
-  fileDesc("CiNrZXl0cmFpbC9wcmVzZW5jZS92MS9wcmVzZW5jZS5wcm90bxIUa2V5dHJhaWwucHJlc2VuY2UudjEiMAoNQXR0YWNoUmVxdWVzdBIfCg5hdHRhY2hfY291bnRlchgBIAEoBEIHukgEMgIoASK/AQoOQXR0YWNoUmVzcG9uc2USMgoIZ3JlZXRpbmcYASABKAsyHi5rZXl0cmFpbC5wcmVzZW5jZS52MS5HcmVldGluZ0gAEjoKDG5vdGlmaWNhdGlvbhgCIAEoCzIiLmtleXRyYWlsLnByZXNlbmNlLnYxLk5vdGlmaWNhdGlvbkgAEjIKCGRyYWluaW5nGAMgASgLMh4ua2V5dHJhaWwucHJlc2VuY2UudjEuRHJhaW5pbmdIAEIJCgdtZXNzYWdlInEKCEdyZWV0aW5nEhUKDWNvbm5lY3Rpb25faWQYASABKAkSHQoVaGVhcnRiZWF0X2ludGVydmFsX21zGAIgASgNEi8KC2F0dGFjaGVkX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKeAQoMTm90aWZpY2F0aW9uEjQKBGtpbmQYASABKA4yJi5rZXl0cmFpbC5wcmVzZW5jZS52MS5Ob3RpZmljYXRpb25LaW5kEhcKD2NvbnZlcnNhdGlvbl9pZBgCIAEoCRISCgpzZXNzaW9uX2lkGAMgASgJEhYKDmtleV9yZXF1ZXN0X2lkGAQgASgJEhMKC3RyYWNlcGFyZW50GAUgASgJIiYKCERyYWluaW5nEhoKEnJlY29ubmVjdF9hZnRlcl9tcxgBIAEoDSIzChBIZWFydGJlYXRSZXF1ZXN0Eh8KDWNvbm5lY3Rpb25faWQYASABKAlCCLpIBXIDsAEBIhMKEUhlYXJ0YmVhdFJlc3BvbnNlIlMKEUxpc3RPbmxpbmVSZXF1ZXN0Ej4KCHVzZXJfaWRzGAEgAygJQiy6SCmSASYIARDoBxgBIh1yGzIZXltBLVphLXowLTkuXzpALV17MSwxMjh9JCJJChJMaXN0T25saW5lUmVzcG9uc2USMwoHZGV2aWNlcxgBIAMoCzIiLmtleXRyYWlsLnByZXNlbmNlLnYxLk9ubGluZURldmljZSJuCgxPbmxpbmVEZXZpY2USLQoGZGV2aWNlGAEgASgLMh0ua2V5dHJhaWwuY29tbW9uLnYxLkRldmljZVJlZhIvCgthdHRhY2hlZF9hdBgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAqvgIKEE5vdGlmaWNhdGlvbktpbmQSIQodTk9USUZJQ0FUSU9OX0tJTkRfVU5TUEVDSUZJRUQQABIhCh1OT1RJRklDQVRJT05fS0lORF9LRVlfT0ZGRVJFRBABEiMKH05PVElGSUNBVElPTl9LSU5EX0tFWV9ERUxJVkVSRUQQAhInCiNOT1RJRklDQVRJT05fS0lORF9LRVlfUkVRVUVTVF9FTkRFRBADEiMKH05PVElGSUNBVElPTl9LSU5EX01FU1NBR0VfQURERUQQBBIqCiZOT1RJRklDQVRJT05fS0lORF9DT05WRVJTQVRJT05fQ0hBTkdFRBAFEiIKHk5PVElGSUNBVElPTl9LSU5EX1JPVEFUSU9OX0RVRRAGEiEKHU5PVElGSUNBVElPTl9LSU5EX1BSRUtFWVNfTE9XEAcyswIKD1ByZXNlbmNlU2VydmljZRJXCgZBdHRhY2gSIy5rZXl0cmFpbC5wcmVzZW5jZS52MS5BdHRhY2hSZXF1ZXN0GiQua2V5dHJhaWwucHJlc2VuY2UudjEuQXR0YWNoUmVzcG9uc2UiADABEmEKCUhlYXJ0YmVhdBImLmtleXRyYWlsLnByZXNlbmNlLnYxLkhlYXJ0YmVhdFJlcXVlc3QaJy5rZXl0cmFpbC5wcmVzZW5jZS52MS5IZWFydGJlYXRSZXNwb25zZSIDkAICEmQKCkxpc3RPbmxpbmUSJy5rZXl0cmFpbC5wcmVzZW5jZS52MS5MaXN0T25saW5lUmVxdWVzdBooLmtleXRyYWlsLnByZXNlbmNlLnYxLkxpc3RPbmxpbmVSZXNwb25zZSIDkAIBYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_timestamp, file_keytrail_common_v1_device_ref]);
+  fileDesc("CiNrZXl0cmFpbC9wcmVzZW5jZS92MS9wcmVzZW5jZS5wcm90bxIUa2V5dHJhaWwucHJlc2VuY2UudjEiMAoNQXR0YWNoUmVxdWVzdBIfCg5hdHRhY2hfY291bnRlchgBIAEoBEIHukgEMgIoASK/AQoOQXR0YWNoUmVzcG9uc2USMgoIZ3JlZXRpbmcYASABKAsyHi5rZXl0cmFpbC5wcmVzZW5jZS52MS5HcmVldGluZ0gAEjoKDG5vdGlmaWNhdGlvbhgCIAEoCzIiLmtleXRyYWlsLnByZXNlbmNlLnYxLk5vdGlmaWNhdGlvbkgAEjIKCGRyYWluaW5nGAMgASgLMh4ua2V5dHJhaWwucHJlc2VuY2UudjEuRHJhaW5pbmdIAEIJCgdtZXNzYWdlIrABCghHcmVldGluZxIVCg1jb25uZWN0aW9uX2lkGAEgASgJEh0KFWhlYXJ0YmVhdF9pbnRlcnZhbF9tcxgCIAEoDRIvCgthdHRhY2hlZF9hdBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASPQoNcHJla2V5X3N0YXR1cxgEIAEoCzImLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5QcmVrZXlTdGF0dXMirwEKDE5vdGlmaWNhdGlvbhI0CgRraW5kGAEgASgOMiYua2V5dHJhaWwucHJlc2VuY2UudjEuTm90aWZpY2F0aW9uS2luZBIXCg9jb252ZXJzYXRpb25faWQYAiABKAkSEgoKc2Vzc2lvbl9pZBgDIAEoCRIWCg5rZXlfcmVxdWVzdF9pZBgEIAEoCRITCgt0cmFjZXBhcmVudBgFIAEoCRIPCgd1c2VyX2lkGAYgASgJIiYKCERyYWluaW5nEhoKEnJlY29ubmVjdF9hZnRlcl9tcxgBIAEoDSIzChBIZWFydGJlYXRSZXF1ZXN0Eh8KDWNvbm5lY3Rpb25faWQYASABKAlCCLpIBXIDsAEBIhMKEUhlYXJ0YmVhdFJlc3BvbnNlIlMKEUxpc3RPbmxpbmVSZXF1ZXN0Ej4KCHVzZXJfaWRzGAEgAygJQiy6SCmSASYIARDoBxgBIh1yGzIZXltBLVphLXowLTkuXzpALV17MSwxMjh9JCJJChJMaXN0T25saW5lUmVzcG9uc2USMwoHZGV2aWNlcxgBIAMoCzIiLmtleXRyYWlsLnByZXNlbmNlLnYxLk9ubGluZURldmljZSJuCgxPbmxpbmVEZXZpY2USLQoGZGV2aWNlGAEgASgLMh0ua2V5dHJhaWwuY29tbW9uLnYxLkRldmljZVJlZhIvCgthdHRhY2hlZF9hdBgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAq5QIKEE5vdGlmaWNhdGlvbktpbmQSIQodTk9USUZJQ0FUSU9OX0tJTkRfVU5TUEVDSUZJRUQQABIhCh1OT1RJRklDQVRJT05fS0lORF9LRVlfT0ZGRVJFRBABEiMKH05PVElGSUNBVElPTl9LSU5EX0tFWV9ERUxJVkVSRUQQAhInCiNOT1RJRklDQVRJT05fS0lORF9LRVlfUkVRVUVTVF9FTkRFRBADEiMKH05PVElGSUNBVElPTl9LSU5EX01FU1NBR0VfQURERUQQBBIqCiZOT1RJRklDQVRJT05fS0lORF9DT05WRVJTQVRJT05fQ0hBTkdFRBAFEiIKHk5PVElGSUNBVElPTl9LSU5EX1JPVEFUSU9OX0RVRRAGEiEKHU5PVElGSUNBVElPTl9LSU5EX1BSRUtFWVNfTE9XEAcSJQohTk9USUZJQ0FUSU9OX0tJTkRfREVWSUNFU19DSEFOR0VEEAgyswIKD1ByZXNlbmNlU2VydmljZRJXCgZBdHRhY2gSIy5rZXl0cmFpbC5wcmVzZW5jZS52MS5BdHRhY2hSZXF1ZXN0GiQua2V5dHJhaWwucHJlc2VuY2UudjEuQXR0YWNoUmVzcG9uc2UiADABEmEKCUhlYXJ0YmVhdBImLmtleXRyYWlsLnByZXNlbmNlLnYxLkhlYXJ0YmVhdFJlcXVlc3QaJy5rZXl0cmFpbC5wcmVzZW5jZS52MS5IZWFydGJlYXRSZXNwb25zZSIDkAICEmQKCkxpc3RPbmxpbmUSJy5rZXl0cmFpbC5wcmVzZW5jZS52MS5MaXN0T25saW5lUmVxdWVzdBooLmtleXRyYWlsLnByZXNlbmNlLnYxLkxpc3RPbmxpbmVSZXNwb25zZSIDkAIBYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_timestamp, file_keytrail_common_v1_device_ref, file_keytrail_identitykeys_v1_prekey_status]);
 
 /**
  * AttachRequest opens the stream.
@@ -109,6 +111,13 @@ export type Greeting = Message<"keytrail.presence.v1.Greeting"> & {
    * @generated from field: google.protobuf.Timestamp attached_at = 3;
    */
   attachedAt?: Timestamp | undefined;
+
+  /**
+   * prekey_status of the device; absent when identity-keys could not be asked: ask GetPrekeyStatus later.
+   *
+   * @generated from field: keytrail.identitykeys.v1.PrekeyStatus prekey_status = 4;
+   */
+  prekeyStatus?: PrekeyStatus | undefined;
 };
 
 /**
@@ -158,6 +167,13 @@ export type Notification = Message<"keytrail.presence.v1.Notification"> & {
    * @generated from field: string traceparent = 5;
    */
   traceparent: string;
+
+  /**
+   * user_id it is about, if any.
+   *
+   * @generated from field: string user_id = 6;
+   */
+  userId: string;
 };
 
 /**
@@ -350,11 +366,18 @@ export const NotificationKind = {
   ROTATION_DUE: 6,
 
   /**
-   * The pool of one-time prekeys is low: ReplenishPrekeys.
+   * Prekeys are low or too old: GetPrekeyStatus, then ReplenishPrekeys or RotateSignedPrekey.
    *
    * @generated from enum value: NOTIFICATION_KIND_PREKEYS_LOW = 7;
    */
   PREKEYS_LOW: 7,
+
+  /**
+   * The device list of a user changed: a device was revoked, or the root key changed. GetDevices and ListDeviceLog tell.
+   *
+   * @generated from enum value: NOTIFICATION_KIND_DEVICES_CHANGED = 8;
+   */
+  DEVICES_CHANGED: 8,
 } as const;
 
 /**
@@ -378,7 +401,8 @@ export const NotificationKindSchema: GenEnum<NotificationKind> = /*@__PURE__*/
 export const PresenceService: GenService<{
   /**
    * Attach is a stream that a device keeps open: being attached is being online, and notifications arrive on it.
-   * One live stream per device: the newer one wins, the older one ends with CONNECTION_SUPERSEDED. Ends with `draining` before a replica stops.
+   * One live stream per device: the newer one wins, the older one ends with CONNECTION_SUPERSEDED. Ends with `draining` before a replica stops,
+   * and with DEVICE_REVOKED when the device is revoked. Throws DEVICE_NOT_REGISTERED, DEVICE_REVOKED.
    *
    * @generated from rpc keytrail.presence.v1.PresenceService.Attach
    */
