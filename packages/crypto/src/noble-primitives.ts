@@ -1,11 +1,13 @@
 import { chacha20poly1305 } from '@noble/ciphers/chacha.js';
 import { ed25519, x25519 } from '@noble/curves/ed25519.js';
 import { hkdf } from '@noble/hashes/hkdf.js';
-import { sha256 } from '@noble/hashes/sha2.js';
+import { sha256, sha512 } from '@noble/hashes/sha2.js';
 import { randomBytes } from '@noble/hashes/utils.js';
 import { ml_kem768 } from '@noble/post-quantum/ml-kem.js';
+import { concatBytes, equalBytes, littleEndian } from './bytes.ts';
 import { checkEd25519, checkKemKey, checkX25519 } from './key-checks.ts';
 import { expectLength, lengths, type Primitives } from './primitives.ts';
+import { isWellFormedSignature } from './signature-checks.ts';
 
 /** Key suite 1 in audited JavaScript: for browsers, and wherever node:crypto is not. */
 export const noblePrimitives: Primitives = {
@@ -32,8 +34,9 @@ export const noblePrimitives: Primitives = {
     publicKey: (privateKey) => ed25519.getPublicKey(privateKey),
     sign: (privateKey, text) => ed25519.sign(text, privateKey),
     verify(publicKey, text, signature) {
-      if (signature.length !== lengths.ed25519Signature || checkEd25519(publicKey) !== undefined) return false;
-      return ed25519.verify(signature, text, publicKey, { zip215: false });
+      return (
+        checkEd25519(publicKey) === undefined && isWellFormedSignature(signature) && holds(publicKey, text, signature)
+      );
     },
   },
   mlKem768: {
@@ -67,3 +70,21 @@ export const noblePrimitives: Primitives = {
     },
   },
 };
+
+/**
+ * RFC 8032 §5.1.7 without the cofactor: S·B − k·A must be R, to the bit. The library's own `verify` multiplies by the cofactor and so takes
+ * signatures of R + T, T of small order, which node:crypto refuses: a message would verify on one client and not on another.
+ */
+function holds(publicKey: Uint8Array, text: Uint8Array, signature: Uint8Array): boolean {
+  const { Point } = ed25519;
+  const encodedR = signature.subarray(0, 32);
+  let key: typeof Point.BASE;
+  try {
+    key = Point.fromBytes(publicKey);
+  } catch {
+    return false;
+  }
+  const k = Point.Fn.create(littleEndian(sha512(concatBytes(encodedR, publicKey, text))));
+  const expected = Point.BASE.multiplyUnsafe(littleEndian(signature.subarray(32))).subtract(key.multiplyUnsafe(k));
+  return equalBytes(expected.toBytes(), encodedR);
+}

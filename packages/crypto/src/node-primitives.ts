@@ -16,6 +16,7 @@ import {
 import { concatBytes } from './bytes.ts';
 import { checkEd25519, checkKemKey, checkX25519 } from './key-checks.ts';
 import { expectLength, type KeyPair, lengths, type Primitives } from './primitives.ts';
+import { isWellFormedSignature } from './signature-checks.ts';
 
 /** What stands before the raw key in PKCS #8 and SubjectPublicKeyInfo; ML-KEM in its seed form (RFC 9935). */
 const der = {
@@ -98,7 +99,7 @@ export const nodePrimitives: Primitives = {
       return plain(sign(null, text, importPrivate(der.ed25519, privateKey)));
     },
     verify(publicKey, text, signature) {
-      if (signature.length !== lengths.ed25519Signature || checkEd25519(publicKey) !== undefined) return false;
+      if (checkEd25519(publicKey) !== undefined || !isWellFormedSignature(signature)) return false;
       return verify(null, text, importEd25519PublicKey(publicKey), signature);
     },
   },

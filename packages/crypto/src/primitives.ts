@@ -38,7 +38,10 @@ export interface Primitives {
     keyPair(): KeyPair;
     publicKey(privateKey: Uint8Array): Uint8Array;
     sign(privateKey: Uint8Array, text: Uint8Array): Uint8Array;
-    /** False also for public keys that are not canonical or of low order: under those, one signature fits many texts. */
+    /**
+     * False also for public keys that are not canonical or of low order (under those, one signature fits many texts), and for signatures with
+     * such an R or with S ≥ L. The equation is the one without the cofactor.
+     */
     verify(publicKey: Uint8Array, text: Uint8Array, signature: Uint8Array): boolean;
   };
   /** FIPS 203, ML-KEM-768. */

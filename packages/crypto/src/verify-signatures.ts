@@ -1,7 +1,7 @@
 import { verify } from 'node:crypto';
 import { checkEd25519 } from './key-checks.ts';
 import { importEd25519PublicKey } from './node-primitives.ts';
-import { lengths } from './primitives.ts';
+import { isWellFormedSignature } from './signature-checks.ts';
 import type { Statement } from './statement.ts';
 
 /** How many verifications of one batch wait in the thread pool at once, so that other users of the pool get their turns. */
@@ -22,8 +22,7 @@ export async function verifySignatures(batch: readonly Statement[]): Promise<boo
 }
 
 function verifyInPool({ publicKey, text, signature }: Statement): Promise<boolean> {
-  if (signature.length !== lengths.ed25519Signature || checkEd25519(publicKey) !== undefined)
-    return Promise.resolve(false);
+  if (checkEd25519(publicKey) !== undefined || !isWellFormedSignature(signature)) return Promise.resolve(false);
   return new Promise((resolve) => {
     verify(null, text, importEd25519PublicKey(publicKey), signature, (error, held) => resolve(error === null && held));
   });
