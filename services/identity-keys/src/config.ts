@@ -11,6 +11,17 @@ export const identityKeysSettings = {
   ...telemetrySettings,
   ...databaseSettings,
   ...eventSettings,
+  peerConversation: setting('KEYTRAIL_PEER_CONVERSATION', rule.text(), 'gRPC target of the service conversation'),
+  peerTimeoutMs: setting(
+    'KEYTRAIL_PEER_TIMEOUT_MS',
+    rule.durationMs().default(5_000),
+    'longest time that one call to another service may take',
+  ),
+  sharedUsersRememberedMs: setting(
+    'KEYTRAIL_SHARED_USERS_REMEMBERED_MS',
+    rule.count().default(30_000),
+    'how long a process remembers that two users share a conversation: so long one that was left still counts; 0 to ask each time',
+  ),
   maxDevicesPerUser: setting(
     'KEYTRAIL_MAX_DEVICES_PER_USER',
     rule.count().min(1).default(50),

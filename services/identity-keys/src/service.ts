@@ -1,8 +1,8 @@
 import { join } from 'node:path';
-import { createAuthenticator } from '@keytrail/auth';
-import { IdentityKeysService } from '@keytrail/contracts';
+import { createAuthenticator, createServiceIdentity } from '@keytrail/auth';
+import { ConversationService, IdentityKeysService } from '@keytrail/contracts';
 import { connectEvents, startRelay } from '@keytrail/events';
-import { startServer } from '@keytrail/rpc';
+import { connectPeer, startServer } from '@keytrail/rpc';
 import { openDatabase, schemaReadiness } from '@keytrail/storage';
 import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
 import type { IdentityKeysConfig } from './config.ts';
@@ -12,6 +12,7 @@ import { claimPrekeyBundles } from './rpc/claim-prekey-bundles.ts';
 import { getDevices } from './rpc/get-devices.ts';
 import { registerDevice } from './rpc/register-device.ts';
 import { replenishPrekeys } from './rpc/replenish-prekeys.ts';
+import { createSharing } from './sharing.ts';
 import { PrismaClient } from './store/generated/client.ts';
 
 export { type IdentityKeysConfig, identityKeysSettings, readConfig } from './config.ts';
@@ -58,6 +59,14 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
     closing.push(() => forgetting.stop());
 
     const lowPrekeys = createLowPrekeys(db, { reminderMs: config.lowPrekeysReminderMs });
+    const conversation = connectPeer(ConversationService, {
+      target: config.peerConversation,
+      identity: createServiceIdentity(config, service),
+      peer: 'conversation',
+      timeoutMs: config.peerTimeoutMs,
+    });
+    closing.push(() => conversation.close());
+    const sharing = createSharing(conversation, { rememberMs: config.sharedUsersRememberedMs });
     const server = await startServer({
       service,
       services: [IdentityKeysService],
@@ -65,7 +74,7 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
         registerDevice({ db, writerBuild: build.writerBuild, maxDevicesPerUser: config.maxDevicesPerUser }),
         replenishPrekeys({ db, prisma, maxPrekeysPerPool: config.maxPrekeysPerPool }),
         claimPrekeyBundles({ db, lowPrekeys, lowPrekeysBelow: config.lowPrekeysBelow }),
-        getDevices({ db, maxDevicesPerAnswer: config.maxDevicesPerAnswer }),
+        getDevices({ db, sharing, maxDevicesPerAnswer: config.maxDevicesPerAnswer }),
       ],
       config,
       authenticator: createAuthenticator(config),

@@ -30,6 +30,7 @@ test.for(wires)(
     await client.registerDevice(registration);
     await service.register({ userId: alice, deviceId: 'laptop', rootKey: phone.rootKey });
     const { device: bobs } = await service.register({ userId: bob, deviceId: 'phone' });
+    service.peers.share(alice, bob);
 
     const { deviceLists } = await client.getDevices({ userIds: [bob, nobody, alice] });
     expect(deviceLists.map(({ userId, version }) => [userId, version])).toEqual([

@@ -10,6 +10,7 @@ import { createServiceDatabase, type Database, migrateDatabase, openDatabase } f
 import { readConfig } from '../src/config.ts';
 import { createIdentityKeys, migrationsFolder } from '../src/service.ts';
 import { makeDevice, type TestDevice, type TestDeviceOptions } from './device-keys.ts';
+import { type StandIns, startStandIns } from './stand-ins.ts';
 
 export type IdentityKeysClient = Client<typeof IdentityKeysService>;
 export type Wire = 'grpc' | 'web';
@@ -20,6 +21,8 @@ const serviceCredential = 'shared-by-these-services-in-development';
 /** The service as it is, in as many replicas as wanted, over its own PostgreSQL and NATS. */
 export interface IdentityKeysUnderTest {
   readonly natsUrl: string;
+  /** The services that are asked, as small real servers. */
+  readonly peers: StandIns;
   /** A connection of the test's own to the database of the service. */
   readonly db: Database;
   /** A client with a device's token. */
@@ -55,7 +58,7 @@ export async function startIdentityKeys({
   await migrateDatabase({ url, migrations: migrationsFolder });
   const db = openDatabase({ url, service: 'test', connections: 50, statementTimeoutMs: 20_000 });
   closing.push(() => db.close());
-  const config = readConfig({
+  const environment = {
     KEYTRAIL_ENVIRONMENT: 'development',
     KEYTRAIL_LOG_LEVEL: 'warn',
     KEYTRAIL_DATABASE_URL: url,
@@ -64,8 +67,10 @@ export async function startIdentityKeys({
     KEYTRAIL_TOKEN_ISSUER: issuer.issuer,
     KEYTRAIL_SERVICE_CREDENTIAL: serviceCredential,
     KEYTRAIL_CALLER_REQUESTS_PER_SECOND: '0',
-    ...settings,
-  });
+  };
+  const peers = await startStandIns(environment);
+  closing.push(() => peers.stop());
+  const config = readConfig({ ...environment, ...peers.targets, ...settings });
   const ports: { grpcPort: number; webPort: number }[] = [];
   for (let i = 0; i < replicas; i++) {
     const replica = createIdentityKeys(config);
@@ -102,6 +107,7 @@ export async function startIdentityKeys({
 
   return {
     natsUrl: nats.url,
+    peers,
     db,
     asDevice,
     asService(service, { replica = 0 } = {}) {

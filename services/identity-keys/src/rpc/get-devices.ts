@@ -2,21 +2,29 @@ import { create } from '@bufbuild/protobuf';
 import { type DeviceList, DeviceListSchema, IdentityKeysService } from '@keytrail/contracts';
 import { type Rpc, refuse, unary } from '@keytrail/rpc';
 import type { Database } from '@keytrail/storage';
+import type { Sharing } from '../sharing.ts';
 import { type DeviceListRow, readDeviceLists } from '../store/device-lists.ts';
 import { deviceMessage } from './device-messages.ts';
 
 export interface GetDevicesParts {
   readonly db: Database;
+  readonly sharing: Sharing;
   readonly maxDevicesPerAnswer: number;
 }
 
-/** The device lists of users, in the order asked, in one statement. Throws LIMIT_EXCEEDED when they do not fit into one answer. */
-export function getDevices({ db, maxDevicesPerAnswer }: GetDevicesParts): Rpc {
+/**
+ * The device lists of users, in the order asked, in one statement; users about whom the caller may not know look like ones without devices.
+ * Throws LIMIT_EXCEEDED when the lists do not fit into one answer, PEER_UNAVAILABLE.
+ */
+export function getDevices({ db, sharing, maxDevicesPerAnswer }: GetDevicesParts): Rpc {
   return unary(IdentityKeysService.method.getDevices, {
     allow: ['device', 'service'],
-    async handle({ userIds, includeRevoked }) {
+    async handle({ userIds, includeRevoked }, { caller }) {
+      const known = caller.kind === 'anonymous' ? await sharing.knownTo(caller, userIds) : new Set(userIds);
       const limit = userIds.length + maxDevicesPerAnswer;
-      const rows = await readDeviceLists(db, { userIds, includeRevoked, limit });
+      // A stranger's id is looked up as one that nobody has, so that strangers and users without devices take the same way.
+      const asked = userIds.map((userId) => (known.has(userId) ? userId : ''));
+      const rows = await readDeviceLists(db, { userIds: asked, includeRevoked, limit });
       if (rows.filter((row) => row.device_id !== null).length > maxDevicesPerAnswer)
         throw refuse('LIMIT_EXCEEDED', `more than ${maxDevicesPerAnswer} devices: ask for fewer users at once`, {
           metadata: { limit: String(maxDevicesPerAnswer), scope: 'devices in one answer' },
