@@ -2,10 +2,20 @@ export { connectEvents, type EventBus, type EventBusOptions } from './bus.ts';
 export * from './catalogue.ts';
 export { type Consumer, type ConsumerOptions, startConsumer } from './consumer.ts';
 export { answerCore, type CoreOptions, publishCore, requestCore, subscribeCore } from './core-nats.ts';
+export {
+  type ErasedBatch,
+  type ErasedCounts,
+  type Erasing,
+  type ErasingOptions,
+  type Erasure,
+  erasuresMigration,
+  startErasing,
+} from './erasures.ts';
 export { type DeliveredEvent, type EventHandler, type Handler, on, onInTransaction, UnknownEvent } from './handlers.ts';
 export { inboxMigration, inboxRetentionMs, purgeInbox } from './inbox.ts';
 export { type AddEventOptions, addEvent, largestEventBytes, outboxMigration } from './outbox.ts';
 export { publishHint } from './publish.ts';
 export { type Relay, type RelayOptions, startRelay } from './relay.ts';
+export { type Rounds, type RoundsOptions, startRounds } from './rounds.ts';
 export { eventSettings } from './settings.ts';
 export { TopologyMismatch } from './topology.ts';

@@ -54,6 +54,11 @@ export const sessionSettings = {
     rule.durationMs().default(1000),
     'interval of the sweep over key requests that are due',
   ),
+  revocationsPullMs: setting(
+    'KEYTRAIL_REVOCATIONS_PULL_MS',
+    rule.durationMs().default(5000),
+    'how often to ask identity-keys for revocations that no event told: as late one is noticed at most, besides the call itself',
+  ),
   purgeIntervalMs: setting(
     'KEYTRAIL_PURGE_INTERVAL_MS',
     rule.durationMs().default(3_600_000),

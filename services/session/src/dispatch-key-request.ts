@@ -67,6 +67,8 @@ async function dispatch({ db, peers, policy, log }: Dispatcher, request: KeyRequ
   const rows = await readHolders(db, request);
   if (!rows) throw new Error('a key request has lost its session');
   if (rows.now >= request.expiresAt) return endRequest(db, request, { kind: 'expired' }, rows.now);
+  if (rows.requesterRevoked)
+    return endRequest(db, request, { kind: 'unfulfillable', because: 'requester_revoked' }, rows.now);
 
   const ranked = rankedHolders(rows, request.requester, request.keyRequestId);
   const answers = await askPeers(peers, { ...request, ranked }, log);

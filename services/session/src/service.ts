@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { type Authenticator, createAuthenticator, createServiceIdentity } from '@keytrail/auth';
 import { SessionService } from '@keytrail/contracts';
-import { type Consumer, connectEvents, type EventBus, type Relay, startRelay } from '@keytrail/events';
+import { type Consumer, connectEvents, type EventBus, type Relay, type Rounds, startRelay } from '@keytrail/events';
 import { type Rpc, type RunningServer, startServer } from '@keytrail/rpc';
 import { type Database, openDatabase, schemaReadiness } from '@keytrail/storage';
 import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
@@ -11,11 +11,13 @@ import { noteRevokedDevices } from './consumers/note-revoked-devices.ts';
 import { resumeForHolder } from './consumers/resume-for-holder.ts';
 import type { Dispatcher } from './dispatch-key-request.ts';
 import { startForgetting } from './jobs/forget-old-ids.ts';
+import { pullRevocations } from './jobs/pull-revocations.ts';
 import { type Sweep, startSweep } from './jobs/sweep-key-requests.ts';
 import type { Parts } from './parts.ts';
 import { connectPeers } from './peers.ts';
 import { ackKey } from './rpc/ack-key.ts';
 import { cancelKeyRequest } from './rpc/cancel-key-request.ts';
+import { checkOffer } from './rpc/check-offer.ts';
 import { declineOffer } from './rpc/decline-offer.ts';
 import { discardSession } from './rpc/discard-session.ts';
 import { fulfillKeyRequest } from './rpc/fulfill-key-request.ts';
@@ -64,6 +66,7 @@ export function createSession(config: SessionConfig, overrides: Overrides = {}):
   let relay: Relay | undefined;
   let consumers: Consumer[] = [];
   let sweep: Sweep | undefined;
+  let pull: Rounds | undefined;
   let stopForgetting = () => {};
   let stopped: Promise<void> | undefined;
 
@@ -73,6 +76,7 @@ export function createSession(config: SessionConfig, overrides: Overrides = {}):
     relay = startRelay({ db, bus, service: 'session', log });
     if (overrides.run?.consumers ?? true) consumers = startConsumers(dispatcher, bus);
     if (overrides.run?.sweep ?? true) sweep = startSweep(dispatcher, config.sweepMs);
+    pull = pullRevocations({ db, peers, log }, config.revocationsPullMs);
     stopForgetting = startForgetting(db, log, config.purgeIntervalMs);
     await Promise.all(consumers.map(({ ready }) => ready));
     server = await startServer({
@@ -92,7 +96,7 @@ export function createSession(config: SessionConfig, overrides: Overrides = {}):
     try {
       await server?.stop();
       stopForgetting();
-      await Promise.all([...consumers.map((consumer) => consumer.stop()), sweep?.stop()]);
+      await Promise.all([...consumers.map((consumer) => consumer.stop()), sweep?.stop(), pull?.stop()]);
       await relay?.stop();
       await bus?.close();
     } finally {
@@ -123,6 +127,7 @@ function rpcs(parts: Parts): Rpc[] {
     declineOffer(parts),
     ackKey(parts),
     cancelKeyRequest(parts),
+    checkOffer(parts),
     listKeyRequests(parts),
   ];
 }

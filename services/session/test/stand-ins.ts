@@ -8,7 +8,8 @@ import {
   IdentityKeysService,
   PresenceService,
 } from '@keytrail/contracts';
-import { type RunningServer, type ServerOptions, startServer, unary } from '@keytrail/rpc';
+import { type RunningServer, refuse, type ServerOptions, startServer, unary } from '@keytrail/rpc';
+import type { DeviceId } from '../src/domain/device.ts';
 import type { MadeSession, Person, TestDevice } from './people.ts';
 
 interface Span {
@@ -29,6 +30,8 @@ export interface StandIns {
   readonly revoked: Map<string, Date>;
   readonly unregistered: Set<string>;
   readonly online: Set<string>;
+  /** What identity-keys lists as revoked, in the order of their numbers; pages are short. `away`: it cannot be asked. */
+  readonly revocations: { numbered: { number: bigint; device: DeviceId; revokedAt: Date }[]; away: boolean };
   readonly asked: { conversation: number; identityKeys: number; presence: number };
   readonly targets: { conversation: string; identityKeys: string; presence: string };
   /** Makes the conversation know the session and its members, from the session's epoch on. */
@@ -41,6 +44,8 @@ export function keyOf({ userId, deviceId }: { userId: string; deviceId: string }
   return `${userId} ${deviceId}`;
 }
 
+const revocationsOnPage = 2;
+
 type Server = Omit<ServerOptions, 'service' | 'rpcs' | 'services'>;
 
 export async function startStandIns(server: Server): Promise<StandIns> {
@@ -49,6 +54,7 @@ export async function startStandIns(server: Server): Promise<StandIns> {
   const revoked = new Map<string, Date>();
   const unregistered = new Set<string>();
   const online = new Set<string>();
+  const revocations: StandIns['revocations'] = { numbered: [], away: false };
   const asked = { conversation: 0, identityKeys: 0, presence: 0 };
 
   const conversation = await startServer({
@@ -115,6 +121,18 @@ export async function startStandIns(server: Server): Promise<StandIns> {
           };
         },
       }),
+      unary(IdentityKeysService.method.listRevokedDevices, {
+        allow: ['service:session'],
+        handle({ after }) {
+          if (revocations.away) throw refuse('PEER_UNAVAILABLE', 'away', { metadata: { peer: 'identity-keys' } });
+          const rest = revocations.numbered.filter(({ number }) => number > after);
+          const shown = rest.slice(0, revocationsOnPage);
+          return {
+            revocations: shown.map((each) => ({ ...each, revokedAt: timestampFromDate(each.revokedAt) })),
+            more: rest.length > shown.length,
+          };
+        },
+      }),
     ],
   });
   const presence = await startServer({
@@ -144,6 +162,7 @@ export async function startStandIns(server: Server): Promise<StandIns> {
     revoked,
     unregistered,
     online,
+    revocations,
     asked,
     targets: { conversation: target(conversation), identityKeys: target(identityKeys), presence: target(presence) },
     commit({ session }, members, spans = [{ fromEpoch: 1n, toEpoch: 0n }]) {

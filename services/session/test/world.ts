@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { type DescMessage, type DescMethodUnary, fromBinary, type MessageShape } from '@bufbuild/protobuf';
 import { type Client, createClient, type Transport } from '@connectrpc/connect';
 import { createConnectTransport } from '@connectrpc/connect-web';
-import { createAuthenticator, createServiceIdentity } from '@keytrail/auth';
+import { createAuthenticator, createServiceIdentity, type ServiceName } from '@keytrail/auth';
 import { type Issuer, startIssuer } from '@keytrail/auth/issuer';
 import { KeyRequestRole, SessionService } from '@keytrail/contracts';
 import { connectEvents, deviceAttached, type EventBus, type EventType, publishHint } from '@keytrail/events';
@@ -31,6 +31,7 @@ export interface World {
   readonly config: SessionConfig;
   readonly service: SessionServiceProcess;
   readonly asConversation: SessionClient;
+  readonly asIdentityKeys: SessionClient;
   /** Straight SQL, as a role that owns the tables. */
   readonly sql: pg.Pool;
   readonly bus: EventBus;
@@ -85,7 +86,6 @@ export async function startWorld(
   const bus = await connectEvents({ config: full, log: telemetry.log });
   const heard = listen(bus);
   const transports: { close(): void }[] = [];
-  const identity = createServiceIdentity(full, 'conversation');
 
   function grpc(port: number, authorization: () => string | Promise<string>): GrpcTransport {
     const transport = createGrpcTransport({ target: `127.0.0.1:${port}`, authorization });
@@ -107,10 +107,14 @@ export async function startWorld(
   }
   const bearer = (device: { userId: string; deviceId: string }) => async () =>
     `Bearer ${await issuer.token({ userId: device.userId, deviceId: device.deviceId })}`;
-  const asConversation = createClient(
-    SessionService,
-    transport('grpc', () => identity.header()),
-  );
+  const asService = (name: ServiceName) => {
+    const identity = createServiceIdentity(full, name);
+    return createClient(
+      SessionService,
+      transport('grpc', () => identity.header()),
+    );
+  };
+  const asConversation = asService('conversation');
   const sql = new pg.Pool({ connectionString: databaseUrl, max: 2 });
 
   return {
@@ -118,6 +122,7 @@ export async function startWorld(
     config: full,
     service,
     asConversation,
+    asIdentityKeys: asService('identity-keys'),
     sql,
     bus,
     logged,

@@ -9,7 +9,7 @@ import {
 } from '@keytrail/events';
 import type { Database } from '@keytrail/storage';
 import type { Logger } from '@keytrail/telemetry';
-import { noteRevokedDevice } from '../store/revoked-devices.ts';
+import { noteRevokedDevices as note } from '../store/revoked-devices.ts';
 
 /** Keeps the local list of revoked devices that the hit statement joins: there a revocation counts as soon as its event is here. */
 export function noteRevokedDevices({ db, log }: { db: Database; log: Logger }, bus: EventBus): Consumer {
@@ -19,7 +19,8 @@ export function noteRevokedDevices({ db, log }: { db: Database; log: Logger }, b
     log,
     consumer: consumers.sessionDevices,
     handlers: onInTransaction(deviceListChanged, async ({ revoked, userId, deviceId, changedAt }, tx) => {
-      if (revoked) await noteRevokedDevice(tx, { userId, deviceId }, changedAt ? timestampDate(changedAt) : new Date());
+      if (!revoked) return;
+      await note(tx, [{ userId, deviceId, revokedAt: changedAt ? timestampDate(changedAt) : new Date() }]);
     }),
   });
 }

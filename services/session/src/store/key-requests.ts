@@ -220,6 +220,8 @@ export async function claimKeyRequestsForHolder(
 
 export interface HolderRows {
   readonly now: Date;
+  /** By the local list: the request is to end, whatever the peers would say. */
+  readonly requesterRevoked: boolean;
   readonly initiator: DeviceId;
   readonly holders: readonly DeviceId[];
   readonly offers: readonly {
@@ -234,6 +236,7 @@ export interface HolderRows {
 const readHolderRows = statement(
   'read_holders',
   `SELECT now() AS now, s.initiator_user_id, s.initiator_device_id,
+     EXISTS (SELECT FROM revoked_devices r WHERE r.user_id = $3 AND r.device_id = $4) AS requester_revoked,
      coalesce((SELECT array_agg(DISTINCT e.user_id || ' ' || e.device_id)
        FROM envelopes e LEFT JOIN revoked_devices r ON r.user_id = e.user_id AND r.device_id = e.device_id
        WHERE e.conversation_id = $1 AND e.session_id = $2 AND r.user_id IS NULL), '{}') AS holders,
@@ -249,6 +252,7 @@ const readHolderRows = statement(
 export async function readHolders(db: Queryable, request: KeyRequest): Promise<HolderRows | undefined> {
   const [row] = await db.query<{
     now: Date;
+    requester_revoked: boolean;
     initiator_user_id: string;
     initiator_device_id: string;
     holders: string[];
@@ -264,6 +268,7 @@ export async function readHolders(db: Queryable, request: KeyRequest): Promise<H
   return (
     row && {
       now: row.now,
+      requesterRevoked: row.requester_revoked,
       initiator: { userId: row.initiator_user_id, deviceId: row.initiator_device_id },
       holders: row.holders.map(deviceOfKey),
       rejected: row.rejected.map(deviceOfKey),
@@ -372,6 +377,7 @@ const listOffered = statement(
      WHERE user_id = $1 AND device_id = $2 AND lapses_at > now() AND declined_at IS NULL GROUP BY key_request_id) o
    JOIN key_requests k USING (key_request_id)
    WHERE k.state = 'OFFERED' AND (k.requested_at, k.key_request_id) > ($3, $4)
+     AND NOT EXISTS (SELECT FROM revoked_devices r WHERE r.user_id = $1 AND r.device_id = $2)
    ORDER BY k.requested_at, k.key_request_id LIMIT $5`,
 );
 
@@ -390,4 +396,32 @@ export async function listOfferedKeyRequests(
     most,
   ]);
   return rows.map(keyRequestOf);
+}
+
+const findOffer = statement(
+  'find_offer',
+  `SELECT k.user_id, k.device_id FROM key_requests k
+   WHERE k.key_request_id = $1 AND k.state IN ('WAITING_FOR_HOLDER', 'OFFERED')
+     AND EXISTS (SELECT FROM offers o WHERE o.key_request_id = $1 AND o.user_id = $2 AND o.device_id = $3)
+     AND NOT EXISTS (SELECT FROM offers o WHERE o.key_request_id = $1 AND o.user_id = $2 AND o.device_id = $3
+       AND o.declined_at IS NOT NULL)
+     AND NOT EXISTS (SELECT FROM revoked_devices r
+       WHERE (r.user_id, r.device_id) IN (($2, $3), (k.user_id, k.device_id)))`,
+);
+
+/**
+ * The requester of an open request that was offered to a holder who has not declined it; an offer that lapsed is still good. Undefined
+ * otherwise, and when either device is revoked.
+ */
+export async function findRequesterOfOffer(
+  db: Queryable,
+  keyRequestId: string,
+  holder: DeviceId,
+): Promise<DeviceId | undefined> {
+  const [row] = await db.query<{ user_id: string; device_id: string }>(findOffer, [
+    keyRequestId,
+    holder.userId,
+    holder.deviceId,
+  ]);
+  return row && { userId: row.user_id, deviceId: row.device_id };
 }

@@ -1,0 +1,64 @@
+import { context, type Logger, ROOT_CONTEXT } from '@keytrail/telemetry';
+import { warnSparingly } from './warn-sparingly.ts';
+
+export interface RoundsOptions {
+  /** For the log: `the pull of revocations`. */
+  readonly what: string;
+  /** From the end of one round to the begin of the next. */
+  readonly everyMs: number;
+  readonly log: Logger;
+  /** One step; true when there is more to do at once. */
+  readonly round: () => Promise<boolean>;
+}
+
+export interface Rounds {
+  /** The next round begins now, or right after the one at hand. */
+  soon(): void;
+  /** Begins no further round, and resolves when the one at hand is over. */
+  stop(): Promise<void>;
+}
+
+/**
+ * What events only make sooner: work on state, done again and again, so that a lost event costs time and nothing else. The first
+ * round begins at once. A round that fails is told sparingly and tried again after the interval.
+ */
+export function startRounds({ what, everyMs, log, round }: RoundsOptions): Rounds {
+  const failed = warnSparingly(log, `${what} failed; it tries again`);
+  let stopping = false;
+  let wanted = false;
+  let wake = () => {};
+
+  async function run(): Promise<void> {
+    while (!stopping) {
+      wanted = false;
+      try {
+        while (!stopping && (await round()));
+      } catch (error) {
+        failed(error);
+      }
+      if (stopping) return;
+      if (wanted) continue;
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, everyMs);
+        wake = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
+    }
+  }
+
+  // The loop belongs to no request, whoever starts it.
+  const finished = context.with(ROOT_CONTEXT, run);
+  return {
+    soon() {
+      wanted = true;
+      wake();
+    },
+    async stop() {
+      stopping = true;
+      wake();
+      await finished;
+    },
+  };
+}
