@@ -8,13 +8,13 @@ import type { Bench } from './bench.ts';
 import { type Measured, quantile, rounded, rowOf, WrongAnswers } from './measurement.ts';
 import { type SeededDevice, seedDevices } from './seed-devices.ts';
 
-const devicesPerClaim = 321;
-const warmUps = 15;
-const claims = 60;
-
-/** One call that claims a bundle of each of 321 devices, against the statement under it alone; one after the other, in turns. */
-export async function measureClaims({ constellation, progress }: Bench): Promise<Measured> {
-  const name = 'identity.claim.321';
+/** One call that claims a bundle of each of so many devices, against the statement under it alone; one after the other, in turns. */
+export async function measureClaims(
+  { constellation, progress }: Bench,
+  devicesPerClaim: number,
+  { warmUps = 15, claims = 60 } = {},
+): Promise<Measured> {
+  const name = `identity.claim.${devicesPerClaim}`;
   const sql = new pg.Client({ connectionString: constellation.databaseUrls['identity-keys'] });
   await sql.connect();
   const transport = createGrpcTransport({
@@ -25,7 +25,7 @@ export async function measureClaims({ constellation, progress }: Bench): Promise
   try {
     progress(`${name}: stocking the pools of ${devicesPerClaim} devices`);
     // Both take from the same pools, and no pool becomes low.
-    const devices = await seedDevices(sql, devicesPerClaim, 2 * (warmUps + claims) + 30);
+    const devices = await seedDevices(sql, `${devicesPerClaim}`, devicesPerClaim, 2 * (warmUps + claims) + 30);
     const caller = devices[0] as SeededDevice;
     authorization = `Bearer ${await constellation.issuer.token(caller)}`;
     const client = createClient(IdentityKeysService, transport);

@@ -33,7 +33,8 @@ export async function ensureLoadProgram(name: LoadProgram, progress: (line: stri
   return built;
 }
 
-function findOnPath(name: string): string | undefined {
+/** The path of a program on PATH, if it is there. */
+export function findOnPath(name: string): string | undefined {
   for (const folder of (process.env.PATH ?? '').split(delimiter)) {
     const file = join(folder, name);
     try {

@@ -40,17 +40,19 @@ export interface LoadOptions {
 
 const path = `${SessionService.typeName}/GetInitialSession`;
 
-interface Counted {
+/** What one load program counted. */
+export interface Counted {
   readonly answered: number;
   readonly seconds: number;
   readonly p50Ms: number;
   readonly p99Ms: number;
 }
 
-async function round(server: LoadTarget, load: () => Promise<Counted[]>): Promise<Round> {
-  const before = { server: processorSeconds(server.pid), load: processorSecondsOfEndedPrograms() };
+/** Measures the processor time around a load; `pid` is the server's. */
+export async function round({ pid }: { readonly pid: number }, load: () => Promise<Counted[]>): Promise<Round> {
+  const before = { server: processorSeconds(pid), load: processorSecondsOfEndedPrograms() };
   const counted = await load();
-  const serverSeconds = processorSeconds(server.pid) - before.server;
+  const serverSeconds = processorSeconds(pid) - before.server;
   const loadSeconds = processorSecondsOfEndedPrograms() - before.load;
   const answered = counted.reduce((sum, each) => sum + each.answered, 0);
   const seconds = Math.max(...counted.map((each) => each.seconds));
@@ -176,7 +178,8 @@ interface VegetaReport {
   readonly errors: readonly string[];
 }
 
-async function run(program: string, args: string[]): Promise<string> {
+/** Runs a load program to its end; its output. Throws WrongAnswers when it fails. */
+export async function run(program: string, args: string[]): Promise<string> {
   const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] });
   let out = '';
   let said = '';

@@ -6,6 +6,7 @@ import { parseArgs } from 'node:util';
 import { checkoutFolder, type ProcessHandle, startProcess } from '@keytrail/local';
 import { type Constellation, startConstellation } from '@keytrail/local/constellation';
 import type { Bench } from './bench.ts';
+import { measureClaimRate } from './claim-rate-rows.ts';
 import { measureClaims } from './claim-row.ts';
 import { measureFulfilment } from './fulfilment-rows.ts';
 import { LoadProgramMissing } from './load-programs.ts';
@@ -42,7 +43,10 @@ const groups: readonly RowGroup[] = [
         (['grpc', 'connect'] as const).filter((wire) => rows.includes(`session.get-initial.${wire}`)),
       ),
   },
-  { rows: ['identity.claim.321'], measure: measureClaims },
+  { rows: ['identity.claim.hot'], measure: (bench) => measureClaimRate(bench, 'hot') },
+  { rows: ['identity.claim.spread'], measure: (bench) => measureClaimRate(bench, 'spread') },
+  { rows: ['identity.claim.321'], measure: (bench) => measureClaims(bench, 321) },
+  { rows: ['identity.claim.1204'], measure: (bench) => measureClaims(bench, 1204, { warmUps: 8, claims: 30 }) },
   { rows: ['fulfilment.online.p50', 'fulfilment.online.p99'], measure: measureFulfilment },
 ];
 

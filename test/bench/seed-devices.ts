@@ -5,66 +5,88 @@ export interface SeededDevice {
   readonly deviceId: string;
 }
 
-const devicesPerUser = 3;
+export const devicesPerUser = 3;
 
-/** Devices with whole key sets of random bytes and `prekeys` unclaimed one-time prekeys of each kind. */
-export async function seedDevices(sql: Client, count: number, prekeys: number): Promise<SeededDevice[]> {
-  await sql.query(`CREATE FUNCTION pg_temp.bytes(length integer) RETURNS bytea LANGUAGE sql VOLATILE AS $$
+/**
+ * Devices with whole key sets of random bytes, three for each user: `bench-<name>-1` … with `device-1` to `device-3`; `prekeys` unclaimed
+ * one-time prekeys of each kind for each.
+ */
+export async function seedDevices(sql: Client, name: string, count: number, prekeys: number): Promise<SeededDevice[]> {
+  const users = `bench-${name}-`;
+  await sql.query(`CREATE OR REPLACE FUNCTION pg_temp.bytes(length integer) RETURNS bytea LANGUAGE sql VOLATILE AS $$
     SELECT substr(decode(string_agg(md5(random()::text), ''), 'hex'), 1, length) FROM generate_series(0, length / 16) $$`);
   await sql.query('BEGIN');
   await sql.query(
     `INSERT INTO users (user_id, root_key, device_list_version)
-     SELECT 'bench-user-' || u, pg_temp.bytes(32), $2 FROM generate_series(1, ceil($1::numeric / $2)::integer) AS u`,
-    [count, devicesPerUser],
+     SELECT $3 || u, pg_temp.bytes(32), $2 FROM generate_series(1, ceil($1::numeric / $2)::integer) AS u`,
+    [count, devicesPerUser, users],
   );
   await sql.query(
     `INSERT INTO devices (user_id, device_id, suite, identity_key, signing_key, certificate_root_key, certificate_signature, certified_at,
-       current_signed_prekey_id, current_last_resort_prekey_id, one_time_prekeys_added, kem_prekeys_added, registered_keys_digest,
-       added_in_version, writer_build, created_trace_id)
+       current_signed_prekey_id, current_last_resort_prekey_id, registered_keys_digest, added_in_version, writer_build, created_trace_id)
      SELECT u.user_id, 'device-' || v, 1, pg_temp.bytes(32), pg_temp.bytes(32), u.root_key, pg_temp.bytes(64), now(),
-       1, 1, $2, $2, pg_temp.bytes(32), v, 'bench', ''
-     FROM users u, generate_series(1, $3::integer) AS v WHERE u.user_id LIKE 'bench-user-%' ORDER BY v, u.user_id LIMIT $1`,
-    [count, prekeys, devicesPerUser],
-  );
-  await sql.query(
-    `CREATE TEMPORARY TABLE seeded ON COMMIT DROP AS SELECT device_number FROM devices WHERE user_id LIKE 'bench-user-%'`,
+       1, 1, pg_temp.bytes(32), v, 'bench', ''
+     FROM users u, generate_series(1, $3::integer) AS v WHERE starts_with(u.user_id, $2) ORDER BY v, u.user_id LIMIT $1`,
+    [count, users, devicesPerUser],
   );
   await sql.query(
     `INSERT INTO signed_prekeys (device_number, key_id, public_key, signature)
-     SELECT device_number, 1, pg_temp.bytes(32), pg_temp.bytes(64) FROM seeded`,
+     SELECT device_number, 1, pg_temp.bytes(32), pg_temp.bytes(64) FROM devices WHERE starts_with(user_id, $1)`,
+    [users],
   );
   await sql.query(
     `INSERT INTO last_resort_prekeys (device_number, key_id, public_key, signature)
-     SELECT device_number, 1, pg_temp.bytes(1184), pg_temp.bytes(64) FROM seeded`,
+     SELECT device_number, 1, pg_temp.bytes(1184), pg_temp.bytes(64) FROM devices WHERE starts_with(user_id, $1)`,
+    [users],
   );
-  // The public keys of a pool are the same for all devices: making each of its own would take a minute.
+  await sql.query('COMMIT');
+  await addPrekeys(sql, name, prekeys);
+  const { rows } = await sql.query<SeededDevice>(
+    `SELECT user_id AS "userId", device_id AS "deviceId" FROM devices WHERE starts_with(user_id, $1) ORDER BY md5(user_id || device_id)`,
+    [users],
+  );
+  return rows;
+}
+
+/** Adds `prekeys` unclaimed prekeys of each kind to each device of that name; the ids go on from where they were. */
+export async function addPrekeys(sql: Client, name: string, prekeys: number): Promise<void> {
+  if (prekeys === 0) return;
+  const users = `bench-${name}-`;
+  await sql.query('BEGIN');
+  await sql.query(
+    `CREATE TEMPORARY TABLE added ON COMMIT DROP AS
+     SELECT device_number, one_time_prekeys_added AS before FROM devices WHERE starts_with(user_id, $1)`,
+    [users],
+  );
+  // The keys of a pool differ, but are the same for all devices, and repeat 16 bytes: random ones of each device's own would take minutes.
   await sql.query(
     `INSERT INTO one_time_prekeys (device_number, key_id, public_key)
-     SELECT device_number, k, key FROM seeded, (SELECT k, pg_temp.bytes(32) AS key FROM generate_series(1, $1::integer) AS k OFFSET 0) AS keys`,
+     SELECT device_number, before + k, key FROM added,
+       (SELECT k, decode(repeat(md5(random()::text), 2), 'hex') AS key FROM generate_series(1, $1::integer) AS k OFFSET 0) AS keys`,
     [prekeys],
   );
   await sql.query(
     `INSERT INTO one_time_kem_prekeys (device_number, key_id, public_key, signature)
-     SELECT device_number, k + 1, key, signature FROM seeded,
-       (SELECT k, pg_temp.bytes(1184) AS key, pg_temp.bytes(64) AS signature FROM generate_series(1, $1::integer) AS k OFFSET 0) AS keys`,
+     SELECT device_number, before + k + 1, decode(repeat(key, 74), 'hex'), decode(repeat(key, 4), 'hex') FROM added,
+       (SELECT k, md5(random()::text) AS key FROM generate_series(1, $1::integer) AS k OFFSET 0) AS keys`,
     [prekeys],
   );
   await sql.query(
     `INSERT INTO unclaimed_one_time_prekeys (device_number, seq, key_id)
-     SELECT device_number, k, k FROM seeded, generate_series(1, $1::integer) AS k`,
+     SELECT device_number, before + k, before + k FROM added, generate_series(1, $1::integer) AS k`,
     [prekeys],
   );
   await sql.query(
     `INSERT INTO unclaimed_one_time_kem_prekeys (device_number, seq, key_id)
-     SELECT device_number, k, k + 1 FROM seeded, generate_series(1, $1::integer) AS k`,
+     SELECT device_number, before + k, before + k + 1 FROM added, generate_series(1, $1::integer) AS k`,
+    [prekeys],
+  );
+  await sql.query(
+    `UPDATE devices d SET one_time_prekeys_added = before + $1, kem_prekeys_added = before + $1 FROM added a WHERE d.device_number = a.device_number`,
     [prekeys],
   );
   await sql.query('COMMIT');
   await sql.query(
     'VACUUM ANALYZE users, devices, signed_prekeys, last_resort_prekeys, one_time_prekeys, one_time_kem_prekeys, unclaimed_one_time_prekeys, unclaimed_one_time_kem_prekeys',
   );
-  const { rows } = await sql.query<SeededDevice>(
-    `SELECT user_id AS "userId", device_id AS "deviceId" FROM devices WHERE user_id LIKE 'bench-user-%' ORDER BY md5(user_id || device_id)`,
-  );
-  return rows;
 }
