@@ -55,6 +55,7 @@ export {
   withholdingText,
 } from './header.ts';
 export { checkEd25519, checkKemKey, checkX25519, type KeyProblem } from './key-checks.ts';
+export { linkCode, linkCodeCost, linkCodeSalt, linkRequestTranscript, sameLinkCode } from './link-code.ts';
 export {
   type DecryptMessage,
   decryptMessage,
@@ -87,6 +88,8 @@ export { type Encapsulation, type KeyPair, lengths, type Primitives, suite } fro
 export {
   CertificateError,
   type CertificateProblem,
+  DeviceLogError,
+  type DeviceLogProblem,
   EnvelopeError,
   type EnvelopeProblem,
   HeaderError,
@@ -95,6 +98,10 @@ export {
   type MessageProblem,
   RecipientError,
   type RecipientProblem,
+  RecoveryError,
+  RecoveryKeyTextError,
+  type RecoveryKeyTextProblem,
+  type RecoveryProblem,
   SealedRootKeyError,
   type SealedRootKeyProblem,
   VerificationError,
@@ -108,6 +115,15 @@ export {
   publishedKeysText,
 } from './published-keys.ts';
 export {
+  createRecoveryKey,
+  openRecovery,
+  type RecoverySubject,
+  recoverySealingKey,
+  recoverySealingText,
+  sealRecovery,
+} from './recovery.ts';
+export { parseRecoveryKey, recoveryKeyText } from './recovery-key-text.ts';
+export {
   type LinkingDevice,
   type LinkRequest,
   openSealedRootKey,
@@ -116,5 +132,22 @@ export {
   sealedRootKeyText,
   sealRootKeyToDevice,
 } from './root-key.ts';
+export {
+  compareSafetyNumber,
+  type RootKeyOwner,
+  rootKeyFingerprint,
+  type SafetyNumber,
+  safetyNumber,
+} from './safety-number.ts';
 export { type Statement, verifyStatement } from './statement.ts';
 export { decodeParts, type Part, transcript } from './transcript.ts';
+export {
+  compareDeviceList,
+  type DeviceLogState,
+  emptyDeviceLog,
+  type LoggedDevice,
+  type LoggedRootKey,
+  loggedRootKey,
+  rootKeyChangeIn,
+  verifyDeviceLog,
+} from './verify-device-log.ts';

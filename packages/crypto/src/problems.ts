@@ -117,3 +117,68 @@ export class SealedRootKeyError extends VerificationError<SealedRootKeyProblem> 
     super('sealed root key', problem, detail);
   }
 }
+
+/**
+ * - `malformed`: an entry has not the parts of its kind, or a time is not in whole milliseconds
+ * - `version`: an entry is missing, or is not in its place
+ * - `chain`: an entry does not name the hash of the one before
+ * - `hash`: an entry's hash is not the hash of what it says
+ * - `root-key`: an entry is under another root key than the user had then
+ * - `certificate`: a device was added or certified again without the root key's signature
+ * - `device`: a device is added twice, comes back after its revocation, is not there, or has other keys
+ * - `revocation`: the root key did not sign the revocation that is said to be by a device of the user, or the change of the root key kept it
+ * - `root-key-change`: it is not signed as it must be, is of another moment, or leads back to a former root key
+ * - `fork`: the list names another hash for this version than the log has
+ * - `list`: the list is not what its log amounts to
+ */
+export type DeviceLogProblem =
+  | 'malformed'
+  | 'version'
+  | 'chain'
+  | 'hash'
+  | 'root-key'
+  | 'certificate'
+  | 'device'
+  | 'revocation'
+  | 'root-key-change'
+  | 'fork'
+  | 'list';
+
+export class DeviceLogError extends VerificationError<DeviceLogProblem> {
+  override readonly name = 'DeviceLogError';
+  constructor(problem: DeviceLogProblem, detail?: string) {
+    super('device log', problem, detail);
+  }
+}
+
+/**
+ * - `length`: the text has not its 65 characters
+ * - `character`: a character that is in no recovery key; `group` tells where
+ * - `group`: the check character of a group does not fit: a typo in it; `group` tells which
+ * - `checksum`: each group fits, and the whole does not
+ */
+export type RecoveryKeyTextProblem = 'length' | 'character' | 'group' | 'checksum';
+
+export class RecoveryKeyTextError extends VerificationError<RecoveryKeyTextProblem> {
+  override readonly name = 'RecoveryKeyTextError';
+  /** 1 to 13. */
+  readonly group: number | undefined;
+  constructor(problem: RecoveryKeyTextProblem, group?: number) {
+    super('recovery key', problem, group === undefined ? undefined : `group ${group}`);
+    this.group = group;
+  }
+}
+
+/**
+ * - `malformed`: it has not its length
+ * - `decrypt`: it was sealed with another recovery key, for another user, or holds another root key
+ * - `root-key`: what is inside is not the private half of the root key
+ */
+export type RecoveryProblem = 'malformed' | 'decrypt' | 'root-key';
+
+export class RecoveryError extends VerificationError<RecoveryProblem> {
+  override readonly name = 'RecoveryError';
+  constructor(problem: RecoveryProblem, detail?: string) {
+    super('recovery', problem, detail);
+  }
+}

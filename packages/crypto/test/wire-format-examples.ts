@@ -2,9 +2,12 @@ import { create, toBinary } from '@bufbuild/protobuf';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import {
   DeviceCertificateSchema,
+  DeviceLogEntrySchema,
+  DeviceLogKind,
   EnvelopeSchema,
   HistoryPolicy,
   MemberRole,
+  RevokedBy,
   SessionHeaderSchema,
   WithheldReason,
 } from '@keytrail/contracts';
@@ -12,19 +15,33 @@ import {
   conversationIdText,
   deriveConversationId,
   deviceCertificateText,
+  deviceLogEntryHash,
+  deviceLogEntryText,
+  deviceRevocationText,
   envelopeText,
   headerHash,
   headerText,
   keyCommitment,
   keyCommitmentText,
+  linkCode,
+  linkCodeSalt,
+  linkRequestTranscript,
   messageAssociatedData,
   messageNonce,
   messageText,
   noblePrimitives,
   prekeyText,
+  publishedKeysDigest,
+  publishedKeysText,
+  recoveryKeyText,
+  recoverySealingKey,
+  recoverySealingText,
+  rootKeyChangeText,
+  rootKeyFingerprint,
   rootKeySealingText,
   rosterHash,
   rosterText,
+  safetyNumber,
   sealedRootKeyText,
   sealingKey,
   sealingText,
@@ -96,6 +113,64 @@ const sealing = sealingText({
   kemPrekey: { keyId: 2, publicKey: fill(0x25, 1184) },
   kemCiphertext: fill(0x26, 1088),
 });
+const certificate = create(DeviceCertificateSchema, {
+  rootKey: fill(0x10),
+  suite: 1,
+  certifiedAt: timestampFromMs(ms),
+  signature: fill(0x1f, 64),
+});
+const added = create(DeviceLogEntrySchema, {
+  version: 1n,
+  kind: DeviceLogKind.DEVICE_ADDED,
+  previousHash: fill(0),
+  recordedAt: timestampFromMs(ms + 1),
+  rootKey: fill(0x10),
+  ...alice,
+  certificate,
+});
+const revoked = create(DeviceLogEntrySchema, {
+  version: 2n,
+  kind: DeviceLogKind.DEVICE_REVOKED,
+  previousHash: deviceLogEntryHash('alice', added),
+  recordedAt: timestampFromMs(ms + 3),
+  rootKey: fill(0x10),
+  ...alice,
+  revocation: {
+    by: RevokedBy.USER_DEVICE,
+    revokingDeviceId: 'phone',
+    signedAt: timestampFromMs(ms + 2),
+    signature: fill(0x2f, 64),
+  },
+});
+const change = { previousRootKey: fill(0x10), newRootKey: fill(0x1a), deviceListVersion: 2n };
+const changed = create(DeviceLogEntrySchema, {
+  version: 3n,
+  kind: DeviceLogKind.ROOT_KEY_CHANGED,
+  previousHash: deviceLogEntryHash('alice', revoked),
+  recordedAt: timestampFromMs(ms + 4),
+  rootKey: fill(0x1a),
+  rootKeyChange: { ...change, previousSignature: fill(0x3f, 64), newSignature: fill(0x4f, 64) },
+});
+const published = {
+  ...alice,
+  certificateSignature: fill(0x1f, 64),
+  signedPrekey: { keyId: 1, hash: fill(0x61) },
+  lastResortPrekey: { keyId: 2, hash: fill(0x62) },
+  oneTimePrekeys: [
+    { keyId: 4, hash: fill(0x64) },
+    { keyId: 3, hash: fill(0x63) },
+  ],
+  oneTimeKemPrekeys: [{ keyId: 5, hash: fill(0x65) }],
+};
+const recovery = recoverySealingText({ userId: 'alice', rootKey: fill(0x10) });
+const recoveryKeys = recoverySealingKey(noblePrimitives, fill(0x66), recovery);
+const linkRequest = {
+  ...alice,
+  deviceId: 'tablet',
+  kemPrekey: { keyId: 1, publicKey: fill(0x25, 1184), signature: fill(0x5f, 64) },
+  linkSecret: fill(0x67),
+};
+const safety = safetyNumber({ userId: 'alice', rootKey: fill(0x10) }, { userId: 'bob', rootKey: fill(0x20) });
 const secrets = [fill(0x31), fill(0x32), fill(0x33), fill(0x34), fill(0x35)];
 const envelopeKey = sealingKey(noblePrimitives, secrets, sealing);
 const ciphertext = noblePrimitives.aead.seal(
@@ -142,17 +217,30 @@ export const wireFormatExamples: Record<string, Uint8Array | string> = {
   'sealed-root-key': sealedRootKeyText({
     approver: alice,
     recipient: { userId: 'alice', deviceId: 'tablet' },
-    certificate: create(DeviceCertificateSchema, {
-      rootKey: fill(0x10),
-      suite: 1,
-      certifiedAt: timestampFromMs(ms),
-      signature: fill(0x1f, 64),
-    }),
+    certificate,
     ephemeralKey: fill(0x14),
     kemPrekeyId: 1,
     kemCiphertext: fill(0x26, 1088),
     ciphertext: fill(0x57, 48),
   }),
+  'link-request': linkRequestTranscript(linkRequest),
+  'link-code-salt': linkCodeSalt(linkRequest),
+  'link-code': await linkCode(linkRequest),
+  'device-log-added': deviceLogEntryText('alice', added),
+  'device-log-added-hash': deviceLogEntryHash('alice', added),
+  'device-log-revoked': deviceLogEntryText('alice', revoked),
+  'device-log-changed': deviceLogEntryText('alice', changed),
+  'device-revocation': deviceRevocationText(alice, BigInt(ms + 2)),
+  'root-key-change': rootKeyChangeText('alice', change),
+  'published-keys': publishedKeysText(published),
+  'published-keys-digest': publishedKeysDigest(published),
+  recovery,
+  'recovery-key': recoveryKeyText(fill(0x66)),
+  'recovery-sealing-key': recoveryKeys.key,
+  'recovery-sealing-nonce': recoveryKeys.nonce,
+  'recovery-sealed': noblePrimitives.aead.seal(recoveryKeys.key, recoveryKeys.nonce, fill(0x68), recovery),
+  'root-key-fingerprint': rootKeyFingerprint({ userId: 'alice', rootKey: fill(0x10) }),
+  'safety-number': safety.digits,
 };
 
 /** An example as it stands in the document: 48 bytes a line, a run of one byte over more than 64 bytes written `xx * count`. */
