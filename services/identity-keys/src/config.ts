@@ -4,6 +4,7 @@ import { serverSettings } from '@keytrail/rpc';
 import { readSettings, rule, type SettingsValues, setting } from '@keytrail/settings';
 import { databaseSettings } from '@keytrail/storage';
 import { telemetrySettings } from '@keytrail/telemetry';
+import type { PrekeyLimits } from './domain/prekey-limits.ts';
 
 export const identityKeysSettings = {
   ...serverSettings,
@@ -42,6 +43,31 @@ export const identityKeysSettings = {
     rule.durationMs().default(3_600_000),
     'least time between two such notices to a device that has not added prekeys since',
   ),
+  refillPrekeysTo: setting(
+    'KEYTRAIL_REFILL_PREKEYS_TO',
+    rule.count().min(1).default(100),
+    'one-time prekeys of each kind that a device is asked to fill its pools up to',
+  ),
+  signedPrekeyMaxAgeMs: setting(
+    'KEYTRAIL_SIGNED_PREKEY_MAX_AGE_MS',
+    rule.durationMs().default(7 * 24 * 3_600_000),
+    'a signed prekey that has been current for longer is to be rotated',
+  ),
+  lastResortMaxAgeMs: setting(
+    'KEYTRAIL_LAST_RESORT_MAX_AGE_MS',
+    rule.durationMs().default(30 * 24 * 3_600_000),
+    'a last-resort prekey that has been current for longer is to be rotated',
+  ),
+  oneTimePrekeyMaxAgeMs: setting(
+    'KEYTRAIL_ONE_TIME_PREKEY_MAX_AGE_MS',
+    rule.durationMs().default(90 * 24 * 3_600_000),
+    'a one-time prekey that nobody claimed for longer is retired',
+  ),
+  prekeyGraceMs: setting(
+    'KEYTRAIL_PREKEY_GRACE_MS',
+    rule.durationMs().default(14 * 24 * 3_600_000),
+    'how long devices keep the private key of a replaced signed or last-resort prekey; claims are repeatable for 7 days, so no less',
+  ),
   maxDevicesPerAnswer: setting(
     'KEYTRAIL_MAX_DEVICES_PER_ANSWER',
     rule.count().min(1).default(2_000),
@@ -58,4 +84,15 @@ export type IdentityKeysConfig = SettingsValues<typeof identityKeysSettings>;
 
 export function readConfig(environment: Readonly<Record<string, string | undefined>>): IdentityKeysConfig {
   return readSettings(identityKeysSettings, environment);
+}
+
+export function prekeyLimitsOf(config: IdentityKeysConfig): PrekeyLimits {
+  return {
+    lowBelow: config.lowPrekeysBelow,
+    refillTo: config.refillPrekeysTo,
+    signedMaxAgeMs: config.signedPrekeyMaxAgeMs,
+    lastResortMaxAgeMs: config.lastResortMaxAgeMs,
+    oneTimeMaxAgeMs: config.oneTimePrekeyMaxAgeMs,
+    graceMs: config.prekeyGraceMs,
+  };
 }

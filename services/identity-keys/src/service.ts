@@ -5,11 +5,12 @@ import { connectEvents, startRelay } from '@keytrail/events';
 import { connectPeer, startServer } from '@keytrail/rpc';
 import { openDatabase, schemaReadiness } from '@keytrail/storage';
 import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
-import type { IdentityKeysConfig } from './config.ts';
+import { type IdentityKeysConfig, prekeyLimitsOf } from './config.ts';
 import { startForgetting } from './jobs/forget-old-ids.ts';
 import { createLowPrekeys } from './low-prekeys.ts';
 import { claimPrekeyBundles } from './rpc/claim-prekey-bundles.ts';
 import { getDevices } from './rpc/get-devices.ts';
+import { getPrekeyStatus } from './rpc/get-prekey-status.ts';
 import { registerDevice } from './rpc/register-device.ts';
 import { replenishPrekeys } from './rpc/replenish-prekeys.ts';
 import { createSharing } from './sharing.ts';
@@ -58,6 +59,7 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
     const forgetting = startForgetting({ db, log, everyMs: config.purgeIntervalMs });
     closing.push(() => forgetting.stop());
 
+    const prekeyLimits = prekeyLimitsOf(config);
     const lowPrekeys = createLowPrekeys(db, { reminderMs: config.lowPrekeysReminderMs });
     const conversation = connectPeer(ConversationService, {
       target: config.peerConversation,
@@ -75,6 +77,7 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
         replenishPrekeys({ db, prisma, maxPrekeysPerPool: config.maxPrekeysPerPool }),
         claimPrekeyBundles({ db, lowPrekeys, lowPrekeysBelow: config.lowPrekeysBelow }),
         getDevices({ db, sharing, maxDevicesPerAnswer: config.maxDevicesPerAnswer }),
+        getPrekeyStatus({ db, limits: prekeyLimits }),
       ],
       config,
       authenticator: createAuthenticator(config),

@@ -31,7 +31,7 @@ const addOneTime = statement(
   INSERT INTO unclaimed_one_time_prekeys (device_number, seq, key_id)
   SELECT $1, c.before + row_number() OVER (ORDER BY o.position), o.key_id FROM added JOIN offered o USING (key_id) CROSS JOIN counted c
 )
-SELECT CASE WHEN a.key_id IS NOT NULL THEN 'added' WHEN k.public_key = o.public_key THEN 'known' ELSE 'conflict' END AS fate
+SELECT CASE WHEN a.key_id IS NOT NULL THEN 'added' WHEN coalesce(k.public_key = o.public_key, k.public_key_digest = sha256(o.public_key)) THEN 'known' ELSE 'conflict' END AS fate
   FROM offered o LEFT JOIN added a USING (key_id)
   LEFT JOIN one_time_prekeys k ON k.device_number = $1 AND k.key_id = o.key_id
  ORDER BY o.position`,
@@ -53,7 +53,7 @@ const addKem = statement(
   INSERT INTO unclaimed_one_time_kem_prekeys (device_number, seq, key_id)
   SELECT $1, c.before + row_number() OVER (ORDER BY o.position), o.key_id FROM added JOIN offered o USING (key_id) CROSS JOIN counted c
 )
-SELECT CASE WHEN a.key_id IS NOT NULL THEN 'added' WHEN k.public_key = o.public_key THEN 'known' ELSE 'conflict' END AS fate
+SELECT CASE WHEN a.key_id IS NOT NULL THEN 'added' WHEN coalesce(k.public_key = o.public_key, k.public_key_digest = sha256(o.public_key)) THEN 'known' ELSE 'conflict' END AS fate
   FROM offered o LEFT JOIN added a USING (key_id)
   LEFT JOIN one_time_kem_prekeys k ON k.device_number = $1 AND k.key_id = o.key_id
  ORDER BY o.position`,
