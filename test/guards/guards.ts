@@ -5,12 +5,14 @@ import { keyRequests } from './key-requests.ts';
 import { explainedMisses } from './misses.ts';
 import { presence } from './presence.ts';
 import { trust } from './trust.ts';
+import { uploadVerification } from './uploads.ts';
 import { wholeSessions } from './whole-sessions.ts';
 
 /** All guards, in the order of the invariants. */
 export const guards: readonly Guard[] = [
   ...wholeSessions,
   ...devicesAndClaims,
+  ...uploadVerification,
   ...epochs,
   ...keyRequests,
   ...presence,

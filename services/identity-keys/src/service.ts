@@ -73,7 +73,12 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
       service,
       services: [IdentityKeysService],
       rpcs: [
-        registerDevice({ db, writerBuild: build.writerBuild, maxDevicesPerUser: config.maxDevicesPerUser }),
+        registerDevice({
+          db,
+          writerBuild: build.writerBuild,
+          maxDevicesPerUser: config.maxDevicesPerUser,
+          maxPrekeysPerPool: config.maxPrekeysPerPool,
+        }),
         replenishPrekeys({ db, prisma, maxPrekeysPerPool: config.maxPrekeysPerPool }),
         claimPrekeyBundles({ db, lowPrekeys, lowPrekeysBelow: config.lowPrekeysBelow }),
         getDevices({ db, sharing, maxDevicesPerAnswer: config.maxDevicesPerAnswer }),

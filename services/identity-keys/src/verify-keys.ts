@@ -1,7 +1,7 @@
 import { checkKemKey, checkX25519, type KeyProblem } from '@keytrail/crypto';
 import { checkIdentityKey, checkSigningKey, verifySignatures } from '@keytrail/crypto/node';
 import { refuse } from '@keytrail/rpc';
-import type { KeyRules, UploadedKey, UploadedSignature } from './domain/key-set.ts';
+import { type KeyRules, repeatedKeys, type UploadedKey, type UploadedSignature } from './domain/key-set.ts';
 
 const check: Readonly<Record<KeyRules, (key: Uint8Array) => KeyProblem | undefined | Promise<KeyProblem | undefined>>> =
   {
@@ -11,10 +11,17 @@ const check: Readonly<Record<KeyRules, (key: Uint8Array) => KeyProblem | undefin
     kem: checkKemKey,
   };
 
-/** Throws KEY_INVALID naming the first key that breaks a rule; BadRequest names all of them. */
+/**
+ * Throws KEY_INVALID naming the first key that breaks a rule, or stands in the upload a second time (`repeated`); BadRequest names all of
+ * them. `keys` must be all public keys of the upload.
+ */
 export async function refuseInvalidKeys(keys: readonly UploadedKey[]): Promise<void> {
+  const repeated = repeatedKeys(keys);
   const problems = await Promise.all(keys.map(({ rules, publicKey }) => check[rules](publicKey)));
-  const broken = keys.flatMap((key, i) => (problems[i] ? [{ ...key, rule: problems[i] }] : []));
+  const broken = keys.flatMap((key, i) => {
+    const rule = problems[i] ?? (repeated.has(key) ? 'repeated' : undefined);
+    return rule ? [{ ...key, rule }] : [];
+  });
   const [first] = broken;
   if (!first) return;
   throw refuse('KEY_INVALID', `${first.field}: ${first.rule}`, {

@@ -139,7 +139,10 @@ describe('a registration', () => {
     'a last-resort prekey passed off as a one-time prekey': {
       spoil: (r) => {
         r.oneTimeKemPrekeys = [{ ...(r.lastResortPrekey as (typeof r.oneTimeKemPrekeys)[0]) }];
-        if (r.lastResortPrekey) r.lastResortPrekey = { ...r.lastResortPrekey, keyId: 50 };
+        r.lastResortPrekey = {
+          ...(other.registration.lastResortPrekey as NonNullable<typeof r.lastResortPrekey>),
+          keyId: 50,
+        };
       },
       reason: 'SIGNATURE_INVALID',
       metadata: { field: 'last_resort_prekey.signature', key_id: '50' },

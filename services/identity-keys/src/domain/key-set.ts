@@ -26,6 +26,14 @@ export interface UploadedSignature {
   readonly statement: Statement;
 }
 
+/** The keys that stood in the upload before, whatever their ids and kinds: one key under two ids would be handed out twice. */
+export function repeatedKeys(keys: readonly UploadedKey[]): ReadonlySet<UploadedKey> {
+  const seen = new Set<string>();
+  return new Set(
+    keys.filter(({ publicKey }) => seen.size === seen.add(Buffer.from(publicKey).toString('latin1')).size),
+  );
+}
+
 type OneTimePrekeys = Pick<ReplenishPrekeysRequest, 'oneTimePrekeys' | 'oneTimeKemPrekeys'>;
 
 /** The path of the first key id that stands twice in an upload. KEM prekeys share their ids with the last-resort prekey. */

@@ -30,25 +30,29 @@ import {
 import { addKemPrekeys, addOneTimePrekeys } from '../store/prekeys.ts';
 import { refuseInvalidKeys, refuseInvalidSignatures } from '../verify-keys.ts';
 import { oncePerRequest } from './once-per-request.ts';
+import { refuseOverfull } from './refuse-overfull.ts';
 import { refuseRevoked } from './refuse-revoked.ts';
 
 export interface RegisterDeviceParts {
   readonly db: Database;
   readonly writerBuild: string;
   readonly maxDevicesPerUser: number;
+  readonly maxPrekeysPerPool: number;
 }
 
 /**
  * Adds the calling device with its whole key set, verified, or nothing. Idempotent by request_id, and by content: the same device with
  * the same keys gets the first answer again.
  */
-export function registerDevice({ db, writerBuild, maxDevicesPerUser }: RegisterDeviceParts): Rpc {
+export function registerDevice({ db, writerBuild, maxDevicesPerUser, maxPrekeysPerPool }: RegisterDeviceParts): Rpc {
   return unary(IdentityKeysService.method.registerDevice, {
     allow: ['device'],
     async handle(request, call) {
       const device = deviceCaller(call);
       const repeated = repeatedKeyId(request, wholeKeySet(request).lastResortPrekey.keyId);
       if (repeated) throw invalidField(repeated, 'the key id stands twice in this upload');
+      for (const [pool, { length }] of pools(request))
+        refuseOverfull(pool, { unclaimed: length, added: length }, maxPrekeysPerPool);
       const signatures = signaturesToVerify(device, request);
       await refuseInvalidKeys(keysOfDevice(request));
       await refuseInvalidSignatures(signatures);
@@ -74,6 +78,13 @@ export function registerDevice({ db, writerBuild, maxDevicesPerUser }: RegisterD
   });
 }
 
+function pools({ oneTimePrekeys, oneTimeKemPrekeys }: RegisterDeviceRequest) {
+  return [
+    ['one_time_prekeys', oneTimePrekeys],
+    ['one_time_kem_prekeys', oneTimeKemPrekeys],
+  ] as const;
+}
+
 function signaturesToVerify(device: Ref, request: RegisterDeviceRequest): UploadedSignature[] {
   try {
     return signaturesOfDevice(device, request);
@@ -91,7 +102,7 @@ async function addDevice(
   tx: Transaction,
   device: Ref,
   request: RegisterDeviceRequest,
-  { writerBuild, maxDevicesPerUser }: Omit<RegisterDeviceParts, 'db'>,
+  { writerBuild, maxDevicesPerUser }: Pick<RegisterDeviceParts, 'writerBuild' | 'maxDevicesPerUser'>,
 ): Promise<RegisterDeviceResponse> {
   const { certificate } = wholeKeySet(request);
   const keysDigest = digestKeys(request);

@@ -15,6 +15,7 @@ import type { PrismaClient } from '../store/generated/client.ts';
 import { addKemPrekeys, addOneTimePrekeys, countUnclaimed, type Fate, lockDevice } from '../store/prekeys.ts';
 import { refuseInvalidKeys, refuseInvalidSignatures } from '../verify-keys.ts';
 import { oncePerRequest } from './once-per-request.ts';
+import { refuseOverfull } from './refuse-overfull.ts';
 import { refuseRevoked } from './refuse-revoked.ts';
 
 export interface ReplenishPrekeysParts {
@@ -73,8 +74,8 @@ async function addPrekeys(
   const kem = await addKemPrekeys(tx, device.deviceNumber, request.oneTimeKemPrekeys);
   refuseConflict('one_time_kem_prekeys', request.oneTimeKemPrekeys, kem);
   const counts = await countUnclaimed(tx, device.deviceNumber);
-  refuseOverflow(counts.oneTime, added(oneTime), limit);
-  refuseOverflow(counts.kem, added(kem), limit);
+  refuseOverfull('one_time_prekeys', { unclaimed: counts.oneTime, added: added(oneTime) }, limit);
+  refuseOverfull('one_time_kem_prekeys', { unclaimed: counts.kem, added: added(kem) }, limit);
   return create(ReplenishPrekeysResponseSchema, { counts });
 }
 
@@ -88,12 +89,5 @@ function refuseConflict(kind: string, prekeys: readonly { keyId: number }[], fat
   const field = `${kind}[${index}].key_id`;
   throw refuse('PREKEY_ID_CONFLICT', `${field}: the id is in use, or was, with another key`, {
     metadata: { field, key_id: String(prekeys[index]?.keyId) },
-  });
-}
-
-function refuseOverflow(unclaimed: number, added: number, limit: number): void {
-  if (added === 0 || unclaimed <= limit) return;
-  throw refuse('PREKEY_POOL_FULL', `a pool holds ${limit} one-time prekeys at most`, {
-    metadata: { limit: String(limit), unclaimed: String(unclaimed - added) },
   });
 }
