@@ -9,6 +9,8 @@ export interface DeviceCaller {
   readonly kind: 'device';
   readonly userId: string;
   readonly deviceId: string;
+  /** When the token expires, in ms since the epoch: what outlives a call, as a stream does, ends then. */
+  readonly expiresAtMs: number;
   readonly scopes: ReadonlySet<string>;
 }
 

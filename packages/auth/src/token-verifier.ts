@@ -32,17 +32,18 @@ export function createTokenVerifier(
     } catch (error) {
       throw explain(error);
     }
-    return { caller: callerOf(payload), expiresAt: (payload.exp as number) * 1000 };
+    const expiresAt = (payload.exp as number) * 1000;
+    return { caller: callerOf(payload, expiresAt), expiresAt };
   };
 }
 
-function callerOf(payload: JWTPayload): DeviceCaller | OperatorCaller {
+function callerOf(payload: JWTPayload, expiresAtMs: number): DeviceCaller | OperatorCaller {
   const { sub, device, scope } = payload;
   const scopes: ReadonlySet<string> = new Set(typeof scope === 'string' ? scope.split(' ').filter(Boolean) : []);
   if (typeof sub !== 'string' || !userPattern.test(sub)) throw badClaim('sub');
   if (scopes.has(operatorScope)) return { kind: 'operator', subject: sub, scopes };
   if (typeof device !== 'string' || !devicePattern.test(device)) throw badClaim('device');
-  return { kind: 'device', userId: sub, deviceId: device, scopes };
+  return { kind: 'device', userId: sub, deviceId: device, expiresAtMs, scopes };
 }
 
 function badClaim(claim: string): AuthenticationError {

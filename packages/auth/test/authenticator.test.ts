@@ -44,10 +44,12 @@ async function problemOf(work: () => unknown): Promise<AuthenticationProblem> {
 describe('a bearer token', () => {
   test('names the device of a user', async () => {
     const token = await issuer.token({ userId: 'alice', deviceId: 'phone', scopes: ['a', 'b'] });
+    const { exp } = JSON.parse(Buffer.from(token.split('.')[1] ?? '', 'base64url').toString());
     expect(await authenticatorFor(issuer).authenticate(`Bearer ${token}`, 'grpc')).toEqual({
       kind: 'device',
       userId: 'alice',
       deviceId: 'phone',
+      expiresAtMs: exp * 1000,
       scopes: new Set(['a', 'b']),
     });
   });

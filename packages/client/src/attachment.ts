@@ -75,11 +75,17 @@ export class Attachment {
       const startedAt = clock.now().getTime();
       let waitMs: number | undefined;
       let lost: unknown;
+      let held = false;
+      const greetedNow = () => {
+        held = true;
+        greeted();
+      };
       try {
-        waitMs = (await this.#attachOnce(operation, greeted))?.reconnectAfterMs;
+        waitMs = (await this.#attachOnce(operation, greetedNow))?.reconnectAfterMs;
       } catch (error) {
         if (operation.signal.aborted) throw operation.signal.reason;
-        if (isForGood(error)) throw errorOfCall(error);
+        // A stream that outlived its token is opened again with a fresh one.
+        if (isForGood(error) && !(held && isExpired(error))) throw errorOfCall(error);
         lost = errorOfCall(error);
       }
       if (clock.now().getTime() - startedAt >= goodStreamMs) losses = 0;
@@ -148,8 +154,14 @@ export class Attachment {
   }
 }
 
+function isExpired(error: unknown): boolean {
+  const { reason, metadata } = readRefusal(error);
+  return reason === 'TOKEN_INVALID' && metadata.problem === 'expired';
+}
+
 /** Attaching again would be refused again. */
 function isForGood(error: unknown): boolean {
+  if (['DEVICE_REVOKED', 'DEVICE_NOT_REGISTERED'].includes(readRefusal(error).reason)) return true;
   const code = ConnectError.from(error).code;
   return [Code.Unauthenticated, Code.PermissionDenied, Code.InvalidArgument, Code.Unimplemented].includes(code);
 }

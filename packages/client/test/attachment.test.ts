@@ -93,3 +93,33 @@ test('an attached client sends without asking for the conversation, until it hea
   expect(await alice.send(conversationId, 'three')).toMatchObject({ sessionId, epoch: 2n });
   await alice.close();
 });
+
+test('a stream that outlived its token is opened again with a fresh one', async () => {
+  const world = new World();
+  const clock = new FakeClock();
+  const alice = await firstDevice(world, 'alice', 'laptop', { clock });
+  await alice.attach();
+  const waiting = new Promise<ClientEvents['state']>((resolve) =>
+    alice.on('state', (event) => event.state === 'waiting' && resolve(event)),
+  );
+  world.streams
+    .get('alice laptop')
+    ?.end(refuse('TOKEN_INVALID', 'the token has expired', { metadata: { problem: 'expired' } }));
+  expect(await waiting).toMatchObject({ error: { reason: 'TOKEN_INVALID' } });
+  const attached = new Promise<void>((resolve) => alice.on('state', ({ state }) => state === 'attached' && resolve()));
+  clock.advance(60_000);
+  await attached;
+  expect(world.attachCounters).toEqual([1n, 2n]);
+  await alice.close();
+});
+
+test('a device that is revoked is detached for good', async () => {
+  const world = new World();
+  const alice = await firstDevice(world, 'alice', 'laptop');
+  await alice.attach();
+  const fault = new Promise<ClientEvents['fault']>((resolve) => alice.on('fault', resolve));
+  world.streams.get('alice laptop')?.end(refuse('DEVICE_REVOKED', 'revoked', { metadata: { device_id: 'laptop' } }));
+  expect(await fault).toMatchObject({ during: 'attach', error: { reason: 'DEVICE_REVOKED' } });
+  expect(world.attachCounters).toEqual([1n]);
+  await alice.close();
+});

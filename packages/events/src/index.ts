@@ -12,10 +12,11 @@ export {
   startErasing,
 } from './erasures.ts';
 export { type DeliveredEvent, type EventHandler, type Handler, on, onInTransaction, UnknownEvent } from './handlers.ts';
-export { inboxMigration, inboxRetentionMs, purgeInbox } from './inbox.ts';
+export { deadLetterRetentionMs, inboxMigration, inboxRetentionMs, purgeDeadLetters, purgeInbox } from './inbox.ts';
 export { type AddEventOptions, addEvent, largestEventBytes, outboxMigration } from './outbox.ts';
 export { publishHint } from './publish.ts';
 export { type Relay, type RelayOptions, startRelay } from './relay.ts';
 export { type Rounds, type RoundsOptions, startRounds } from './rounds.ts';
-export { eventSettings } from './settings.ts';
+export { erasureSettings, eventSettings } from './settings.ts';
 export { TopologyMismatch } from './topology.ts';
+export { warnSparingly } from './warn-sparingly.ts';

@@ -1,5 +1,5 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
-import type { Caller, Wire } from '@keytrail/auth';
+import type { Caller, DeviceCaller, Wire } from '@keytrail/auth';
 import type { Telemetry } from '@keytrail/telemetry';
 import { refuse } from './refusal.ts';
 
@@ -29,7 +29,7 @@ export function currentCall(): Call | undefined {
 }
 
 /** The calling device. Throws CALLER_NOT_ALLOWED when the caller is a service or an operator. */
-export function deviceCaller(call: Call): { readonly userId: string; readonly deviceId: string } {
+export function deviceCaller(call: Call): DeviceCaller {
   if (call.caller.kind === 'device') return call.caller;
   throw refuse('CALLER_NOT_ALLOWED', 'this method is for devices', {
     metadata: { method: call.method, caller: call.caller.kind },

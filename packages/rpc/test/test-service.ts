@@ -39,8 +39,20 @@ export interface TestServiceOptions {
 }
 
 const callers: Readonly<Record<string, Caller>> = {
-  'Bearer alice': { kind: 'device', userId: 'alice', deviceId: 'phone', scopes: new Set() },
-  'Bearer bob': { kind: 'device', userId: 'bob', deviceId: 'phone', scopes: new Set() },
+  'Bearer alice': {
+    kind: 'device',
+    userId: 'alice',
+    deviceId: 'phone',
+    expiresAtMs: Number.POSITIVE_INFINITY,
+    scopes: new Set(),
+  },
+  'Bearer bob': {
+    kind: 'device',
+    userId: 'bob',
+    deviceId: 'phone',
+    expiresAtMs: Number.POSITIVE_INFINITY,
+    scopes: new Set(),
+  },
   'Bearer olga': { kind: 'operator', subject: 'olga', scopes: new Set() },
   'Keytrail-Service session x': { kind: 'service', service: 'session' },
   'Keytrail-Service conversation x': { kind: 'service', service: 'conversation' },

@@ -20,6 +20,17 @@ export const presenceSettings = {
     rule.durationMs().default(5_000),
     'longest time that one call to another service may take',
   ),
+  peerIdentityKeys: setting('KEYTRAIL_PEER_IDENTITY_KEYS', rule.text(), 'gRPC target of the service identity-keys'),
+  standingTimeoutMs: setting(
+    'KEYTRAIL_ATTACH_STANDING_MS',
+    rule.durationMs().default(1_000),
+    'how long Attach waits for identity-keys to say whether the device is registered and how its prekeys are; then it attaches without',
+  ),
+  revocationsPullMs: setting(
+    'KEYTRAIL_REVOCATIONS_PULL_MS',
+    rule.durationMs().default(5000),
+    'how often to ask identity-keys for revocations that no event told: as late one is noticed at most, besides the call itself',
+  ),
   gatewayLeaseMs: setting(
     'KEYTRAIL_GATEWAY_LEASE_MS',
     rule.durationMs().default(10_000),

@@ -13,7 +13,7 @@ interface Log {
   warn(fields: object, message: string): void;
 }
 
-type Errand = 'deliver' | 'superseded' | 'heartbeat';
+type Errand = 'deliver' | 'superseded' | 'heartbeat' | 'revoked';
 
 /**
  * This process as a gateway: it holds the streams of attached devices under a lease, and takes errands for them from other
@@ -21,6 +21,8 @@ type Errand = 'deliver' | 'superseded' | 'heartbeat';
  */
 export class Gateway {
   readonly attachments = new Attachments();
+  /** True once this gateway reads on in the list of revocations: a device that is found active after that needs no second look. */
+  followsRevocations = false;
   readonly #leases: LeaseStore;
   readonly #bus: EventBus;
   readonly #leaseMs: number;
@@ -115,6 +117,12 @@ export class Gateway {
       );
   }
 
+  /** Ends a revoked device's stream on the gateway that holds it: this one, or another over core NATS. */
+  endRevoked({ userId, deviceId, entry }: FoundDevice): void {
+    if (entry.gatewayId === this.#id) this.attachments.of(userId, deviceId)?.end('revoked');
+    else this.#send(entry.gatewayId, 'revoked', userId, deviceId, entry.connectionId);
+  }
+
   passHeartbeatOn(gatewayId: string, userId: string, deviceId: string, connectionId: string): void {
     this.#send(gatewayId, 'heartbeat', userId, deviceId, connectionId);
   }
@@ -171,8 +179,10 @@ export class Gateway {
         const { device, connectionId, notification } = fromBinary(GatewayDeliverySchema, bytes);
         if (!device) return;
         const attachment = this.attachments.of(device.userId, device.deviceId);
-        if (attachment?.connectionId !== connectionId) return;
         const errand = subject.slice(subject.lastIndexOf('.') + 1) as Errand;
+        // Whatever connection the device has by now.
+        if (errand === 'revoked') attachment?.end('revoked');
+        if (attachment?.connectionId !== connectionId) return;
         if (errand === 'superseded') attachment.end('superseded');
         if (errand === 'heartbeat') attachment.lastHeartbeatMs = performance.now();
         if (errand === 'deliver' && notification)

@@ -1,12 +1,23 @@
 import { type Authenticator, createAuthenticator, createServiceIdentity } from '@keytrail/auth';
-import { ConversationService, PresenceService } from '@keytrail/contracts';
-import { connectEvents, consumers, notificationRequested, on, startConsumer } from '@keytrail/events';
+import { ConversationService, IdentityKeysService, PresenceService } from '@keytrail/contracts';
+import {
+  connectEvents,
+  consumers,
+  deviceListChanged,
+  notificationRequested,
+  on,
+  startConsumer,
+  warnSparingly,
+} from '@keytrail/events';
 import { connectPeer, startServer } from '@keytrail/rpc';
 import { startTelemetry } from '@keytrail/telemetry';
 import type { PresenceConfig } from './config.ts';
+import { endRevokedDevice } from './consumers/end-revoked-devices.ts';
 import { notifyDevices } from './consumers/notify-devices.ts';
+import { standingFrom } from './device-standing.ts';
 import { Gateway } from './gateway.ts';
-import { endSilentDevices, keepLease, sweepDevices } from './jobs/gateway-jobs.ts';
+import { followRevocations } from './jobs/follow-revocations.ts';
+import { endExpiredTokens, endSilentDevices, keepLease, sweepDevices } from './jobs/gateway-jobs.ts';
 import { attach } from './rpc/attach.ts';
 import { heartbeat } from './rpc/heartbeat.ts';
 import { listOnline } from './rpc/list-online.ts';
@@ -39,12 +50,26 @@ export async function startPresence(
   });
   const gateway = new Gateway({ leases, bus, leaseMs: config.gatewayLeaseMs, log });
   await gateway.open();
+  const identity = createServiceIdentity(config, 'presence');
+  const timeoutMs = config.peerTimeoutMs;
   const conversation = connectPeer(ConversationService, {
     target: config.peerConversation,
-    identity: createServiceIdentity(config, 'presence'),
+    identity,
     peer: 'conversation',
-    timeoutMs: config.peerTimeoutMs,
+    timeoutMs,
   });
+  const identityKeys = connectPeer(IdentityKeysService, {
+    target: config.peerIdentityKeys,
+    identity,
+    peer: 'identity-keys',
+    timeoutMs,
+  });
+  const ask = standingFrom(
+    identityKeys,
+    config.standingTimeoutMs,
+    warnSparingly(log, 'identity-keys could not be asked about a device that attached; it is asked again'),
+  );
+  const revocations = followRevocations({ gateway, identityKeys, ask, log }, config.revocationsPullMs);
 
   const notifier = startConsumer({
     bus,
@@ -57,10 +82,17 @@ export async function startPresence(
     ),
     log,
   });
+  const revocationEvents = startConsumer({
+    bus,
+    consumer: consumers.presenceDevices,
+    handlers: on(deviceListChanged, (changed) => endRevokedDevice({ gateway, leases }, changed)),
+    log,
+  });
   const jobs = [
     keepLease(gateway, config.gatewayRenewMs, log),
     sweepDevices(gateway, config.sweepMs, log),
     endSilentDevices(gateway, config.heartbeatIntervalMs, log),
+    endExpiredTokens(gateway, log),
   ];
 
   const server = await startServer({
@@ -70,6 +102,7 @@ export async function startPresence(
       attach({
         gateway,
         bus,
+        ask,
         heartbeatIntervalMs: config.heartbeatIntervalMs,
         maxAttachments: config.maxAttachments,
         maxQueuedNotifications: config.maxQueuedNotifications,
@@ -95,10 +128,11 @@ export async function startPresence(
     webPort: server.webPort,
     async stop() {
       await server.stop();
-      await notifier.stop();
+      await Promise.all([notifier.stop(), revocationEvents.stop(), revocations.stop()]);
       await Promise.all(jobs.map((stop) => stop()));
       await gateway.close();
       conversation.close();
+      identityKeys.close();
       await bus.close();
       leases.close();
       await telemetry.shutdown();

@@ -2,7 +2,7 @@ import { type Client, Code, createClient } from '@connectrpc/connect';
 import { createConnectTransport } from '@connectrpc/connect-web';
 import { createAuthenticator } from '@keytrail/auth';
 import { startIssuer } from '@keytrail/auth/issuer';
-import { ConversationService, NotificationKind, PresenceService } from '@keytrail/contracts';
+import { ConversationService, IdentityKeysService, NotificationKind, PresenceService } from '@keytrail/contracts';
 import { connectEvents, deviceAttached, type EventBus, notificationRequested, publishHint } from '@keytrail/events';
 import { ensureNats, ensureRedis, type ServerHandle } from '@keytrail/local';
 import { createGrpcTransport, type RunningServer, readRefusal, startServer, unary } from '@keytrail/rpc';
@@ -16,6 +16,7 @@ let redis: ServerHandle;
 let nats: ServerHandle;
 let issuer: Awaited<ReturnType<typeof startIssuer>>;
 let conversation: RunningServer;
+let identityKeys: RunningServer;
 let environment: Record<string, string>;
 let bus: EventBus;
 const closing: (() => Promise<unknown> | unknown)[] = [];
@@ -35,6 +36,7 @@ beforeAll(async () => {
     KEYTRAIL_TOKEN_AUDIENCE: issuer.audience,
     KEYTRAIL_SERVICE_CREDENTIAL: credential,
     KEYTRAIL_PEER_CONVERSATION: '127.0.0.1:1',
+    KEYTRAIL_PEER_IDENTITY_KEYS: '127.0.0.1:1',
     KEYTRAIL_GATEWAY_LEASE_MS: '900',
     KEYTRAIL_GATEWAY_RENEW_MS: '200',
     KEYTRAIL_HEARTBEAT_INTERVAL_MS: '60000',
@@ -57,6 +59,22 @@ beforeAll(async () => {
     authenticator: createAuthenticator(config),
     telemetry,
   });
+  // Here every device is registered; revocation.test.ts is about those that are not.
+  identityKeys = await startServer({
+    service: 'identity-keys',
+    services: [IdentityKeysService],
+    rpcs: [
+      unary(IdentityKeysService.method.getPrekeyStatus, {
+        allow: ['service:presence'],
+        handle: () => ({ status: {} }),
+      }),
+      unary(IdentityKeysService.method.listRevokedDevices, { allow: ['service:presence'], handle: () => ({}) }),
+    ],
+    config: { ...config, grpcPort: 0, webPort: 0 },
+    authenticator: createAuthenticator(config),
+    telemetry,
+  });
+  environment.KEYTRAIL_PEER_IDENTITY_KEYS = `127.0.0.1:${identityKeys.grpcPort}`;
   environment.KEYTRAIL_PEER_CONVERSATION = `127.0.0.1:${conversation.grpcPort}`;
   bus = await connectEvents({ config, log: telemetry.log });
   await bus.ensure();
@@ -66,6 +84,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await bus?.close();
   await conversation?.stop();
+  await identityKeys?.stop();
   for (const close of closing) await close();
   await issuer?.stop();
   await Promise.all([redis?.stop(), nats?.stop()]);

@@ -6,7 +6,14 @@ export function deviceKey(userId: string, deviceId: string): string {
 }
 
 /** Why an attachment ended from the server's side. */
-export type AttachmentEnd = 'superseded' | 'heartbeats-missed' | 'overflow' | 'draining';
+export type AttachmentEnd =
+  | 'superseded'
+  | 'heartbeats-missed'
+  | 'overflow'
+  | 'draining'
+  | 'revoked'
+  | 'not-registered'
+  | 'token-expired';
 
 /**
  * One device's open stream, as the gateway that holds it sees it: a bounded queue of notifications with one reader.
@@ -18,7 +25,11 @@ export class Attachment {
   readonly connectionId: string;
   readonly counter: bigint;
   readonly attachedAt: Date;
+  /** When the token that opened the stream expires, in ms since the epoch. */
+  readonly tokenExpiresAtMs: number;
   lastHeartbeatMs: number;
+  /** Whether identity-keys has said that the device is registered and not revoked, at a time from which on revocations are followed. */
+  standingKnown = false;
   ended: AttachmentEnd | undefined;
   readonly #maxQueued: number;
   readonly #queue: Notification[] = [];
@@ -30,6 +41,7 @@ export class Attachment {
     connectionId: string;
     counter: bigint;
     attachedAt: Date;
+    tokenExpiresAtMs: number;
     nowMs: number;
     maxQueued: number;
   }) {
@@ -38,6 +50,7 @@ export class Attachment {
     this.connectionId = init.connectionId;
     this.counter = init.counter;
     this.attachedAt = init.attachedAt;
+    this.tokenExpiresAtMs = init.tokenExpiresAtMs;
     this.lastHeartbeatMs = init.nowMs;
     this.#maxQueued = init.maxQueued;
   }

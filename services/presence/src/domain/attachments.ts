@@ -35,4 +35,9 @@ export class Attachments {
     for (const attachment of silent) attachment.end('heartbeats-missed');
     return silent;
   }
+
+  /** Ends those whose token has expired by `now`, in ms since the epoch. */
+  endExpired(now: number): void {
+    for (const attachment of this.all()) if (attachment.tokenExpiresAtMs <= now) attachment.end('token-expired');
+  }
 }

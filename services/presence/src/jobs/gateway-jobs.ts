@@ -32,6 +32,15 @@ export function sweepDevices(gateway: Gateway, sweepMs: number, log: Log): () =>
   return every(sweepMs, 'the sweep of attached devices', log, () => gateway.assertAll());
 }
 
+const expirySearchMs = 1_000;
+
+/** Ends streams whose token has expired, within a second of it: the device attaches again with a fresh one. */
+export function endExpiredTokens(gateway: Gateway, log: Log): () => Promise<void> {
+  return every(expirySearchMs, 'the search for expired tokens', log, async () => {
+    gateway.attachments.endExpired(Date.now());
+  });
+}
+
 /** Ends streams whose device has been silent for three heartbeats. */
 export function endSilentDevices(gateway: Gateway, heartbeatIntervalMs: number, log: Log): () => Promise<void> {
   return every(Math.max(10, heartbeatIntervalMs / 4), 'the search for silent devices', log, async () => {

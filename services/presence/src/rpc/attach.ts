@@ -4,12 +4,14 @@ import { timestampFromDate } from '@bufbuild/protobuf/wkt';
 import { type AttachResponseSchema, PresenceService } from '@keytrail/contracts';
 import { deviceAttached, type EventBus, publishHint } from '@keytrail/events';
 import { deviceCaller, type Rpc, refuse, serverStream } from '@keytrail/rpc';
+import { type AskStanding, deviceRevoked, notRegistered } from '../device-standing.ts';
 import { Attachment } from '../domain/attachment.ts';
 import type { Gateway } from '../gateway.ts';
 
 interface Parts {
   readonly gateway: Gateway;
   readonly bus: EventBus;
+  readonly ask: AskStanding;
   readonly heartbeatIntervalMs: number;
   readonly maxAttachments: number;
   readonly maxQueuedNotifications: number;
@@ -19,11 +21,11 @@ interface Parts {
 const reconnectAfterMs = 500;
 
 export function attach(parts: Parts): Rpc {
-  const { gateway, bus, heartbeatIntervalMs } = parts;
+  const { gateway, bus, ask, heartbeatIntervalMs } = parts;
   return serverStream(PresenceService.method.attach, {
     allow: ['device'],
     async *handle(request, call): AsyncGenerator<MessageInitShape<typeof AttachResponseSchema>> {
-      const { userId, deviceId } = deviceCaller(call);
+      const { userId, deviceId, expiresAtMs } = deviceCaller(call);
       if (gateway.attachments.size >= parts.maxAttachments) {
         throw refuse('LIMIT_EXCEEDED', 'this replica holds as many streams as it may', {
           metadata: { limit: String(parts.maxAttachments), scope: 'attachments' },
@@ -36,6 +38,7 @@ export function attach(parts: Parts): Rpc {
         connectionId: randomUUID(),
         counter: request.attachCounter,
         attachedAt: new Date(),
+        tokenExpiresAtMs: expiresAtMs ?? Number.POSITIVE_INFINITY,
         nowMs: performance.now(),
         maxQueued: parts.maxQueuedNotifications,
       });
@@ -49,6 +52,11 @@ export function attach(parts: Parts): Rpc {
       gateway.attachments.put(attachment);
       try {
         if (!(await gateway.assert(attachment))) throw superseded();
+        // Only now, with the entry in place: a revocation is either in the answer, or its event finds the entry.
+        const follows = gateway.followsRevocations;
+        const standing = await ask(attachment);
+        if (standing.kind === 'refused') throw standing.refusal;
+        attachment.standingKnown = standing.kind === 'active' && follows;
         yield {
           message: {
             case: 'greeting',
@@ -56,6 +64,7 @@ export function attach(parts: Parts): Rpc {
               connectionId: attachment.connectionId,
               heartbeatIntervalMs,
               attachedAt: timestampFromDate(attachment.attachedAt),
+              ...(standing.kind === 'active' && standing.prekeyStatus && { prekeyStatus: standing.prekeyStatus }),
             },
           },
         };
@@ -75,6 +84,13 @@ export function attach(parts: Parts): Rpc {
         call.draining.removeEventListener('abort', drain);
         if (attachment.ended === 'draining') yield { message: { case: 'draining', value: { reconnectAfterMs } } };
         if (attachment.ended === 'superseded') throw superseded();
+        if (attachment.ended === 'revoked') throw deviceRevoked(deviceId);
+        if (attachment.ended === 'not-registered') throw notRegistered(deviceId);
+        if (attachment.ended === 'token-expired') {
+          throw refuse('TOKEN_INVALID', 'the token that opened the stream has expired; attach again with a fresh one', {
+            metadata: { problem: 'expired' },
+          });
+        }
         if (attachment.ended === 'overflow') {
           throw refuse('LIMIT_EXCEEDED', 'the device does not read its notifications; attach again and pull', {
             metadata: { limit: String(parts.maxQueuedNotifications), scope: 'queued_notifications' },
