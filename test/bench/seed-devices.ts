@@ -16,18 +16,32 @@ export async function seedDevices(sql: Client, name: string, count: number, prek
   await sql.query(`CREATE OR REPLACE FUNCTION pg_temp.bytes(length integer) RETURNS bytea LANGUAGE sql VOLATILE AS $$
     SELECT substr(decode(string_agg(md5(random()::text), ''), 'hex'), 1, length) FROM generate_series(0, length / 16) $$`);
   await sql.query('BEGIN');
+  const ofUsers = Math.ceil(count / devicesPerUser);
   await sql.query(
-    `INSERT INTO users (user_id, root_key, device_list_version)
-     SELECT $3 || u, pg_temp.bytes(32), $2 FROM generate_series(1, ceil($1::numeric / $2)::integer) AS u`,
-    [count, devicesPerUser, users],
+    `WITH named AS (
+       INSERT INTO users (user_id, root_key, device_list_version)
+       SELECT $2 || u, pg_temp.bytes(32), 0 FROM generate_series(1, $1::integer) AS u RETURNING user_id, root_key
+     )
+     INSERT INTO root_keys (user_id, root_key, since_version) SELECT user_id, root_key, 1 FROM named`,
+    [ofUsers, users],
   );
+  for (let version = 1; version <= devicesPerUser; version++)
+    await sql.query(
+      `INSERT INTO device_log (user_id, version, previous_hash, recorded_at, kind, root_key, device_id, identity_key, signing_key,
+         certified_at, certificate_signature)
+       SELECT user_id, $2, coalesce(log_head, decode(repeat('00', 32), 'hex')), date_trunc('milliseconds', now()), 1, root_key,
+         'device-' || $2, pg_temp.bytes(32), pg_temp.bytes(32), now(), pg_temp.bytes(64)
+       FROM users WHERE starts_with(user_id, $3) ORDER BY user_id LIMIT $1`,
+      [Math.max(0, count - (version - 1) * ofUsers), version, users],
+    );
   await sql.query(
     `INSERT INTO devices (user_id, device_id, suite, identity_key, signing_key, certificate_root_key, certificate_signature, certified_at,
-       current_signed_prekey_id, current_last_resort_prekey_id, registered_keys_digest, added_in_version, writer_build, created_trace_id)
-     SELECT u.user_id, 'device-' || v, 1, pg_temp.bytes(32), pg_temp.bytes(32), u.root_key, pg_temp.bytes(64), now(),
-       1, 1, pg_temp.bytes(32), v, 'bench', ''
-     FROM users u, generate_series(1, $3::integer) AS v WHERE starts_with(u.user_id, $2) ORDER BY v, u.user_id LIMIT $1`,
-    [count, users, devicesPerUser],
+       current_signed_prekey_id, current_last_resort_prekey_id, registered_keys_digest, added_in_version, certified_in_version, added_at,
+       writer_build, created_trace_id)
+     SELECT user_id, device_id, 1, identity_key, signing_key, root_key, certificate_signature, certified_at,
+       1, 1, pg_temp.bytes(32), version, version, recorded_at, 'bench', ''
+     FROM device_log WHERE starts_with(user_id, $1) ORDER BY version, user_id`,
+    [users],
   );
   await sql.query(
     `INSERT INTO signed_prekeys (device_number, key_id, public_key, signature)

@@ -8,12 +8,6 @@ const replenishing = 'services/identity-keys/test/replenish-prekeys.test.ts';
 const claims = 'services/identity-keys/src/store/claims.ts';
 const registration = 'services/identity-keys/src/rpc/register-device.ts';
 
-const certifiedByRootKey = {
-  file: migration,
-  find: 'devices_certified_by_root_key FOREIGN KEY (user_id, certificate_root_key) REFERENCES users (user_id, root_key)',
-  replace: 'devices_certified_by_root_key FOREIGN KEY (user_id) REFERENCES users (user_id)',
-};
-
 /** I3, whole device; I4, one key, one claim. */
 export const devicesAndClaims: readonly Guard[] = [
   {
@@ -58,21 +52,26 @@ export const devicesAndClaims: readonly Guard[] = [
   {
     name: 'device-under-users-root-key',
     invariant: 'I3',
-    what: 'The root key of a device certificate is the one of its user (foreign key).',
-    switchOff: [certifiedByRootKey],
+    what: 'While a device is not revoked, its certificate is by the present root key of its user (foreign key).',
+    switchOff: [
+      {
+        file: 'services/identity-keys/prisma/migrations/20261123010000_device_logs/migration.sql',
+        find: 'FOREIGN KEY (user_id, active_root_key) REFERENCES users (user_id, root_key)',
+        replace: 'FOREIGN KEY (user_id) REFERENCES users (user_id)',
+      },
+    ],
     test: { file: wholeDevice, name: 'a device under another root key than its user’s' },
   },
   {
     name: 'one-root-key-per-user',
     invariant: 'I3',
-    what: 'RegisterDevice refuses another root key than the first (check in code; the foreign key behind it is off too).',
+    what: 'RegisterDevice refuses another root key than the user has, and says so (check in code; the chain of the log stands behind it).',
     switchOff: [
       {
         file: registration,
-        find: 'if (Buffer.compare(rootKey, certificate.rootKey) !== 0)',
-        replace: 'if (rootKey.length === 0)',
+        find: 'if (Buffer.compare(user.root_key, certificate.rootKey) !== 0)',
+        replace: 'if (user.root_key.length === 0)',
       },
-      certifiedByRootKey,
     ],
     test: { file: registering, name: 'come with one version each, and with one root key' },
   },

@@ -73,6 +73,11 @@ export const identityKeysSettings = {
     rule.count().min(1).default(2_000),
     'devices in one answer of GetDevices; more would not fit into KEYTRAIL_MAX_MESSAGE_BYTES',
   ),
+  maxLogEntriesPerAnswer: setting(
+    'KEYTRAIL_MAX_LOG_ENTRIES_PER_ANSWER',
+    rule.count().min(1).default(2_000),
+    'entries of device logs in one answer of ListDeviceLog; more are told to be missing, and asked for again',
+  ),
   purgeIntervalMs: setting(
     'KEYTRAIL_PURGE_INTERVAL_MS',
     rule.durationMs().default(3_600_000),

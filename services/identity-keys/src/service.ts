@@ -11,6 +11,7 @@ import { createLowPrekeys } from './low-prekeys.ts';
 import { claimPrekeyBundles } from './rpc/claim-prekey-bundles.ts';
 import { getDevices } from './rpc/get-devices.ts';
 import { getPrekeyStatus } from './rpc/get-prekey-status.ts';
+import { listDeviceLog } from './rpc/list-device-log.ts';
 import { registerDevice } from './rpc/register-device.ts';
 import { replenishPrekeys } from './rpc/replenish-prekeys.ts';
 import { createSharing } from './sharing.ts';
@@ -82,6 +83,7 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
         replenishPrekeys({ db, prisma, maxPrekeysPerPool: config.maxPrekeysPerPool }),
         claimPrekeyBundles({ db, lowPrekeys, lowPrekeysBelow: config.lowPrekeysBelow }),
         getDevices({ db, sharing, maxDevicesPerAnswer: config.maxDevicesPerAnswer }),
+        listDeviceLog({ db, sharing, maxEntriesPerAnswer: config.maxLogEntriesPerAnswer }),
         getPrekeyStatus({ db, limits: prekeyLimits }),
       ],
       config,

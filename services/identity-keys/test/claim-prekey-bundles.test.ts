@@ -29,8 +29,6 @@ beforeAll(async () => {
   service = await startIdentityKeys({ replicas: 2, settings: { KEYTRAIL_LOW_PREKEYS_BELOW: '5' } });
 });
 afterAll(() => service?.stop());
-
-const revoke = statement('test_revoke', 'UPDATE devices SET revoked_at = now() WHERE user_id = $1');
 const unclaimed = statement(
   'test_unclaimed',
   `SELECT (SELECT count(*) FROM unclaimed_one_time_prekeys p WHERE p.device_number = d.device_number) AS one_time,
@@ -75,7 +73,7 @@ describe('a claim', () => {
   test('of many devices answers in the order asked, with the reason where there is no bundle', async () => {
     const devices = await Promise.all([newDevice(), newDevice(), newDevice()]);
     const [a, b, revoked] = devices as [TestDevice, TestDevice, TestDevice];
-    await service.db.query(revoke, [revoked.userId]);
+    await service.revoke(revoked.userId);
     const asked = [
       { userId: b.userId, deviceId: 'phone' },
       { userId: a.userId, deviceId: 'no-such-device' },
@@ -134,7 +132,7 @@ describe('a claim tried again', () => {
     const first = await claimOne(client, device, claimId);
     await claimOne(client, device);
     await claimOne(client, device);
-    await service.db.query(revoke, [device.userId]);
+    await service.revoke(device.userId);
     expect(await claimOne(client, device, claimId)).toEqual(first);
     expect(await claimOne(service.asService('session', { replica: 1 }), device, claimId)).toEqual(first);
   });

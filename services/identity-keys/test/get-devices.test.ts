@@ -3,7 +3,6 @@ import { Code } from '@connectrpc/connect';
 import { DeviceCertificateSchema } from '@keytrail/contracts';
 import { verifyDevice } from '@keytrail/crypto';
 import { nodePrimitives } from '@keytrail/crypto/node';
-import { statement } from '@keytrail/storage';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { makeDevice } from './device-keys.ts';
 import { type IdentityKeysUnderTest, newUser, startIdentityKeys, wires } from './identity-keys-fixture.ts';
@@ -14,8 +13,6 @@ beforeAll(async () => {
   service = await startIdentityKeys({ settings: { KEYTRAIL_MAX_DEVICES_PER_ANSWER: '3' } });
 });
 afterAll(() => service?.stop());
-
-const revoke = statement('test_revoke', 'UPDATE devices SET revoked_at = now() WHERE user_id = $1 AND device_id = $2');
 
 test.for(wires)(
   'device lists come in the order asked, devices in the order they were added, keys as uploaded (%s)',
@@ -65,7 +62,7 @@ test('revoked devices are left out unless they are asked for', async () => {
   const userId = newUser();
   const { device } = await service.register({ userId, deviceId: 'a' });
   await service.register({ userId, deviceId: 'b', rootKey: device.rootKey });
-  await service.db.query(revoke, [userId, 'a']);
+  await service.revoke(userId, 'a');
   const client = service.asService('session');
   const current = await client.getDevices({ userIds: [userId] });
   expect(current.deviceLists[0]?.devices.map(({ deviceId }) => deviceId)).toEqual(['b']);
@@ -74,9 +71,9 @@ test('revoked devices are left out unless they are asked for', async () => {
     ['a', true],
     ['b', false],
   ]);
-  await service.db.query(revoke, [userId, 'b']);
+  await service.revoke(userId, 'b');
   const none = await client.getDevices({ userIds: [userId] });
-  expect(none.deviceLists).toMatchObject([{ version: 2n, rootKey: device.rootKey.publicKey, devices: [] }]);
+  expect(none.deviceLists).toMatchObject([{ version: 4n, rootKey: device.rootKey.publicKey, devices: [] }]);
 });
 
 test('a thousand users are one answer', async () => {

@@ -3,12 +3,14 @@ import { type Client, createClient, type Transport } from '@connectrpc/connect';
 import { createConnectTransport } from '@connectrpc/connect-node';
 import { createServiceIdentity } from '@keytrail/auth';
 import { type Issuer, startIssuer } from '@keytrail/auth/issuer';
-import { IdentityKeysService, type RegisterDeviceResponse } from '@keytrail/contracts';
+import { IdentityKeysService, type RegisterDeviceResponse, RevokedBy } from '@keytrail/contracts';
 import { ensureNats, ensurePostgres } from '@keytrail/local';
 import { createGrpcTransport } from '@keytrail/rpc';
 import { createServiceDatabase, type Database, migrateDatabase, openDatabase } from '@keytrail/storage';
 import { readConfig } from '../src/config.ts';
 import { createIdentityKeys, migrationsFolder } from '../src/service.ts';
+import { lockUser } from '../src/store/devices.ts';
+import { devicesOfUser, revokeDevices } from '../src/store/revocations.ts';
 import { makeDevice, type TestDevice, type TestDeviceOptions } from './device-keys.ts';
 import { type StandIns, startStandIns } from './stand-ins.ts';
 
@@ -33,6 +35,8 @@ export interface IdentityKeysUnderTest {
   asService(service: 'session' | 'conversation', options?: { replica?: number }): IdentityKeysClient;
   /** Registers a new device with its own token. */
   register(options: TestDeviceOptions): Promise<{ device: TestDevice; response: RegisterDeviceResponse }>;
+  /** Revokes one device of the user, or all that are left. */
+  revoke(userId: string, deviceId?: string): Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -118,6 +122,17 @@ export async function startIdentityKeys({
       const { device, registration } = makeDevice(options);
       const response = await (await asDevice(device)).registerDevice(registration);
       return { device, response };
+    },
+    async revoke(userId, deviceId) {
+      await db.transaction(async (tx) => {
+        const user = await lockUser(tx, userId);
+        if (!user) throw new Error('no such user');
+        const devices = await devicesOfUser(tx, userId);
+        const good = devices.filter(
+          ({ revoked_at, device_id }) => !revoked_at && (deviceId ?? device_id) === device_id,
+        );
+        await revokeDevices(tx, userId, good, { rootKey: user.root_key, revoker: { by: RevokedBy.OPERATOR } });
+      });
     },
     async stop() {
       for (let close = closing.pop(); close; close = closing.pop()) await close();

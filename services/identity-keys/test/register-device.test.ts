@@ -320,16 +320,16 @@ describe('the devices of a user', () => {
       reason: 'DEVICE_LIMIT_REACHED',
       metadata: { limit: '3' },
     });
-    await service.db.query(revoke, [userId, 'a']);
+    await service.revoke(userId, 'a');
     const { response } = await service.register({ userId, deviceId: 'd', rootKey });
-    expect(response.deviceListVersion).toBe(4n);
+    expect(response.deviceListVersion).toBe(5n);
   });
 
   test('stay revoked: registering again is refused', async () => {
     const { device, registration } = makeDevice({ userId: newUser(), deviceId: 'phone' });
     const client = await service.asDevice(device);
     await client.registerDevice(registration);
-    await service.db.query(revoke, [device.userId, 'phone']);
+    await service.revoke(device.userId, 'phone');
     expect(await refusalOf(client.registerDevice({ ...registration, requestId: randomUUID() }))).toMatchObject({
       code: Code.FailedPrecondition,
       reason: 'DEVICE_REVOKED',
@@ -380,5 +380,3 @@ describe('the devices of a user', () => {
     expect(await service.db.query(countRows, [device.userId])).toMatchObject([{ devices: 1n }]);
   });
 });
-
-const revoke = statement('test_revoke', 'UPDATE devices SET revoked_at = now() WHERE user_id = $1 AND device_id = $2');

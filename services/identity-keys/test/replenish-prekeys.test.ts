@@ -1,7 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { Code } from '@connectrpc/connect';
 import { type KemPrekey, type OneTimePrekey, PrekeyKind } from '@keytrail/contracts';
-import { statement } from '@keytrail/storage';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { makeKemPrekeys, makeOneTimePrekeys, type TestDevice } from './device-keys.ts';
 import { type IdentityKeysUnderTest, newUser, startIdentityKeys } from './identity-keys-fixture.ts';
@@ -72,7 +71,7 @@ describe('new prekeys', () => {
       reason: 'DEVICE_NOT_REGISTERED',
       metadata: { device_id: 'tablet' },
     });
-    await service.db.query(revoke, [device.userId]);
+    await service.revoke(device.userId);
     expect(await refusalOf(replenish(device, upload))).toMatchObject({
       code: Code.FailedPrecondition,
       reason: 'DEVICE_REVOKED',
@@ -160,5 +159,3 @@ describe('prekeys that were uploaded before', () => {
     expect(await replenish(device, {})).toEqual([5, 5]);
   });
 });
-
-const revoke = statement('test_revoke_user', 'UPDATE devices SET revoked_at = now() WHERE user_id = $1');

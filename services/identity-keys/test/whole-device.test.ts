@@ -38,6 +38,7 @@ const insert = (root: string, changes: Record<string, string> = {}) => {
     current_last_resort_prekey_id: '1',
     registered_keys_digest: "decode(repeat('04', 32), 'hex')",
     added_in_version: '2',
+    certified_in_version: '2',
     writer_build: "'test'",
     created_trace_id: "''",
     ...changes,
@@ -46,9 +47,23 @@ const insert = (root: string, changes: Record<string, string> = {}) => {
 };
 const rootOfUser = '(SELECT root_key FROM users WHERE user_id = $1)';
 
+/** The device as `insert` has it, after the entry of the log that adds it. */
+async function addDevice(root = rootOfUser, changes: Record<string, string> = {}) {
+  const tablet = insert(root, { added_at: '(SELECT recorded_at FROM entry)', ...changes });
+  return run(
+    `WITH entry AS (
+  INSERT INTO device_log (user_id, version, previous_hash, recorded_at, kind, root_key, device_id, identity_key, signing_key, certified_at,
+                          certificate_signature)
+  SELECT user_id, 2, log_head, date_trunc('milliseconds', now()), 1, root_key, 'tablet', decode(repeat('01', 32), 'hex'),
+         decode(repeat('02', 32), 'hex'), now(), decode(repeat('03', 64), 'hex') FROM users WHERE user_id = $1 RETURNING recorded_at
+) ${tablet}`,
+    [userId],
+  );
+}
+
 describe('by straight SQL, the database refuses', () => {
   test('a device without a signed prekey and a last-resort prekey, when it is committed', async () => {
-    expect(isForeignKeyViolation(await errorOf(run(insert(rootOfUser), [userId])))).toBe(true);
+    expect(isForeignKeyViolation(await errorOf(addDevice()), 'devices_have_a_signed_prekey')).toBe(true);
   });
 
   test.for([
@@ -85,17 +100,18 @@ describe('by straight SQL, the database refuses', () => {
   });
 
   test('a device under another root key than its user’s', async () => {
-    const error = await errorOf(run(insert("decode(repeat('09', 32), 'hex')"), [userId]));
+    const change = `WITH key AS (
+  INSERT INTO root_keys SELECT user_id, decode(repeat('09', 32), 'hex'), 2 FROM users WHERE user_id = $1 RETURNING user_id, root_key
+)
+INSERT INTO device_log (user_id, version, previous_hash, recorded_at, kind, root_key, previous_root_key, previous_signature, new_signature)
+SELECT u.user_id, 2, u.log_head, date_trunc('milliseconds', now()), 3, key.root_key, u.root_key, '', decode(repeat('00', 64), 'hex')
+  FROM key JOIN users u USING (user_id)`;
+    const error = await errorOf(run(change, [userId]));
     expect(isForeignKeyViolation(error, 'devices_certified_by_root_key')).toBe(true);
   });
 
-  test('another root key for a user who has devices', async () => {
-    const change = "UPDATE users SET root_key = decode(repeat('09', 32), 'hex') WHERE user_id = $1";
-    expect(isForeignKeyViolation(await errorOf(run(change, [userId])), 'devices_certified_by_root_key')).toBe(true);
-  });
-
   test('two devices in one version of the device list', async () => {
-    const error = await errorOf(run(insert(rootOfUser, { added_in_version: '1' }), [userId]));
+    const error = await errorOf(addDevice(rootOfUser, { added_in_version: '1' }));
     expect(isUniqueViolation(error, 'devices_one_per_version')).toBe(true);
   });
 

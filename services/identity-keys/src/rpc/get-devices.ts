@@ -38,8 +38,9 @@ export function getDevices({ db, sharing, maxDevicesPerAnswer }: GetDevicesParts
 
 function addRow(list: DeviceList | undefined, row: DeviceListRow): void {
   if (!list) throw new Error('a position beyond the users asked for');
-  if (row.root_key === null || row.device_list_version === null) return;
+  if (row.root_key === null || row.device_list_version === null || row.log_head === null) return;
   list.rootKey = row.root_key;
   list.version = row.device_list_version;
+  list.logHead = row.log_head;
   if (row.device_id !== null) list.devices.push(deviceMessage(list.userId, row));
 }

@@ -1,6 +1,7 @@
 import { create } from '@bufbuild/protobuf';
 import { timestampFromDate } from '@bufbuild/protobuf/wkt';
 import {
+  DeviceLogKind,
   IdentityKeysService,
   type RegisterDeviceRequest,
   RegisterDeviceRequestSchema,
@@ -20,16 +21,18 @@ import {
   type UploadedSignature,
   wholeKeySet,
 } from '../domain/key-set.ts';
+import { appendEntry } from '../store/device-log.ts';
 import {
   countActiveDevices,
   findRegistered,
   insertDeviceRow,
-  lockRootKey,
+  lockOrNameUser,
   type RegisteredDevice,
 } from '../store/devices.ts';
 import { addKemPrekeys, addOneTimePrekeys } from '../store/prekeys.ts';
 import { refuseInvalidKeys, refuseInvalidSignatures } from '../verify-keys.ts';
 import { oncePerRequest } from './once-per-request.ts';
+import { refuseErased } from './refuse-erased.ts';
 import { refuseOverfull } from './refuse-overfull.ts';
 import { refuseRevoked } from './refuse-revoked.ts';
 
@@ -106,33 +109,41 @@ async function addDevice(
 ): Promise<RegisterDeviceResponse> {
   const { certificate } = wholeKeySet(request);
   const keysDigest = digestKeys(request);
-  const rootKey = await lockRootKey(tx, device.userId, certificate.rootKey);
+  const user = await lockOrNameUser(tx, device.userId, certificate.rootKey);
+  refuseErased(device.userId, user.erased_at);
   const known = await findRegistered(tx, device);
   if (known) return firstAnswer(device, request, known, keysDigest);
-  if (Buffer.compare(rootKey, certificate.rootKey) !== 0)
+  if (Buffer.compare(user.root_key, certificate.rootKey) !== 0)
     throw refuse('ROOT_KEY_MISMATCH', 'the user has another root key', { metadata: { user_id: device.userId } });
   if ((await countActiveDevices(tx, device.userId)) >= maxDevicesPerUser)
     throw refuse('DEVICE_LIMIT_REACHED', `the user has ${maxDevicesPerUser} devices`, {
       metadata: { limit: String(maxDevicesPerUser) },
     });
 
-  const added = await insertDeviceRow(tx, device, request, {
+  const { identityKey, signingKey } = request;
+  const entry = await appendEntry(tx, device.userId, {
+    kind: DeviceLogKind.DEVICE_ADDED,
+    rootKey: certificate.rootKey,
+    device: { ...device, identityKey, signingKey },
+    certificate,
+  });
+  const deviceNumber = await insertDeviceRow(tx, device, request, entry, {
     keysDigest,
     certifiedAtMs: certifiedAtMs(certificate) ?? 0n,
     writerBuild,
     traceId: currentTraceId(),
   });
-  await addOneTimePrekeys(tx, added.device_number, request.oneTimePrekeys);
-  await addKemPrekeys(tx, added.device_number, request.oneTimeKemPrekeys);
+  await addOneTimePrekeys(tx, deviceNumber, request.oneTimePrekeys);
+  await addKemPrekeys(tx, deviceNumber, request.oneTimeKemPrekeys);
   const change = {
     userId: device.userId,
     deviceId: device.deviceId,
-    version: added.added_in_version,
+    version: entry.version,
     revoked: false,
-    changedAt: timestampFromDate(added.added_at),
+    changedAt: timestampFromDate(entry.recorded_at),
   };
   await addEvent(tx, deviceListChanged, change, { aggregate: device.userId });
-  return answer(added.added_in_version, request);
+  return answer(entry.version, entry.entry_hash, request);
 }
 
 function firstAnswer(
@@ -146,12 +157,17 @@ function firstAnswer(
     throw refuse('DEVICE_ALREADY_REGISTERED', 'the device id is registered with other keys', {
       metadata: { device_id: device.deviceId },
     });
-  return answer(known.added_in_version, request);
+  return answer(known.added_in_version, known.entry_hash, request);
 }
 
-function answer(version: bigint, { oneTimePrekeys, oneTimeKemPrekeys }: RegisterDeviceRequest): RegisterDeviceResponse {
+function answer(
+  version: bigint,
+  logHead: Uint8Array,
+  { oneTimePrekeys, oneTimeKemPrekeys }: RegisterDeviceRequest,
+): RegisterDeviceResponse {
   return create(RegisterDeviceResponseSchema, {
     deviceListVersion: version,
     counts: { oneTime: oneTimePrekeys.length, kem: oneTimeKemPrekeys.length },
+    logHead,
   });
 }

@@ -6,6 +6,7 @@ export interface DeviceListRow {
   readonly position: bigint;
   readonly root_key: Buffer | null;
   readonly device_list_version: bigint | null;
+  readonly log_head: Buffer | null;
   readonly device_id: string | null;
   readonly suite: number;
   readonly identity_key: Buffer;
@@ -27,11 +28,11 @@ export interface DeviceListRow {
 // The sub-select hides the length of the array from the planner, which would plan every call anew; see claims.ts.
 const read = statement(
   'device_lists_read',
-  `SELECT a.position, u.root_key, u.device_list_version, d.*,
+  `SELECT a.position, u.root_key, u.device_list_version, u.log_head, d.*,
        s.public_key AS signed_prekey, s.signature AS signed_prekey_signature,
        l.public_key AS last_resort_prekey, l.signature AS last_resort_prekey_signature
   FROM unnest((SELECT $1::text[])) WITH ORDINALITY AS a (asked_user, position)
-  LEFT JOIN LATERAL (SELECT root_key, device_list_version FROM users WHERE user_id = a.asked_user LIMIT 1) u ON true
+  LEFT JOIN LATERAL (SELECT root_key, device_list_version, log_head FROM users WHERE user_id = a.asked_user LIMIT 1) u ON true
   LEFT JOIN LATERAL (SELECT device_number, device_id, suite, identity_key, signing_key, certificate_root_key, certificate_signature,
                             certified_at, current_signed_prekey_id AS signed_prekey_id,
                             current_last_resort_prekey_id AS last_resort_prekey_id, added_in_version, added_at, revoked_at
