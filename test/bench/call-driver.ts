@@ -10,16 +10,20 @@ export interface CallPlan {
   /** `host:port`. */
   readonly address: string;
   readonly path: string;
-  /** Headers of each caller. */
-  readonly callers: readonly Readonly<Record<string, string>>[];
-  /** Requests, base64: taken at random, or in turn by all callers together, which then ends when there are none left. */
+  readonly callers: readonly PlannedCaller[];
+  /** Base64; callers without requests of their own take these at random. */
   readonly requests: readonly string[];
-  readonly order: 'random' | 'in turn';
   /** Where in the request a fresh UUID is written before each call, if anywhere. */
   readonly uuidAt?: number;
   /** An answer of another size is a wrong one. */
   readonly answerBytes: { readonly least: number; readonly most: number };
   readonly seconds: number;
+}
+
+export interface PlannedCaller {
+  readonly headers: Readonly<Record<string, string>>;
+  /** Base64, to be sent once each, in turn: the caller is done then. */
+  readonly requests?: readonly string[];
 }
 
 export interface CallCount {
@@ -33,16 +37,9 @@ export interface CallCount {
 
 const plan = JSON.parse(readFileSync(process.argv[2] as string, 'utf8')) as CallPlan;
 const prefix = 5;
-const frames = plan.requests.map((request) => {
-  const message = Buffer.from(request, 'base64');
-  const frame = Buffer.alloc(prefix + message.byteLength);
-  frame.writeUInt32BE(message.byteLength, 1);
-  message.copy(frame, prefix);
-  return frame;
-});
+const shared = plan.requests.map(frameOf);
 const took: number[] = [];
 const wrong: string[] = [];
-let next = 0;
 
 const sessions = await Promise.all(
   plan.callers.map(
@@ -59,25 +56,34 @@ const sessions = await Promise.all(
       }),
   ),
 );
+const own = plan.callers.map(({ requests }) => requests?.map(frameOf));
 const startedAt = performance.now();
 const endAt = startedAt + plan.seconds * 1000;
-await Promise.all(sessions.map((session, n) => keepCalling(session, plan.callers[n] ?? {})));
+await Promise.all(sessions.map((session, n) => keepCalling(session, plan.callers[n] as PlannedCaller, own[n])));
 const seconds = (performance.now() - startedAt) / 1000;
 for (const session of sessions) session.close();
 took.sort((a, b) => a - b);
 const count: CallCount = { answered: took.length, seconds, p50Ms: at(0.5), p99Ms: at(0.99), wrong: wrong.slice(0, 5) };
 process.stdout.write(JSON.stringify(count));
 
-async function keepCalling(session: ClientHttp2Session, own: Readonly<Record<string, string>>): Promise<void> {
+function frameOf(request: string): Buffer {
+  const message = Buffer.from(request, 'base64');
+  const frame = Buffer.alloc(prefix + message.byteLength);
+  frame.writeUInt32BE(message.byteLength, 1);
+  message.copy(frame, prefix);
+  return frame;
+}
+
+async function keepCalling(session: ClientHttp2Session, caller: PlannedCaller, own?: Buffer[]): Promise<void> {
   const headers = {
-    ...own,
+    ...caller.headers,
     ':method': 'POST',
     ':path': plan.path,
     te: 'trailers',
     'content-type': 'application/grpc',
   };
   while (performance.now() < endAt && wrong.length === 0) {
-    const frame = frames[plan.order === 'random' ? Math.floor(Math.random() * frames.length) : next++];
+    const frame = own ? own.shift() : shared[Math.floor(Math.random() * shared.length)];
     if (!frame) return;
     let request = frame;
     if (plan.uuidAt !== undefined) {

@@ -56,9 +56,8 @@ export async function measureClaimRate(bench: Bench, which: 'hot' | 'spread'): P
     const plan: CallPlan = {
       address: replica.grpcTarget,
       path: `/${IdentityKeysService.typeName}/ClaimPrekeyBundles`,
-      callers: tokens.map((token) => ({ authorization: `Bearer ${token}` })),
+      callers: tokens.map((token) => ({ headers: { authorization: `Bearer ${token}` } })),
       requests: devices.map((device) => Buffer.from(requestOf(device)).toString('base64')),
-      order: 'random',
       // After the tag and the length of claim_id, the first field.
       uuidAt: 2,
       // Key ids take up to five bytes each, and names of devices differ.

@@ -8,11 +8,13 @@ import { type Constellation, startConstellation } from '@keytrail/local/constell
 import type { Bench } from './bench.ts';
 import { measureClaimRate } from './claim-rate-rows.ts';
 import { measureClaims } from './claim-row.ts';
+import { measureDevicesQuery } from './devices-row.ts';
 import { measureFulfilment } from './fulfilment-rows.ts';
 import { LoadProgramMissing } from './load-programs.ts';
 import type { Measured, Row } from './measurement.ts';
 import { writeResults } from './results-file.ts';
 import { measureSessionReads } from './session-rows.ts';
+import { measureUploads } from './upload-row.ts';
 
 const help = `Usage: make bench              all rows, about four minutes
        bin/with-node node test/bench/run.ts [--only NAME]... [--json] [--rate N] [--profile SERVICE]
@@ -47,6 +49,8 @@ const groups: readonly RowGroup[] = [
   { rows: ['identity.claim.spread'], measure: (bench) => measureClaimRate(bench, 'spread') },
   { rows: ['identity.claim.321'], measure: (bench) => measureClaims(bench, 321) },
   { rows: ['identity.claim.1204'], measure: (bench) => measureClaims(bench, 1204, { warmUps: 8, claims: 30 }) },
+  { rows: ['identity.devices.query'], measure: measureDevicesQuery },
+  { rows: ['identity.upload.100'], measure: measureUploads },
   { rows: ['fulfilment.online.p50', 'fulfilment.online.p99'], measure: measureFulfilment },
 ];
 
