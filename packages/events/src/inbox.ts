@@ -1,6 +1,9 @@
 import { type Database, statement, type Transaction } from '@keytrail/storage';
 import { eventRetentionMs } from './topology.ts';
 
+/** How long a dead letter can be looked at. It may name users. */
+export const deadLetterRetentionMs = 30 * 24 * 60 * 60 * 1000;
+
 /** How long the inbox remembers an event: longer than a stream can deliver it again. */
 export const inboxRetentionMs = eventRetentionMs + 24 * 60 * 60 * 1000;
 
@@ -35,6 +38,12 @@ const purge = statement(
      (SELECT consumer, event_id FROM inbox WHERE received_at < now() - $1 * interval '1 millisecond' LIMIT $2)
    RETURNING 1`,
 );
+const purgeLetters = statement(
+  'dead_letters_purge',
+  `DELETE FROM dead_letters WHERE id IN
+     (SELECT id FROM dead_letters WHERE at < now() - $1 * interval '1 millisecond' ORDER BY id LIMIT $2)
+   RETURNING 1`,
+);
 const bury = statement(
   'dead_letter_add',
   `INSERT INTO dead_letters (consumer, subject, event_id, payload, traceparent, reason)
@@ -63,4 +72,13 @@ export async function addDeadLetter(db: Database, letter: DeadLetter): Promise<v
 /** Forgets events older than the retention, at most `limit` of them; returns how many. For a periodic job. */
 export async function purgeInbox(db: Database, limit = 10_000, olderThanMs = inboxRetentionMs): Promise<number> {
   return (await db.query(purge, [olderThanMs, limit])).length;
+}
+
+/** Deletes dead letters older than the retention, at most `limit` of them; returns how many. For a periodic job. */
+export async function purgeDeadLetters(
+  db: Database,
+  limit = 10_000,
+  olderThanMs = deadLetterRetentionMs,
+): Promise<number> {
+  return (await db.query(purgeLetters, [olderThanMs, limit])).length;
 }

@@ -14,3 +14,22 @@ export const eventSettings = {
     'where JetStream keeps streams',
   ),
 } as const;
+
+/** How a service erases users. How long an erasure is remembered must be the same in the whole fleet. */
+export const erasureSettings = {
+  erasureBatch: setting(
+    'KEYTRAIL_ERASURE_BATCH',
+    rule.count().min(1).default(500),
+    'rows, or in session sessions, that one transaction of an erasure goes through',
+  ),
+  erasureRoundMs: setting(
+    'KEYTRAIL_ERASURE_ROUND_MS',
+    rule.durationMs().default(60_000),
+    'how often erasures that are not complete are taken up again, and asked of the other services again',
+  ),
+  erasedUserRetentionMs: setting(
+    'KEYTRAIL_ERASED_USER_RETENTION_MS',
+    rule.durationMs().default(30 * 24 * 60 * 60 * 1000),
+    'how long the id of an erased user is remembered after the erasure, so that no token from before brings the user back',
+  ),
+} as const;

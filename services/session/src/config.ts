@@ -1,5 +1,5 @@
 import { authSettings } from '@keytrail/auth';
-import { eventSettings } from '@keytrail/events';
+import { erasureSettings, eventSettings } from '@keytrail/events';
 import { serverSettings } from '@keytrail/rpc';
 import { readSettings, rule, type SettingsValues, setting } from '@keytrail/settings';
 import { databaseSettings } from '@keytrail/storage';
@@ -11,6 +11,7 @@ export const sessionSettings = {
   ...telemetrySettings,
   ...databaseSettings,
   ...eventSettings,
+  ...erasureSettings,
   peerConversation: setting('KEYTRAIL_PEER_CONVERSATION', rule.text(), 'gRPC target of the service conversation'),
   peerIdentityKeys: setting('KEYTRAIL_PEER_IDENTITY_KEYS', rule.text(), 'gRPC target of the service identity-keys'),
   peerPresence: setting('KEYTRAIL_PEER_PRESENCE', rule.text(), 'gRPC target of the service presence'),
@@ -58,6 +59,11 @@ export const sessionSettings = {
     'KEYTRAIL_REVOCATIONS_PULL_MS',
     rule.durationMs().default(5000),
     'how often to ask identity-keys for revocations that no event told: as late one is noticed at most, besides the call itself',
+  ),
+  endedKeyRequestRetentionMs: setting(
+    'KEYTRAIL_ENDED_KEY_REQUEST_RETENTION_MS',
+    rule.durationMs().default(90 * 24 * 60 * 60 * 1000),
+    'how long a key request that ended without a key, and the offers of any that ended, can be looked at',
   ),
   purgeIntervalMs: setting(
     'KEYTRAIL_PURGE_INTERVAL_MS',

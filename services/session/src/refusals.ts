@@ -41,6 +41,10 @@ export function sessionConflict(sessionId: string): ConnectError {
   });
 }
 
+export function userErased(userId: string): ConnectError {
+  return refuse('USER_ERASED', 'a user has been erased', { metadata: { user_id: userId } });
+}
+
 export function signatureInvalid(field: string): ConnectError {
   return refuse('SIGNATURE_INVALID', `${field} does not verify`, {
     metadata: { field },

@@ -7,6 +7,7 @@ import { type Database, openDatabase, schemaReadiness } from '@keytrail/storage'
 import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
 import type { SessionConfig } from './config.ts';
 import { dispatchDueRequests } from './consumers/dispatch-due.ts';
+import { eraseUsers } from './consumers/erase-users.ts';
 import { noteRevokedDevices } from './consumers/note-revoked-devices.ts';
 import { resumeForHolder } from './consumers/resume-for-holder.ts';
 import type { Dispatcher } from './dispatch-key-request.ts';
@@ -64,7 +65,7 @@ export function createSession(config: SessionConfig, overrides: Overrides = {}):
   let bus: EventBus | undefined;
   let server: RunningServer | undefined;
   let relay: Relay | undefined;
-  let consumers: Consumer[] = [];
+  let consumers: Pick<Consumer, 'ready' | 'stop'>[] = [];
   let sweep: Sweep | undefined;
   let pull: Rounds | undefined;
   let stopForgetting = () => {};
@@ -74,10 +75,13 @@ export function createSession(config: SessionConfig, overrides: Overrides = {}):
     bus = await connectEvents({ config, log, name: 'session' });
     await bus.ensure();
     relay = startRelay({ db, bus, service: 'session', log });
-    if (overrides.run?.consumers ?? true) consumers = startConsumers(dispatcher, bus);
+    if (overrides.run?.consumers ?? true) consumers = [...startConsumers(dispatcher, bus), eraseUsers(parts, bus)];
     if (overrides.run?.sweep ?? true) sweep = startSweep(dispatcher, config.sweepMs);
     pull = pullRevocations({ db, peers, log }, config.revocationsPullMs);
-    stopForgetting = startForgetting(db, log, config.purgeIntervalMs);
+    stopForgetting = startForgetting(db, log, {
+      everyMs: config.purgeIntervalMs,
+      endedKeyRequestRetentionMs: config.endedKeyRequestRetentionMs,
+    });
     await Promise.all(consumers.map(({ ready }) => ready));
     server = await startServer({
       service: 'session',

@@ -14,7 +14,8 @@ export type EndedBecause =
   | 'all_holders_declined'
   | 'attempts_exhausted'
   | 'requester_not_entitled'
-  | 'requester_revoked';
+  | 'requester_revoked'
+  | 'requester_erased';
 
 export interface KeyRequest {
   readonly keyRequestId: string;
@@ -79,6 +80,7 @@ export type KeyRequestEvent =
   | { readonly kind: 'fulfilled'; readonly attempt: number }
   | { readonly kind: 'expired' }
   | { readonly kind: 'cancelled' }
+  | { readonly kind: 'requester_erased' }
   | { readonly kind: 'unfulfillable'; readonly because: EndedBecause };
 
 export function isOpen(state: KeyRequestState): state is OpenState {
@@ -126,6 +128,8 @@ export function advance(request: KeyRequest, event: KeyRequestEvent, now: Date):
       return ended('EXPIRED', 'expired');
     case 'cancelled':
       return ended('CANCELLED', 'cancelled_by_requester');
+    case 'requester_erased':
+      return ended('CANCELLED', 'requester_erased');
     case 'unfulfillable':
       return ended('UNFULFILLABLE', event.because);
   }

@@ -19,8 +19,9 @@ import { type HolderView, isOpen, type KeyRequest, type KeyRequestKind, newKeyRe
 import { holderViews } from '../holder-views.ts';
 import { explain, type GatheredFacts, gatherFacts, refuseExplained } from '../miss.ts';
 import type { Parts } from '../parts.ts';
-import { peerUnavailable } from '../refusals.ts';
+import { peerUnavailable, userErased } from '../refusals.ts';
 import { markEnvelopeRejected } from '../store/envelopes.ts';
+import { isOfErasedUser } from '../store/erasures.ts';
 import { isHit, readInitialSession } from '../store/initial-session.ts';
 import { readOpenKeyRequest } from '../store/key-requests.ts';
 import { keyRequestMessage } from './messages.ts';
@@ -70,6 +71,8 @@ export function requestKey(parts: Parts): Rpc {
           keyRequest: keyRequestMessage(keyRequest),
           recovery: recoveryOf(keyRequest),
         });
+      }).catch((error: unknown) => {
+        throw isOfErasedUser(error) ? userErased(device.userId) : error;
       });
     },
   });

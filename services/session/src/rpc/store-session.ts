@@ -16,7 +16,8 @@ import { attr, currentTraceparent, keepTrace, trace } from '@keytrail/telemetry'
 import type { DeviceId } from '../domain/device.ts';
 import { findSessionProblem, readHeader } from '../domain/whole-session.ts';
 import type { Parts } from '../parts.ts';
-import { certificateInvalid, sessionConflict, sessionRefused, signatureInvalid } from '../refusals.ts';
+import { certificateInvalid, sessionConflict, sessionRefused, signatureInvalid, userErased } from '../refusals.ts';
+import { erasedAmong, isOfErasedUser } from '../store/erasures.ts';
 import { insertWholeSession, readStoredSession, type StoredSession } from '../store/sessions.ts';
 
 /** The only write path of sessions: a session with all its envelopes and withholdings, in one transaction. */
@@ -41,7 +42,7 @@ export function storeSession({ db, writerBuild }: Pick<Parts, 'db' | 'writerBuil
 
       keepTrace('session stored');
       const expected = session.envelopes.length;
-      const written = await db.transaction(async (tx) => {
+      const storing = db.transaction(async (tx) => {
         const rows = await insertWholeSession(tx, {
           conversationId,
           header: header.header,
@@ -55,6 +56,7 @@ export function storeSession({ db, writerBuild }: Pick<Parts, 'db' | 'writerBuil
           throw new Error(`${rows.envelopes} envelopes written, ${expected} expected`);
         return rows;
       });
+      const written = await storing.catch((error: unknown) => refuseErased(db, session, error));
       if (!written) {
         const winner = await readStoredSession(db, conversationId, sessionId);
         if (!winner) throw new Error('a session vanished while it was stored');
@@ -64,6 +66,20 @@ export function storeSession({ db, writerBuild }: Pick<Parts, 'db' | 'writerBuil
       return { envelopesWritten: written.envelopes, envelopesExpected: expected, alreadyStored: false };
     },
   });
+}
+
+/** A recipient may be erased between the look at the device lists and the write; whoever asks again finds the user gone. */
+async function refuseErased(db: Parts['db'], session: InitialSession, error: unknown): Promise<never> {
+  if (!isOfErasedUser(error)) throw error;
+  const named = [
+    ...session.envelopes.map(({ recipient }) => recipient),
+    ...session.withholdings.map(({ device }) => device),
+  ];
+  const [erased = ''] = await erasedAmong(
+    db,
+    named.flatMap((device) => (device ? [device.userId] : [])),
+  );
+  throw userErased(erased);
 }
 
 function digestOf(session: InitialSession, { userId, deviceId }: DeviceId): Buffer {

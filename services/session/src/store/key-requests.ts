@@ -3,7 +3,8 @@ import type { DeviceId } from '../domain/device.ts';
 import { deviceOfKey } from '../domain/device.ts';
 import type { EndedBecause, KeyRequest, KeyRequestKind, KeyRequestState } from '../domain/key-request.ts';
 
-interface Row {
+/** A row of key_requests. */
+export interface Row {
   key_request_id: string;
   conversation_id: string;
   session_id: string;
@@ -26,10 +27,10 @@ interface Row {
   traceparent: string;
 }
 
-const columns = `key_request_id, conversation_id, session_id, epoch, user_id, device_id, kind, state, attempt_base, attempt,
+export const columns = `key_request_id, conversation_id, session_id, epoch, user_id, device_id, kind, state, attempt_base, attempt,
   accepted_attempt, holders, requested_at, next_attempt_at, expires_at, holder_wanted_at, ended_at, ended_because, version, traceparent`;
 
-function keyRequestOf(row: Row): KeyRequest {
+export function keyRequestOf(row: Row): KeyRequest {
   return {
     keyRequestId: row.key_request_id,
     conversationId: row.conversation_id,
@@ -424,4 +425,30 @@ export async function findRequesterOfOffer(
     holder.deviceId,
   ]);
   return row && { userId: row.user_id, deviceId: row.device_id };
+}
+
+// A fulfilled request stays as long as its envelope. The attempts of those that go are counted on from the envelopes alone: none of theirs
+// was ever accepted.
+const purgeEnded = statement(
+  'purge_ended_key_requests',
+  `DELETE FROM key_requests WHERE key_request_id IN (
+     SELECT key_request_id FROM key_requests
+     WHERE state IN ('EXPIRED', 'CANCELLED', 'UNFULFILLABLE') AND ended_at < now() - $1 * interval '1 millisecond'
+     ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+   RETURNING 1`,
+);
+const purgeOffers = statement(
+  'purge_offers_of_fulfilled_key_requests',
+  `DELETE FROM offers WHERE (key_request_id, attempt, user_id, device_id) IN (
+     SELECT o.key_request_id, o.attempt, o.user_id, o.device_id FROM offers o JOIN key_requests k USING (key_request_id)
+     WHERE o.offered_at < now() - $1 * interval '1 millisecond'
+       AND k.state = 'FULFILLED' AND k.ended_at < now() - $1 * interval '1 millisecond' LIMIT $2)
+   RETURNING 1`,
+);
+
+/** Deletes requests that ended longer ago without a key, and the offers of all that ended; at most `limit` rows each. How many. */
+export async function purgeEndedKeyRequests(db: Queryable, olderThanMs: number, limit = 5_000): Promise<number> {
+  const requests = await db.query(purgeEnded, [olderThanMs, limit]);
+  const offers = await db.query(purgeOffers, [olderThanMs, limit]);
+  return requests.length + offers.length;
 }

@@ -17,7 +17,7 @@ export interface SessionToStore {
 export interface StoredSession {
   readonly contentDigest: Uint8Array | null;
   readonly envelopesExpected: number;
-  /** Counted: the rows that are there for the initiator's upload. */
+  /** Counted: the rows that are there for the initiator's upload, and those that were erased with their recipients since. */
   readonly envelopes: number;
   readonly withholdings: number;
 }
@@ -59,9 +59,12 @@ const insertWithholdings = statement(
 const readStored = statement(
   'read_stored_session',
   `SELECT content_digest, envelopes_expected,
-     (SELECT count(*)::integer FROM envelopes WHERE conversation_id = $1 AND session_id = $2 AND attempt = 0) AS envelopes,
-     (SELECT count(*)::integer FROM withholdings WHERE conversation_id = $1 AND session_id = $2) AS withholdings
-   FROM sessions WHERE conversation_id = $1 AND session_id = $2`,
+     (SELECT count(*)::integer FROM envelopes WHERE conversation_id = $1 AND session_id = $2 AND attempt = 0)
+       + coalesce(e.envelopes, 0) AS envelopes,
+     (SELECT count(*)::integer FROM withholdings WHERE conversation_id = $1 AND session_id = $2)
+       + coalesce(e.withholdings, 0) AS withholdings
+   FROM sessions LEFT JOIN erased_parts e USING (conversation_id, session_id)
+   WHERE conversation_id = $1 AND session_id = $2`,
 );
 
 const deleteSession = statement(
