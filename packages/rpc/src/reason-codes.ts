@@ -45,6 +45,7 @@ export const codeOfReason: Readonly<Record<ReasonName, Code>> = {
   ROLE_NOT_SUFFICIENT: Code.PermissionDenied,
   MEMBER_STATE_CONFLICT: Code.FailedPrecondition,
   DIRECT_ROSTER_FIXED: Code.FailedPrecondition,
+  CONVERSATION_CLOSED: Code.FailedPrecondition,
 
   KEY_REQUEST_ENDED: Code.FailedPrecondition,
   NOT_OFFERED: Code.FailedPrecondition,
