@@ -107,6 +107,7 @@ export class Conversations {
     const members = new Map(wanted.members.map((member) => [memberOf(member).userId, memberOf(member)]));
     members.set(own.userId, { userId: own.userId, role: MemberRole.ADMIN });
     const claimed = new Map<string, PrekeyBundle>();
+    let round = 0;
     const prepare = async () => {
       const plan = {
         conversationId: deriveConversationId(own.userId, requestId),
@@ -116,8 +117,10 @@ export class Conversations {
         historyPolicy: wanted.historyPolicy === 'shared' ? HistoryPolicy.SHARED : HistoryPolicy.OWN_MEMBERSHIP,
         previousHeaderHash: new Uint8Array(),
         claimSeed: requestId,
+        round,
         claimed,
       };
+      round += 1;
       const { initialSession, sessionKey } = await makeSession(this.#parts, operation, plan);
       const kind = wanted.kind === 'direct' ? ConversationKind.DIRECT : ConversationKind.GROUP;
       const request = { requestId, kind, members: plan.members, initialSession };
@@ -143,6 +146,7 @@ export class Conversations {
   async #rotate(operation: Operation, conversationId: string): Promise<SealedConversation> {
     const { calls, primitives, store } = this.#parts;
     const claimed = new Map<string, PrekeyBundle>();
+    let round = 0;
     const prepare = async () => {
       const current = await this.get(operation, conversationId);
       await this.#checkCurrent(current);
@@ -155,8 +159,10 @@ export class Conversations {
         historyPolicy: current.historyPolicy,
         previousHeaderHash: current.headerHash,
         claimSeed: `${conversationId} ${expectedEpoch + 1n}`,
+        round,
         claimed,
       };
+      round += 1;
       const { initialSession: session, sessionKey } = await makeSession(this.#parts, operation, plan);
       const requestId = randomUuid(primitives);
       const request = { requestId, conversationId, expectedEpoch, expectedRosterVersion, session };

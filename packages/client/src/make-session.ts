@@ -29,8 +29,9 @@ import {
 import { deviceKey, equalBytes, randomUuid, sameDevice, uuidOf } from './bytes.ts';
 import type { Calls } from './calls.ts';
 import { type Clock, pause } from './clock.ts';
-import type { Directory } from './directory.ts';
+import type { Directory, ListedDevice } from './directory.ts';
 import { SessionRefusedError } from './errors.ts';
+import { claimFirstContacts, type FirstContact } from './first-contact.ts';
 import type { KeyStore } from './key-store.ts';
 import type { OwnDevice, RegisteredDevice } from './own-device.ts';
 import type { RootKeys } from './root-keys.ts';
@@ -66,6 +67,8 @@ export interface SessionPlan {
   readonly previousHeaderHash: Uint8Array;
   /** The same seed and the same devices are the same claim, so that making the session again burns no keys. */
   readonly claimSeed: string;
+  /** How often the session has been made for this mutation: each time, users who share nothing yet are claimed from anew. */
+  readonly round: number;
   /** Bundles claimed for this mutation so far. */
   readonly claimed: Map<string, PrekeyBundle>;
 }
@@ -89,7 +92,18 @@ export async function makeSession(parts: SealingParts, operation: Operation, pla
     operation,
     plan.members.map(({ userId }) => userId),
   );
-  const sealings = await decideSealings(parts, operation, own, lists, plan);
+  const untold = lists.filter(({ version, devices }) => version === 0n && devices.length === 0);
+  const contacts = await claimFirstContacts(
+    parts,
+    operation,
+    untold.map(({ userId }) => userId),
+    `${plan.claimSeed} ${plan.round}`,
+  );
+  const sealings = [
+    ...(await decideSealings(parts, operation, own, lists, plan)),
+    ...(await decideFirstSealings(parts, contacts)),
+  ];
+  const claimedVersions = new Map(contacts.map(({ user }) => [user.userId, user.deviceListVersion]));
 
   const sessionId = randomUuid(primitives);
   const sessionKey = primitives.randomBytes(32);
@@ -102,7 +116,7 @@ export async function makeSession(parts: SealingParts, operation: Operation, pla
     epoch,
     rosterVersion,
     rosterHash: rosterHash(plan.members),
-    deviceLists: lists.map(({ userId, version }) => ({ userId, version })),
+    deviceLists: lists.map(({ userId, version }) => ({ userId, version: claimedVersions.get(userId) ?? version })),
     initiator: { userId: own.userId, deviceId: own.deviceId },
     initiatorIdentityKey: own.identityKey.publicKey,
     initiatorSigningKey: own.signingKey.publicKey,
@@ -170,9 +184,34 @@ async function decideSealings(
   return sealings;
 }
 
+/** Of users of whom no list is told yet, the bundles that were claimed say who they are: each has its device's certificate. */
+async function decideFirstSealings(parts: SealingParts, contacts: readonly FirstContact[]): Promise<Sealing[]> {
+  const { primitives, rootKeys } = parts;
+  const sealings: Sealing[] = [];
+  for (const { user, devices } of contacts) {
+    if (devices.length === 0) continue;
+    const verdict = await rootKeys.judge(user.userId, user.rootKey);
+    for (const { device, bundle } of devices) {
+      if (!verdict.trusted) sealings.push({ device, withheld: WithheldReason.ROOT_KEY_CHANGED });
+      else if (bundle === undefined) sealings.push({ device, withheld: WithheldReason.NO_PREKEYS });
+      else {
+        const because = sameDevice(bundle, device)
+          ? await reasonToWithhold(parts, bundle, verdict.rootKey)
+          : WithheldReason.UNCERTIFIED;
+        sealings.push(
+          because === undefined
+            ? verifyAs(device, () => verifyBundle(primitives, bundle, verdict.rootKey))
+            : { device, withheld: because },
+        );
+      }
+    }
+  }
+  return sealings;
+}
+
 async function reasonToWithhold(
   { directory, own, deviceTrust }: SealingParts,
-  device: Device,
+  device: ListedDevice,
   rootKey: Uint8Array,
 ): Promise<WithheldReason | undefined> {
   try {
@@ -212,12 +251,19 @@ function verifyAs(device: Ref, verify: () => VerifiedRecipient): Sealing {
 const envelopesPerTurn = 16;
 const devicesPerClaim = 500;
 
-/** Claims what is not claimed yet. The claim id follows from seed and devices: a repeated claim is answered with the same bundles. */
+/**
+ * Claims what is not claimed yet. The claim id follows from seed and devices: a repeated claim is answered with the same bundles. A claim that
+ * serves a key request names it, and is not limited then.
+ */
 export async function claimBundles(
   { calls, primitives }: Pick<SealingParts, 'calls' | 'primitives'>,
   operation: Operation,
   devices: readonly Ref[],
-  { claimSeed, claimed }: Pick<SessionPlan, 'claimSeed' | 'claimed'>,
+  {
+    claimSeed,
+    claimed,
+    keyRequestId = '',
+  }: Pick<SessionPlan, 'claimSeed' | 'claimed'> & { readonly keyRequestId?: string },
 ): Promise<void> {
   const wanted = devices.filter((device) => !claimed.has(deviceKey(device)));
   const groups: Ref[][] = [];
@@ -229,7 +275,7 @@ export async function claimBundles(
       const claimId = uuidOf(primitives.sha256(transcript('keytrail/client/claim', claimSeed, ...names)), 8);
       const refs = group.map(({ userId, deviceId }) => ({ userId, deviceId }));
       const { results } = await calls.call(operation, (options) =>
-        calls.identityKeys.claimPrekeyBundles({ claimId, devices: refs }, options),
+        calls.identityKeys.claimPrekeyBundles({ claimId, devices: refs, keyRequestId }, options),
       );
       for (const { device, bundle } of results) if (device && bundle) claimed.set(deviceKey(device), bundle);
     }),

@@ -29,6 +29,8 @@ export function createNodeTransports(options: NodeTransportOptions): Transports 
       target,
       peer,
       authorization,
+      // A claim of a large group answers with more than the usual.
+      maxMessageBytes: 16 * 1024 * 1024,
       // The client retries: it knows what the whole operation can wait for.
       retry: { retries: 0 },
       ...(timeoutMs !== undefined && { defaultTimeoutMs: timeoutMs }),

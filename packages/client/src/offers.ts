@@ -1,11 +1,11 @@
 import {
   DeclineReason,
-  type Device,
   type DeviceList,
   HistoryPolicy,
   type KeyRequest,
   KeyRequestRole,
   type Notification,
+  type PrekeyBundle,
 } from '@keytrail/contracts';
 import {
   CertificateError,
@@ -17,6 +17,7 @@ import {
 } from '@keytrail/crypto';
 import { deviceKey, randomUuid, sameDevice } from './bytes.ts';
 import type { Conversations } from './conversations.ts';
+import type { ListedDevice } from './directory.ts';
 import type { Emitter } from './emitter.ts';
 import { KeyMissError, RefusalError, SessionRefusedError } from './errors.ts';
 import type { ClientEvents, DeclineReasonName } from './events.ts';
@@ -192,29 +193,40 @@ export class OfferAnswers {
     requester: Ref,
     ahead: readonly DeviceList[],
   ): Promise<VerifiedRecipient> {
-    const { calls, primitives, store, rootKeys, directory } = this.#parts;
+    const { store, rootKeys, directory } = this.#parts;
     const [[sealedBefore], list] = await Promise.all([
       store.sealedTo([requester]),
       ahead.find(({ userId }) => userId === requester.userId) ??
         directory.current(operation, [requester.userId]).then(([fetched]) => fetched),
     ]);
     const device = list?.devices.find(({ deviceId }) => deviceId === requester.deviceId);
-    if (list === undefined || device === undefined) throw new Declined('UNCERTIFIED');
+    // Who has left the conversation may still have its own epochs, but its devices are not told any more: the bundle says who it is.
+    if (list === undefined || list.version === 0n) return this.#claimed(operation, request, requester);
+    if (device === undefined) throw new Declined('UNCERTIFIED');
     if (device.revokedAt !== undefined) throw new Declined('NOT_ENTITLED');
     const verdict = await rootKeys.judge(requester.userId, list.rootKey);
     if (!verdict.trusted) throw new Declined('ROOT_KEY_CHANGED');
     await this.#checkTrust(device, verdict.rootKey);
     if (sealedBefore === true) return verified(requester, () => directory.recipient(device, verdict.rootKey));
+    return this.#claimed(operation, request, requester);
+  }
 
-    const claimed = new Map();
+  async #claimed(operation: Operation, { keyRequestId }: KeyRequest, requester: Ref): Promise<VerifiedRecipient> {
+    const { calls, primitives, rootKeys } = this.#parts;
+    const claimed = new Map<string, PrekeyBundle>();
     // One claim for the request, however often it is offered and answered.
-    await claimBundles({ calls, primitives }, operation, [requester], { claimSeed: request.keyRequestId, claimed });
+    const about = { claimSeed: keyRequestId, claimed, keyRequestId };
+    await claimBundles({ calls, primitives }, operation, [requester], about);
     const bundle = claimed.get(deviceKey(requester));
     if (bundle === undefined) throw new Declined('NOT_ENTITLED');
+    if (!sameDevice(bundle, requester)) throw new Declined('UNCERTIFIED');
+    const verdict = await rootKeys.judge(requester.userId, bundle.certificate?.rootKey ?? new Uint8Array());
+    if (!verdict.trusted) throw new Declined('ROOT_KEY_CHANGED');
+    await this.#checkTrust(bundle, verdict.rootKey);
     return verified(requester, () => verifyBundle(primitives, bundle, verdict.rootKey));
   }
 
-  async #checkTrust(device: Device, rootKey: Uint8Array): Promise<void> {
+  async #checkTrust(device: ListedDevice, rootKey: Uint8Array): Promise<void> {
     const { directory, deviceTrust } = this.#parts;
     try {
       directory.certify(device, rootKey);

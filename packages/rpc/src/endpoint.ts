@@ -28,6 +28,8 @@ export interface Endpoint {
   readonly rpc: Rpc | undefined;
   readonly parts: ServerParts;
   readonly limiter: CallerLimiter | undefined;
+  readonly maxRequestBytes: number;
+  readonly maxAnswerBytes: number;
   readonly span: Readonly<Record<Wire, { readonly kind: SpanKind; readonly attributes: Attributes }>>;
   readonly measure: Readonly<Record<Wire, CallMeasure>>;
   allows(caller: Caller): boolean;
@@ -40,6 +42,8 @@ export function createEndpoint(name: string, rpc: Rpc | undefined, parts: Server
     rpc,
     parts,
     limiter: methodLimiter(name, rpc),
+    maxRequestBytes: rpc?.maxRequestBytes ?? parts.config.maxMessageBytes,
+    maxAnswerBytes: rpc?.maxAnswerBytes ?? parts.config.maxMessageBytes,
     span: { grpc: spanOf(name, rpc, 'grpc'), web: spanOf(name, rpc, 'connectrpc') },
     measure: { grpc: measureOf(name, 'grpc'), web: measureOf(name, 'connectrpc') },
     allows: allowance(rpc?.allow ?? ['anyone']),

@@ -33,13 +33,13 @@ abstract class GrpcCall extends ServerCall {
   }
 
   override read(): Message {
-    const { maxMessageBytes } = this.endpoint.parts.config;
-    if (this.request.byteLength > maxMessageBytes) throw requestTooLarge(maxMessageBytes);
+    const { maxRequestBytes } = this.endpoint;
+    if (this.request.byteLength > maxRequestBytes) throw requestTooLarge(maxRequestBytes);
     return decodeBinary((this.endpoint.rpc as Rpc).method.input, this.request);
   }
 
   protected encode(message: object): Uint8Array {
-    return encodeBinary((this.endpoint.rpc as Rpc).method.output, message, this.endpoint.parts.config.maxMessageBytes);
+    return encodeBinary((this.endpoint.rpc as Rpc).method.output, message, this.endpoint.maxAnswerBytes);
   }
 
   protected trailers(): Metadata {

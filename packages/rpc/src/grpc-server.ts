@@ -35,9 +35,10 @@ export async function startGrpcServer({
   endpoints,
   unknown,
 }: GrpcServerOptions): Promise<GrpcServer> {
+  const largest = Math.max(config.maxMessageBytes, ...[...endpoints.values()].map((each) => each.maxRequestBytes));
   const server = new Server({
     // A request somewhat too large reaches the chain, which says so in full; beyond that grpc-js cuts it off.
-    'grpc.max_receive_message_length': config.maxMessageBytes * 2,
+    'grpc.max_receive_message_length': largest * 2,
     'grpc.max_send_message_length': -1,
     'grpc.max_connection_age_ms': config.maxConnectionAgeMs,
     'grpc.keepalive_time_ms': 60_000,

@@ -23,6 +23,10 @@ export interface RpcLimit {
 export interface RpcOptions {
   readonly allow: readonly Allow[];
   readonly limit?: RpcLimit;
+  /** Largest request in bytes; by default the server's bound for all methods, `maxMessageBytes`. */
+  readonly maxRequestBytes?: number;
+  /** Largest answer, or message of an answer, in bytes; by default `maxMessageBytes`. */
+  readonly maxAnswerBytes?: number;
 }
 
 export interface UnaryRpc extends RpcOptions {

@@ -69,7 +69,7 @@ abstract class WebCall extends ServerCall {
   }
 
   protected get maxBytes(): number {
-    return this.endpoint.parts.config.maxMessageBytes;
+    return this.endpoint.maxRequestBytes;
   }
 
   protected decode(bytes: Uint8Array): Message {
@@ -79,9 +79,10 @@ abstract class WebCall extends ServerCall {
 
   protected encode(message: object): Uint8Array {
     const { output } = (this.endpoint.rpc as Rpc).method;
+    const { maxAnswerBytes } = this.endpoint;
     return this.dialect.json
-      ? encodeJson(output, message, this.maxBytes)
-      : encodeBinary(output, message, this.maxBytes);
+      ? encodeJson(output, message, maxAnswerBytes)
+      : encodeBinary(output, message, maxAnswerBytes);
   }
 }
 

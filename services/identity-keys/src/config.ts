@@ -1,7 +1,7 @@
 import { authSettings } from '@keytrail/auth';
 import { eventSettings } from '@keytrail/events';
 import { serverSettings } from '@keytrail/rpc';
-import { readSettings, rule, type SettingsValues, setting } from '@keytrail/settings';
+import { readSettings, rule, type SettingsValues, secretSetting, setting, z } from '@keytrail/settings';
 import { databaseSettings } from '@keytrail/storage';
 import { telemetrySettings } from '@keytrail/telemetry';
 import type { PrekeyLimits } from './domain/prekey-limits.ts';
@@ -13,6 +13,7 @@ export const identityKeysSettings = {
   ...databaseSettings,
   ...eventSettings,
   peerConversation: setting('KEYTRAIL_PEER_CONVERSATION', rule.text(), 'gRPC target of the service conversation'),
+  peerSession: setting('KEYTRAIL_PEER_SESSION', rule.text(), 'gRPC target of the service session'),
   peerTimeoutMs: setting(
     'KEYTRAIL_PEER_TIMEOUT_MS',
     rule.durationMs().default(5_000),
@@ -22,6 +23,73 @@ export const identityKeysSettings = {
     'KEYTRAIL_SHARED_USERS_REMEMBERED_MS',
     rule.count().default(30_000),
     'how long a process remembers that two users share a conversation: so long one that was left still counts; 0 to ask each time',
+  ),
+  redisUrl: secretSetting('KEYTRAIL_REDIS_URL', rule.url(), 'Redis or Valkey that keeps the limits on claims'),
+  limitsTimeoutMs: setting(
+    'KEYTRAIL_LIMITS_TIMEOUT_MS',
+    rule.durationMs().default(150),
+    'longest time that a claim waits for Redis before it counts as away',
+  ),
+  limitsWithoutRedis: setting(
+    'KEYTRAIL_LIMITS_WITHOUT_REDIS',
+    z.enum(['open', 'closed']).default('open'),
+    'while Redis is away: open, and the limits on claims hold for each process alone; closed, and claims are refused with PEER_UNAVAILABLE',
+  ),
+  claimsPerCaller: setting(
+    'KEYTRAIL_CLAIMS_PER_CALLER',
+    rule.count().default(6_000),
+    'bundles that one user may claim in an hour, with all its devices; 0 for no limit',
+  ),
+  claimsPerCallerBurst: setting(
+    'KEYTRAIL_CLAIMS_PER_CALLER_BURST',
+    rule.count().min(1).default(3_000),
+    'bundles that one user may claim at once',
+  ),
+  claimsPerTarget: setting(
+    'KEYTRAIL_CLAIMS_PER_TARGET',
+    rule.count().default(240),
+    'bundles of one device that strangers may claim in an hour, all together; 0 for no limit',
+  ),
+  claimsPerTargetBurst: setting(
+    'KEYTRAIL_CLAIMS_PER_TARGET_BURST',
+    rule.count().min(1).default(60),
+    'bundles of one device that strangers may claim at once',
+  ),
+  claimsPerPair: setting(
+    'KEYTRAIL_CLAIMS_PER_PAIR',
+    rule.count().default(60),
+    'bundles of one device that one other user may claim in an hour; 0 for no limit',
+  ),
+  claimsPerPairBurst: setting(
+    'KEYTRAIL_CLAIMS_PER_PAIR_BURST',
+    rule.count().min(1).default(20),
+    'bundles of one device that one other user may claim at once',
+  ),
+  claimPolicy: setting(
+    'KEYTRAIL_CLAIM_POLICY',
+    z.enum(['any-device', 'shared-or-permitted']).default('any-device'),
+    'whose prekeys a device may claim: any-device within the limits; or only those of users who share a conversation with it or whom SetClaimPermission names',
+  ),
+  maxDevicesPerClaim: setting(
+    'KEYTRAIL_MAX_DEVICES_PER_CLAIM',
+    rule.count().min(1).max(1_500).default(1_500),
+    'devices in one claim, named or of the named users',
+  ),
+  claimRequestBytes: setting(
+    'KEYTRAIL_CLAIM_REQUEST_BYTES',
+    rule
+      .count()
+      .min(1)
+      .default(512 * 1024),
+    'largest request of ClaimPrekeyBundles',
+  ),
+  claimAnswerBytes: setting(
+    'KEYTRAIL_CLAIM_ANSWER_BYTES',
+    rule
+      .count()
+      .min(1)
+      .default(8 * 1024 * 1024),
+    'largest answer of ClaimPrekeyBundles: 1,500 devices are 2.7 MB in Protobuf and 4 MB in JSON',
   ),
   maxDevicesPerUser: setting(
     'KEYTRAIL_MAX_DEVICES_PER_USER',

@@ -1,21 +1,29 @@
 import { join } from 'node:path';
 import { createAuthenticator, createServiceIdentity } from '@keytrail/auth';
-import { ConversationService, IdentityKeysService } from '@keytrail/contracts';
+import { ConversationService, IdentityKeysService, SessionService } from '@keytrail/contracts';
 import { connectEvents, startRelay } from '@keytrail/events';
 import { connectPeer, startServer } from '@keytrail/rpc';
 import { openDatabase, schemaReadiness } from '@keytrail/storage';
 import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
+import { createClaimLimits } from './claim-limits.ts';
+import { createClaimPolicy } from './claim-policy.ts';
 import { type IdentityKeysConfig, prekeyLimitsOf } from './config.ts';
+import { ratePerHour } from './domain/gcra.ts';
+import { createDrainSignals } from './drain-signals.ts';
 import { startForgetting } from './jobs/forget-old-ids.ts';
 import { createLowPrekeys } from './low-prekeys.ts';
 import { claimPrekeyBundles } from './rpc/claim-prekey-bundles.ts';
 import { getDevices } from './rpc/get-devices.ts';
 import { getPrekeyStatus } from './rpc/get-prekey-status.ts';
 import { listDeviceLog } from './rpc/list-device-log.ts';
+import { listRevokedDevices } from './rpc/list-revoked-devices.ts';
 import { registerDevice } from './rpc/register-device.ts';
 import { replenishPrekeys } from './rpc/replenish-prekeys.ts';
+import { revokeDevice } from './rpc/revoke-device.ts';
+import { setClaimPermission } from './rpc/set-claim-permission.ts';
 import { createSharing } from './sharing.ts';
 import { PrismaClient } from './store/generated/client.ts';
+import { RedisLimits } from './store/redis-limits.ts';
 
 export { type IdentityKeysConfig, identityKeysSettings, readConfig } from './config.ts';
 
@@ -62,13 +70,21 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
 
     const prekeyLimits = prekeyLimitsOf(config);
     const lowPrekeys = createLowPrekeys(db, { reminderMs: config.lowPrekeysReminderMs });
+    const peerOptions = { identity: createServiceIdentity(config, service), timeoutMs: config.peerTimeoutMs };
     const conversation = connectPeer(ConversationService, {
+      ...peerOptions,
       target: config.peerConversation,
-      identity: createServiceIdentity(config, service),
       peer: 'conversation',
-      timeoutMs: config.peerTimeoutMs,
     });
     closing.push(() => conversation.close());
+    const session = connectPeer(SessionService, { ...peerOptions, target: config.peerSession, peer: 'session' });
+    closing.push(() => session.close());
+    const redisLimits = new RedisLimits({
+      url: config.redisUrl,
+      timeoutMs: config.limitsTimeoutMs,
+      onError: (error) => log.debug({ err: error }, 'Redis reported an error'),
+    });
+    closing.push(() => redisLimits.close());
     const sharing = createSharing(conversation, { rememberMs: config.sharedUsersRememberedMs });
     const server = await startServer({
       service,
@@ -81,9 +97,29 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
           maxPrekeysPerPool: config.maxPrekeysPerPool,
         }),
         replenishPrekeys({ db, prisma, maxPrekeysPerPool: config.maxPrekeysPerPool }),
-        claimPrekeyBundles({ db, lowPrekeys, lowPrekeysBelow: config.lowPrekeysBelow }),
+        claimPrekeyBundles({
+          db,
+          lowPrekeys,
+          lowPrekeysBelow: config.lowPrekeysBelow,
+          sharing,
+          session,
+          policy: createClaimPolicy({ name: config.claimPolicy, db, sharing }),
+          rates: {
+            caller: ratePerHour(config.claimsPerCaller, config.claimsPerCallerBurst),
+            target: ratePerHour(config.claimsPerTarget, config.claimsPerTargetBurst),
+            pair: ratePerHour(config.claimsPerPair, config.claimsPerPairBurst),
+          },
+          limits: createClaimLimits({ redis: redisLimits, withoutRedis: config.limitsWithoutRedis, log }),
+          signals: createDrainSignals({ db, log }),
+          maxDevicesPerClaim: config.maxDevicesPerClaim,
+          maxRequestBytes: config.claimRequestBytes,
+          maxAnswerBytes: config.claimAnswerBytes,
+        }),
+        setClaimPermission({ db }),
         getDevices({ db, sharing, maxDevicesPerAnswer: config.maxDevicesPerAnswer }),
         listDeviceLog({ db, sharing, maxEntriesPerAnswer: config.maxLogEntriesPerAnswer }),
+        revokeDevice({ db }),
+        listRevokedDevices({ db }),
         getPrekeyStatus({ db, limits: prekeyLimits }),
       ],
       config,

@@ -1,16 +1,14 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { type Client, createClient, type Transport } from '@connectrpc/connect';
 import { createConnectTransport } from '@connectrpc/connect-node';
-import { createServiceIdentity } from '@keytrail/auth';
+import { createServiceIdentity, operatorScope } from '@keytrail/auth';
 import { type Issuer, startIssuer } from '@keytrail/auth/issuer';
-import { IdentityKeysService, type RegisterDeviceResponse, RevokedBy } from '@keytrail/contracts';
-import { ensureNats, ensurePostgres } from '@keytrail/local';
+import { IdentityKeysService, type RegisterDeviceResponse } from '@keytrail/contracts';
+import { ensureNats, ensurePostgres, ensureRedis, type ServerHandle } from '@keytrail/local';
 import { createGrpcTransport } from '@keytrail/rpc';
 import { createServiceDatabase, type Database, migrateDatabase, openDatabase } from '@keytrail/storage';
 import { readConfig } from '../src/config.ts';
 import { createIdentityKeys, migrationsFolder } from '../src/service.ts';
-import { lockUser } from '../src/store/devices.ts';
-import { devicesOfUser, revokeDevices } from '../src/store/revocations.ts';
 import { makeDevice, type TestDevice, type TestDeviceOptions } from './device-keys.ts';
 import { type StandIns, startStandIns } from './stand-ins.ts';
 
@@ -23,6 +21,8 @@ const serviceCredential = 'shared-by-these-services-in-development';
 /** The service as it is, in as many replicas as wanted, over its own PostgreSQL and NATS. */
 export interface IdentityKeysUnderTest {
   readonly natsUrl: string;
+  /** Its own, for tests that stop it. */
+  readonly redis: ServerHandle;
   /** The services that are asked, as small real servers. */
   readonly peers: StandIns;
   /** A connection of the test's own to the database of the service. */
@@ -32,10 +32,11 @@ export interface IdentityKeysUnderTest {
     device: { userId: string; deviceId: string },
     options?: { wire?: Wire; replica?: number },
   ): Promise<IdentityKeysClient>;
+  asOperator(options?: { wire?: Wire; replica?: number }): Promise<IdentityKeysClient>;
   asService(service: 'session' | 'conversation', options?: { replica?: number }): IdentityKeysClient;
   /** Registers a new device with its own token. */
   register(options: TestDeviceOptions): Promise<{ device: TestDevice; response: RegisterDeviceResponse }>;
-  /** Revokes one device of the user, or all that are left. */
+  /** Has an operator revoke one device of the user, or all that are left. */
   revoke(userId: string, deviceId?: string): Promise<void>;
   stop(): Promise<void>;
 }
@@ -48,8 +49,12 @@ export async function startIdentityKeys({
   settings?: Record<string, string>;
 } = {}): Promise<IdentityKeysUnderTest> {
   const closing: (() => Promise<unknown> | unknown)[] = [];
-  const [postgres, nats] = await Promise.all([ensurePostgres(), ensureNats({ own: true })]);
-  closing.push(() => Promise.all([postgres.stop(), nats.stop()]));
+  const [postgres, nats, redis] = await Promise.all([
+    ensurePostgres(),
+    ensureNats({ own: true }),
+    ensureRedis({ own: true }),
+  ]);
+  closing.push(() => Promise.all([postgres.stop(), nats.stop(), redis.stop()]));
   const issuer: Issuer = await startIssuer({ environment: 'development' });
   closing.push(() => issuer.stop());
   const name = `identity_keys_${randomUUID().replaceAll('-', '')}`;
@@ -71,6 +76,11 @@ export async function startIdentityKeys({
     KEYTRAIL_TOKEN_ISSUER: issuer.issuer,
     KEYTRAIL_SERVICE_CREDENTIAL: serviceCredential,
     KEYTRAIL_CALLER_REQUESTS_PER_SECOND: '0',
+    KEYTRAIL_REDIS_URL: redis.url,
+    // Tests of limits set their own.
+    KEYTRAIL_CLAIMS_PER_CALLER: '0',
+    KEYTRAIL_CLAIMS_PER_TARGET: '0',
+    KEYTRAIL_CLAIMS_PER_PAIR: '0',
   };
   const peers = await startStandIns(environment);
   closing.push(() => peers.stop());
@@ -109,11 +119,26 @@ export async function startIdentityKeys({
     return createClient(IdentityKeysService, transport(`Bearer ${token}`, wire, replica));
   }
 
+  async function asOperator({ wire = 'grpc', replica = 0 }: { wire?: Wire; replica?: number } = {}) {
+    const token = await issuer.token({ userId: 'operator', deviceId: 'console', scopes: [operatorScope] });
+    return createClient(IdentityKeysService, transport(`Bearer ${token}`, wire, replica));
+  }
+
+  async function activeDevices(userId: string): Promise<string[]> {
+    const { rows } = await db.pool.query<{ device_id: string }>(
+      'SELECT device_id FROM devices WHERE user_id = $1 AND revoked_at IS NULL ORDER BY added_in_version',
+      [userId],
+    );
+    return rows.map(({ device_id }) => device_id);
+  }
+
   return {
     natsUrl: nats.url,
+    redis,
     peers,
     db,
     asDevice,
+    asOperator,
     asService(service, { replica = 0 } = {}) {
       const identity = createServiceIdentity({ serviceCredential }, service);
       return createClient(IdentityKeysService, transport(identity.header(), 'grpc', replica));
@@ -124,15 +149,14 @@ export async function startIdentityKeys({
       return { device, response };
     },
     async revoke(userId, deviceId) {
-      await db.transaction(async (tx) => {
-        const user = await lockUser(tx, userId);
-        if (!user) throw new Error('no such user');
-        const devices = await devicesOfUser(tx, userId);
-        const good = devices.filter(
-          ({ revoked_at, device_id }) => !revoked_at && (deviceId ?? device_id) === device_id,
-        );
-        await revokeDevices(tx, userId, good, { rootKey: user.root_key, revoker: { by: RevokedBy.OPERATOR } });
-      });
+      const operator = await asOperator();
+      const deviceIds = deviceId === undefined ? await activeDevices(userId) : [deviceId];
+      for (const each of deviceIds)
+        await operator.revokeDevice({
+          requestId: randomUUID(),
+          device: { userId, deviceId: each },
+          auditNote: 'revoked by a test',
+        });
     },
     async stop() {
       for (let close = closing.pop(); close; close = closing.pop()) await close();

@@ -1,5 +1,5 @@
 import { type Authenticator, authSettings, createAuthenticator } from '@keytrail/auth';
-import { ConversationService } from '@keytrail/contracts';
+import { ConversationService, type DeviceRef, SessionService } from '@keytrail/contracts';
 import { type RunningServer, refuse, serverSettings, startServer, unary } from '@keytrail/rpc';
 import { readSettings } from '@keytrail/settings';
 import { startTelemetry, telemetrySettings } from '@keytrail/telemetry';
@@ -18,6 +18,13 @@ export interface StandIns {
   conversationAway: boolean;
   /** Runs after conversation has looked, and its answer waits for it. */
   beforeAnswering: () => Promise<unknown> | unknown;
+  /** Open key requests: who wants the key, and to whom it was offered, as `user/device`. */
+  readonly keyRequests: Map<
+    string,
+    { readonly requester: Pick<DeviceRef, 'userId' | 'deviceId'>; readonly offeredTo: string }
+  >;
+  /** How often session was asked. */
+  offersChecked: number;
   stop(): Promise<void>;
 }
 
@@ -26,8 +33,10 @@ export async function startStandIns(environment: Readonly<Record<string, string>
   const telemetry = startTelemetry({ service: 'conversation', config });
   const authenticator: Authenticator = createAuthenticator(config);
   const conversations: Set<string>[] = [];
-  const start = (service: 'conversation', options: Pick<Parameters<typeof startServer>[0], 'services' | 'rpcs'>) =>
-    startServer({ service, config, authenticator, telemetry, ...options });
+  const start = (
+    service: 'conversation' | 'session',
+    options: Pick<Parameters<typeof startServer>[0], 'services' | 'rpcs'>,
+  ) => startServer({ service, config, authenticator, telemetry, ...options });
 
   const standIns: StandIns = {
     targets: {},
@@ -38,8 +47,10 @@ export async function startStandIns(environment: Readonly<Record<string, string>
     asked: [],
     conversationAway: false,
     beforeAnswering: () => {},
+    keyRequests: new Map(),
+    offersChecked: 0,
     async stop() {
-      await conversation.stop();
+      await Promise.all([conversation.stop(), session.stop()]);
       await telemetry.shutdown();
     },
   };
@@ -59,7 +70,24 @@ export async function startStandIns(environment: Readonly<Record<string, string>
       }),
     ],
   });
-  Object.assign(standIns.targets, { KEYTRAIL_PEER_CONVERSATION: targetOf(conversation) });
+  const session = await start('session', {
+    services: [SessionService],
+    rpcs: [
+      unary(SessionService.method.checkOffer, {
+        allow: ['service:identity-keys'],
+        handle({ keyRequestId, holder }) {
+          standIns.offersChecked += 1;
+          const request = standIns.keyRequests.get(keyRequestId);
+          if (request === undefined || request.offeredTo !== `${holder?.userId}/${holder?.deviceId}`) return {};
+          return { offered: true, requester: { ...request.requester } };
+        },
+      }),
+    ],
+  });
+  Object.assign(standIns.targets, {
+    KEYTRAIL_PEER_CONVERSATION: targetOf(conversation),
+    KEYTRAIL_PEER_SESSION: targetOf(session),
+  });
   return standIns;
 }
 

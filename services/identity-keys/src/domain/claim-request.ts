@@ -13,3 +13,8 @@ export function digestDevices(devices: readonly Ref[]): Uint8Array {
   const names = devices.flatMap(({ userId, deviceId }) => [userId, deviceId]);
   return noblePrimitives.sha256(transcript('keytrail/claimed-devices', ...names));
 }
+
+/** SHA-256 over the users in their order. */
+export function digestUsers(userIds: readonly string[]): Uint8Array {
+  return noblePrimitives.sha256(transcript('keytrail/claimed-users', ...userIds));
+}

@@ -1,5 +1,6 @@
 import { type Database, purgeRequestIds, requestIdRetentionMs, statement } from '@keytrail/storage';
 import type { Logger } from '@keytrail/telemetry';
+import { purgeClaimPermissions } from '../store/claim-permissions.ts';
 
 const purgeClaims = statement(
   'claims_purge',
@@ -10,10 +11,11 @@ const purgeClaims = statement(
 
 const batch = 10_000;
 
-/** Forgets claims and request ids that are older than the retention, and tells how many. The prekeys that were claimed stay. */
-export async function forgetOldIds(db: Database): Promise<{ claims: number; requestIds: number }> {
+/** Forgets claims and request ids that are older than the retention, and permissions that are over; tells how many. Claimed prekeys stay. */
+export async function forgetOldIds(db: Database): Promise<{ claims: number; requestIds: number; permissions: number }> {
   const claims = (await db.query(purgeClaims, [requestIdRetentionMs, batch])).length;
-  return { claims, requestIds: await purgeRequestIds(db, batch) };
+  const permissions = await purgeClaimPermissions(db, batch);
+  return { claims, requestIds: await purgeRequestIds(db, batch), permissions };
 }
 
 /** Forgets periodically; returns how to stop, which waits for the run at hand. */

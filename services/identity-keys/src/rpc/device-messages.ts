@@ -1,6 +1,8 @@
 import { create } from '@bufbuild/protobuf';
 import { timestampFromDate } from '@bufbuild/protobuf/wkt';
 import {
+  type ClaimedUser,
+  ClaimedUserSchema,
   type ClaimResult,
   ClaimResultSchema,
   type Device,
@@ -12,6 +14,7 @@ import {
   PrekeyKind,
 } from '@keytrail/contracts';
 import type { Ref } from '@keytrail/crypto';
+import type { ClaimedUserRow } from '../store/claimed-users.ts';
 import type { ClaimedRow } from '../store/claims.ts';
 import type { DeviceListRow } from '../store/device-lists.ts';
 
@@ -31,8 +34,11 @@ function certificateMessage(row: CertificateColumns): DeviceCertificate {
   });
 }
 
-export function claimResultMessage({ userId, deviceId }: Ref, row: ClaimedRow): ClaimResult {
+/** `known`: the caller may know about the device's user. */
+export function claimResultMessage({ userId, deviceId }: Ref, row: ClaimedRow, known: boolean): ClaimResult {
   const device = { userId, deviceId };
+  if (row.signed_prekey_id === null && (!known || row.not_permitted))
+    return create(ClaimResultSchema, { device, noBundleBecause: NoBundleReason.NOT_FOUND_OR_NOT_PERMITTED });
   if (row.device_number === null)
     return create(ClaimResultSchema, { device, noBundleBecause: NoBundleReason.DEVICE_UNKNOWN });
   if (row.signed_prekey_id === null)
@@ -59,6 +65,15 @@ export function claimResultMessage({ userId, deviceId }: Ref, row: ClaimedRow): 
     }),
   });
   return create(ClaimResultSchema, { device, bundle });
+}
+
+export function claimedUserMessage(row: ClaimedUserRow): ClaimedUser {
+  return create(ClaimedUserSchema, {
+    userId: row.user_id,
+    deviceListVersion: row.device_list_version,
+    ...(row.root_key && { rootKey: row.root_key }),
+    ...(row.log_head && { logHead: row.log_head }),
+  });
 }
 
 export function deviceMessage(userId: string, row: DeviceListRow): Device {

@@ -20,7 +20,7 @@ export function getDevices({ db, sharing, maxDevicesPerAnswer }: GetDevicesParts
   return unary(IdentityKeysService.method.getDevices, {
     allow: ['device', 'service'],
     async handle({ userIds, includeRevoked }, { caller }) {
-      const known = caller.kind === 'anonymous' ? await sharing.knownTo(caller, userIds) : new Set(userIds);
+      const known = await sharing.knownTo(caller, userIds);
       const limit = userIds.length + maxDevicesPerAnswer;
       // A stranger's id is looked up as one that nobody has, so that strangers and users without devices take the same way.
       const asked = userIds.map((userId) => (known.has(userId) ? userId : ''));

@@ -15,8 +15,12 @@ export interface Claim {
   /** UUID. */
   readonly claimId: string;
   readonly devices: readonly Ref[];
-  /** SHA-256 over `devices` in their order. */
+  /** SHA-256 over what was asked for: the devices in their order, or the users. */
   readonly devicesDigest: Uint8Array;
+  /** Of a claim by users, with the versions of the device lists that `devices` are of; 0 for a user of whom nothing is told. */
+  readonly users?: readonly { readonly userId: string; readonly version: bigint }[];
+  /** Positions in `devices`, from 1, that the claim policy keeps from the caller. They are told as such in every repetition. */
+  readonly notPermitted?: readonly number[];
 }
 
 export interface ClaimOptions {
@@ -44,10 +48,27 @@ export interface ClaimedRow {
   /** Of the one-time KEM prekey, or of the last-resort prekey when there is none. */
   readonly kem_prekey: Buffer | null;
   readonly kem_prekey_signature: Buffer | null;
+  /** The claim policy kept this device from the caller. */
+  readonly not_permitted: boolean;
   /** A pool of this device is low. */
   readonly low: boolean;
   /** All one-time prekeys ever added: tells one filling of the pools from the next. */
   readonly prekeys_added: bigint | null;
+}
+
+/** A claim as it was recorded, by this call or an earlier one. */
+export interface RecordedClaim {
+  readonly rows: readonly ClaimedRow[];
+  /** True when an earlier call recorded it: this one took nothing. */
+  readonly repeated: boolean;
+}
+
+/** A device list is not at the version any more that the claim names. */
+export class DeviceListsMoved extends Error {
+  constructor() {
+    super('a device list has changed since it was looked up');
+    this.name = 'DeviceListsMoved';
+  }
 }
 
 /** The claim id was used before by this caller, for other devices. Maps to REQUEST_ID_REUSED. */
@@ -65,7 +86,7 @@ SELECT t.device_number, t.suite, t.identity_key, t.signing_key, t.certificate_ro
        t.signed_prekey_id, s.public_key AS signed_prekey, s.signature AS signed_prekey_signature,
        t.one_time_prekey_id, o.public_key AS one_time_prekey, t.kem_prekey_id, t.last_resort_prekey_id,
        coalesce(k.public_key, l.public_key) AS kem_prekey, coalesce(k.signature, l.signature) AS kem_prekey_signature,
-       t.low, t.prekeys_added
+       t.low, t.prekeys_added, t.not_permitted
   FROM taken t
   LEFT JOIN LATERAL (SELECT public_key, signature FROM signed_prekeys p
                       WHERE p.device_number = t.device_number AND p.key_id = t.signed_prekey_id LIMIT 1) s ON true
@@ -80,16 +101,20 @@ SELECT t.device_number, t.suite, t.identity_key, t.signing_key, t.certificate_ro
 // $1 caller, $2 claim id, $3 devices digest, $4 user ids, $5 device ids, $6 low below.
 // Takes the oldest prekey of each pool that nobody holds locked, records the claim and answers: one statement, one commit, and it
 // never waits for a prekey. The last-resort and signed prekeys are only read. docs/decisions/0003-claims.md has the reasons.
-export const claimWithoutWaiting = statement(
-  'claim_prekey_bundles',
-  `WITH asked AS MATERIALIZED (
-  SELECT a.position, d.*, CASE WHEN d.revoked_at IS NULL THEN d.device_number END AS claimable
+const claiming = ({
+  permitted,
+  fresh,
+  columns,
+  values,
+  notPermitted,
+}: Readonly<Record<string, string>>) => `WITH asked AS MATERIALIZED (
+  SELECT a.position, d.*, CASE WHEN d.revoked_at IS NULL${permitted} THEN d.device_number END AS claimable
     FROM unnest((SELECT $4::text[]), (SELECT $5::text[])) WITH ORDINALITY AS a (asked_user, asked_device, position)
     LEFT JOIN LATERAL (SELECT device_number, revoked_at, suite, identity_key, signing_key, certificate_root_key,
                               certificate_signature, certified_at, current_signed_prekey_id, current_last_resort_prekey_id,
                               one_time_prekeys_added, kem_prekeys_added
                          FROM devices WHERE user_id = a.asked_user AND device_id = a.asked_device LIMIT 1) d ON true
-   WHERE NOT EXISTS (SELECT FROM claims WHERE caller = $1 AND claim_id = $2)
+   WHERE NOT EXISTS (SELECT FROM claims WHERE caller = $1 AND claim_id = $2)${fresh}
 ), taken AS MATERIALIZED (
   SELECT a.position, a.device_number, a.suite, a.identity_key, a.signing_key, a.certificate_root_key, a.certificate_signature,
          a.certified_at, o.seq AS one_time_seq, o.key_id AS one_time_prekey_id, k.seq AS kem_seq, k.key_id AS kem_prekey_id,
@@ -100,7 +125,7 @@ export const claimWithoutWaiting = statement(
            AS passed_over,
          a.claimable IS NOT NULL AND (a.one_time_prekeys_added - coalesce(o.seq, a.one_time_prekeys_added) < $6
                                    OR a.kem_prekeys_added - coalesce(k.seq, a.kem_prekeys_added) < $6) AS low,
-         a.one_time_prekeys_added + a.kem_prekeys_added AS prekeys_added
+         a.one_time_prekeys_added + a.kem_prekeys_added AS prekeys_added, ${notPermitted} AS not_permitted
     FROM asked a
     LEFT JOIN LATERAL (SELECT p.seq, p.key_id FROM unclaimed_one_time_prekeys p WHERE p.device_number = a.claimable
                         ORDER BY p.seq LIMIT 1 FOR UPDATE SKIP LOCKED) o ON true
@@ -112,12 +137,42 @@ export const claimWithoutWaiting = statement(
   DELETE FROM unclaimed_one_time_kem_prekeys p USING taken t WHERE p.device_number = t.device_number AND p.seq = t.kem_seq
 ), recorded AS (
   INSERT INTO claims (caller, claim_id, devices_digest, device_numbers, signed_prekey_ids, last_resort_prekey_ids,
-                      one_time_prekey_ids, kem_prekey_ids, passed_over)
+                      one_time_prekey_ids, kem_prekey_ids, passed_over${columns})
   SELECT $1, $2, $3, array_agg(device_number ORDER BY position), array_agg(signed_prekey_id ORDER BY position),
          array_agg(last_resort_prekey_id ORDER BY position), array_agg(one_time_prekey_id ORDER BY position),
-         array_agg(kem_prekey_id ORDER BY position), bool_or(passed_over)
+         array_agg(kem_prekey_id ORDER BY position), bool_or(passed_over)${values}
     FROM taken HAVING count(*) > 0
-)${answer}`,
+)${answer}`;
+
+export const claimWithoutWaiting = statement(
+  'claim_prekey_bundles',
+  claiming({ permitted: '', fresh: '', columns: '', values: '', notPermitted: 'false' }),
+);
+
+// A version of 0 is of a user of whom nothing is told, and stands for none.
+const listsMoved = (userIds: string, versions: string) => `EXISTS (
+     SELECT FROM unnest((SELECT ${userIds}::text[]), (SELECT ${versions}::bigint[])) AS r (user_id, version)
+      CROSS JOIN LATERAL (SELECT device_list_version FROM users u WHERE u.user_id = r.user_id LIMIT 1) u
+      WHERE r.version > 0 AND u.device_list_version <> r.version)`;
+
+// Besides: $7 user ids and $8 the versions of their device lists, or NULL; $9 positions that are not permitted, or NULL.
+const claimFromUsers = statement(
+  'claim_prekey_bundles_from_users',
+  claiming({
+    permitted: " AND a.position <> ALL (coalesce((SELECT $9::integer[]), '{}'))",
+    fresh: ` AND NOT ${listsMoved('$7', '$8')}`,
+    columns: ', user_ids, device_list_versions, not_permitted',
+    values: ', (SELECT $7::text[]), (SELECT $8::bigint[]), (SELECT $9::integer[])',
+    notPermitted: "a.position = ANY (coalesce((SELECT $9::integer[]), '{}'))",
+  }),
+);
+
+// Of users who have no devices, or of whom nothing is told: a repetition must not find those that came since.
+const recordNoDevices = statement(
+  'claim_record_no_devices',
+  `INSERT INTO claims (caller, claim_id, devices_digest, device_numbers, signed_prekey_ids, last_resort_prekey_ids,
+                       one_time_prekey_ids, kem_prekey_ids, passed_over, user_ids, device_list_versions)
+   VALUES ($1, $2, $3, '{}', '{}', '{}', '{}', '{}', false, $4, $5) ON CONFLICT DO NOTHING RETURNING claim_id`,
 );
 
 const readDigest = statement(
@@ -132,6 +187,7 @@ const readRecorded = statement(
   SELECT r.position, r.device_number, r.signed_prekey_id, r.last_resort_prekey_id, r.one_time_prekey_id, r.kem_prekey_id,
          d.suite, d.identity_key, d.signing_key, d.certificate_root_key, d.certificate_signature, d.certified_at,
          d.one_time_prekeys_added + d.kem_prekeys_added AS prekeys_added,
+         r.position = ANY (coalesce(c.not_permitted, '{}')) AS not_permitted,
          r.signed_prekey_id IS NOT NULL AND d.revoked_at IS NULL AND
            (d.one_time_prekeys_added - coalesce(o.seq - 1, d.one_time_prekeys_added) < $3
             OR d.kem_prekeys_added - coalesce(k.seq - 1, d.kem_prekeys_added) < $3) AS low
@@ -149,7 +205,7 @@ const readRecorded = statement(
 
 const findDevices = statement(
   'claim_find_devices',
-  `SELECT d.device_number, d.revoked_at IS NULL AS claimable, d.current_signed_prekey_id, d.current_last_resort_prekey_id
+  `SELECT d.device_number, d.revoked_at IS NULL AND a.position <> ALL (coalesce($3::integer[], '{}')) AS claimable, d.current_signed_prekey_id, d.current_last_resort_prekey_id
      FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS a (user_id, device_id, position)
      LEFT JOIN devices d ON d.user_id = a.user_id AND d.device_id = a.device_id
     ORDER BY a.position`,
@@ -175,39 +231,49 @@ const takeKemWaiting = statement('claim_take_kem_waiting', takeWaiting('unclaime
 const record = statement(
   'claim_record',
   `INSERT INTO claims (caller, claim_id, devices_digest, device_numbers, signed_prekey_ids, last_resort_prekey_ids,
-                       one_time_prekey_ids, kem_prekey_ids, passed_over)
-   VALUES ($1, $2, $3, $4, $5, $6, $7, $8,
+                       one_time_prekey_ids, kem_prekey_ids, user_ids, device_list_versions, not_permitted, passed_over)
+   SELECT $1::text, $2::uuid, $3::bytea, $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
+     $9::text[], $10::bigint[], $11::integer[],
      EXISTS (SELECT FROM unnest($4::bigint[], $5::bigint[], $7::bigint[], $8::bigint[]) AS t (device_number, signed_prekey_id, one_time_prekey_id, kem_prekey_id)
               WHERE signed_prekey_id IS NOT NULL
                 AND (one_time_prekey_id IS NULL AND EXISTS (SELECT FROM unclaimed_one_time_prekeys p WHERE p.device_number = t.device_number OFFSET 0)
-                  OR kem_prekey_id IS NULL AND EXISTS (SELECT FROM unclaimed_one_time_kem_prekeys p WHERE p.device_number = t.device_number OFFSET 0))))`,
+                  OR kem_prekey_id IS NULL AND EXISTS (SELECT FROM unclaimed_one_time_kem_prekeys p WHERE p.device_number = t.device_number OFFSET 0)))
+    WHERE NOT ${listsMoved('$9', '$10')}
+   RETURNING claim_id`,
 );
 
 /**
  * Takes a bundle of each device. Idempotent by caller and claim id: a repetition, also a concurrent one, gets the same rows.
  * A device is left without a one-time prekey only when none is unclaimed: prekeys that other claims hold are waited for.
- * Throws ClaimIdReused, and the signal's reason when it aborts while waiting.
+ * Throws ClaimIdReused, DeviceListsMoved, and the signal's reason when it aborts while waiting.
  */
-export async function claimPrekeyBundles(db: Database, claim: Claim, options: ClaimOptions): Promise<ClaimedRow[]> {
+export async function claimPrekeyBundles(db: Database, claim: Claim, options: ClaimOptions): Promise<RecordedClaim> {
   for (;;) {
     options.signal.throwIfAborted();
-    const rows = (await takeAtOnce(db, claim, options)) ?? (await readClaim(db, claim, options));
-    if (rows) return rows;
+    const rows = await takeAtOnce(db, claim, options);
+    if (rows) return { rows, repeated: false };
+    const recorded = await readClaim(db, claim, options);
+    if (recorded) return { rows: recorded, repeated: true };
     await takePatiently(db, claim);
   }
 }
 
 /** Undefined when the claim is recorded already, or must wait. */
 async function takeAtOnce(db: Queryable, claim: Claim, { lowBelow }: ClaimOptions): Promise<ClaimedRow[] | undefined> {
+  const { caller, claimId, devicesDigest, devices, users, notPermitted } = claim;
+  const versions = versionsOf(users);
+  if (devices.length === 0) {
+    const [recorded] = await db.query(recordNoDevices, [caller, claimId, devicesDigest, ...versions]);
+    return recorded ? [] : undefined;
+  }
+  const userIds = devices.map(({ userId }) => userId);
+  const deviceIds = devices.map(({ deviceId }) => deviceId);
+  const values = [caller, claimId, devicesDigest, userIds, deviceIds, lowBelow];
   try {
-    const rows = await db.query<ClaimedRow>(claimWithoutWaiting, [
-      claim.caller,
-      claim.claimId,
-      claim.devicesDigest,
-      claim.devices.map(({ userId }) => userId),
-      claim.devices.map(({ deviceId }) => deviceId),
-      lowBelow,
-    ]);
+    const rows =
+      users === undefined && notPermitted === undefined
+        ? await db.query<ClaimedRow>(claimWithoutWaiting, values)
+        : await db.query<ClaimedRow>(claimFromUsers, [...values, ...versions, notPermitted ?? null]);
     return rows.length > 0 ? rows : undefined;
   } catch (error) {
     if (isRecordedAlready(error) || hasPassedOver(error)) return undefined;
@@ -215,10 +281,15 @@ async function takeAtOnce(db: Queryable, claim: Claim, { lowBelow }: ClaimOption
   }
 }
 
-async function readClaim(
+function versionsOf(users: Claim['users']): [string[] | null, bigint[] | null] {
+  return [users?.map(({ userId }) => userId) ?? null, users?.map(({ version }) => version) ?? null];
+}
+
+/** What an earlier call took under the claim id, if there was one. Throws ClaimIdReused. */
+export async function readClaim(
   db: Queryable,
-  { caller, claimId, devicesDigest }: Claim,
-  { lowBelow }: ClaimOptions,
+  { caller, claimId, devicesDigest }: Pick<Claim, 'caller' | 'claimId' | 'devicesDigest'>,
+  { lowBelow }: Pick<ClaimOptions, 'lowBelow'>,
 ): Promise<ClaimedRow[] | undefined> {
   const [recorded] = await db.query<{ devices_digest: Buffer }>(readDigest, [caller, claimId]);
   if (!recorded) return undefined;
@@ -243,6 +314,7 @@ export async function claimWaiting(tx: Transaction, claim: Claim): Promise<void>
   const devices = await tx.query<FoundDevice>(findDevices, [
     claim.devices.map(({ userId }) => userId),
     claim.devices.map(({ deviceId }) => deviceId),
+    claim.notPermitted ?? null,
   ]);
   const claimable = devices.flatMap((d) => (d.claimable && d.device_number !== null ? [d.device_number] : []));
   claimable.sort((a, b) => (a < b ? -1 : 1));
@@ -251,7 +323,7 @@ export async function claimWaiting(tx: Transaction, claim: Claim): Promise<void>
   const taken = (prekeys: ReadonlyMap<bigint, bigint>) =>
     devices.map((d) => (d.device_number === null ? null : (prekeys.get(d.device_number) ?? null)));
   const kemIds = taken(kem);
-  await tx.query(record, [
+  const [recorded] = await tx.query(record, [
     claim.caller,
     claim.claimId,
     claim.devicesDigest,
@@ -260,7 +332,10 @@ export async function claimWaiting(tx: Transaction, claim: Claim): Promise<void>
     devices.map((d, position) => (d.claimable && kemIds[position] === null ? d.current_last_resort_prekey_id : null)),
     taken(oneTime),
     kemIds,
+    ...versionsOf(claim.users),
+    claim.notPermitted ?? null,
   ]);
+  if (!recorded) throw new DeviceListsMoved();
 }
 
 interface FoundDevice {

@@ -1,0 +1,75 @@
+import type { Ref } from '@keytrail/crypto';
+import type { Rate } from './gcra.ts';
+
+export type Scope = 'caller' | 'target' | 'pair';
+
+/** The limits on claims; a scope without a rate is not limited. */
+export type ClaimRates = Readonly<Record<Scope, Rate | undefined>>;
+
+/** Buckets of one scope, each of which pays the same. */
+export interface BillItem {
+  readonly scope: Scope;
+  readonly rate: Rate;
+  readonly cost: number;
+  /** One per bucket, as the limits keep them. */
+  readonly buckets: readonly string[];
+  /** The device that each bucket is about; empty for the caller's. */
+  readonly targets: readonly Ref[];
+}
+
+/** What a claim costs. */
+export type Bill = readonly BillItem[];
+
+/**
+ * The calling user pays for all bundles together. Each device has a budget that strangers share, and one for each user who claims from it.
+ * A slash and a space are in no id.
+ */
+export function billOf(
+  rates: ClaimRates,
+  claim: {
+    readonly userId: string;
+    /** Bundles asked for. */
+    readonly bundles: number;
+    readonly devices: readonly Ref[];
+    /** Users who share a conversation with the caller, or are the caller: their devices' common budget is not touched. */
+    readonly known: ReadonlySet<string>;
+  },
+): Bill {
+  const { userId, bundles, devices, known } = claim;
+  const ofStrangers = devices.filter((device) => !known.has(device.userId));
+  const ofOthers = devices.filter((device) => device.userId !== userId);
+  const items: (Omit<BillItem, 'rate'> & { rate: Rate | undefined })[] = [
+    { scope: 'caller', rate: rates.caller, cost: bundles, buckets: [`c ${userId}`], targets: [] },
+    {
+      scope: 'target',
+      rate: rates.target,
+      cost: 1,
+      buckets: ofStrangers.map((d) => `t ${nameOf(d)}`),
+      targets: ofStrangers,
+    },
+    {
+      scope: 'pair',
+      rate: rates.pair,
+      cost: 1,
+      buckets: ofOthers.map((d) => `p ${userId} ${nameOf(d)}`),
+      targets: ofOthers,
+    },
+  ];
+  return items.flatMap((item) =>
+    item.rate !== undefined && item.buckets.length > 0 && item.cost > 0 ? [{ ...item, rate: item.rate }] : [],
+  );
+}
+
+/** Which item and bucket stands at a position when all buckets of a bill are counted through. */
+export function bucketAt(bill: Bill, position: number): { readonly item: BillItem; readonly target: Ref | undefined } {
+  let left = position;
+  for (const item of bill) {
+    if (left < item.buckets.length) return { item, target: item.targets[left] };
+    left -= item.buckets.length;
+  }
+  throw new Error('a position beyond the bill');
+}
+
+function nameOf({ userId, deviceId }: Ref): string {
+  return `${userId}/${deviceId}`;
+}

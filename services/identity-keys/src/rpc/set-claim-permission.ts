@@ -1,0 +1,45 @@
+import { create } from '@bufbuild/protobuf';
+import { timestampDate } from '@bufbuild/protobuf/wkt';
+import {
+  IdentityKeysService,
+  SetClaimPermissionRequestSchema,
+  SetClaimPermissionResponseSchema,
+} from '@keytrail/contracts';
+import { type Rpc, unary } from '@keytrail/rpc';
+import type { Database } from '@keytrail/storage';
+import { pseudonym } from '@keytrail/telemetry';
+import { setClaimPermission as store } from '../store/claim-permissions.ts';
+import { callerKey } from './caller-key.ts';
+import { oncePerRequest } from './once-per-request.ts';
+
+/** Lets a user claim the prekeys of another one until a time, or no more. For the application, as operator. Idempotent by request_id. */
+export function setClaimPermission({ db }: { readonly db: Database }): Rpc {
+  return unary(IdentityKeysService.method.setClaimPermission, {
+    allow: ['operator'],
+    async handle(request, call) {
+      const { userId, targetUserId } = request;
+      const until = request.expiresAt && timestampDate(request.expiresAt);
+      const expiresAt = until !== undefined && until.getTime() > Date.now() ? until : undefined;
+      const { response, repeated } = await oncePerRequest(
+        db,
+        call,
+        { input: SetClaimPermissionRequestSchema, output: SetClaimPermissionResponseSchema, request },
+        async (tx) => {
+          await store(tx, { userId, targetUserId, expiresAt, grantedBy: callerKey(call) });
+          return create(SetClaimPermissionResponseSchema);
+        },
+      );
+      call.log.info(
+        {
+          user: pseudonym(userId),
+          target: pseudonym(targetUserId),
+          operator: pseudonym(callerKey(call)),
+          expires_at: expiresAt?.toISOString() ?? null,
+          repeated,
+        },
+        'claim permission set',
+      );
+      return response;
+    },
+  });
+}

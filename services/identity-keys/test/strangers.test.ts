@@ -1,0 +1,143 @@
+import { toBinary } from '@bufbuild/protobuf';
+import { Code } from '@connectrpc/connect';
+import { GetDevicesResponseSchema } from '@keytrail/contracts';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { TestDevice } from './device-keys.ts';
+import { type IdentityKeysUnderTest, newUser, startIdentityKeys, wires } from './identity-keys-fixture.ts';
+import { refusalOf } from './refusal-of.ts';
+
+const rememberedMs = 60_000;
+let service: IdentityKeysUnderTest;
+beforeAll(async () => {
+  service = await startIdentityKeys({ settings: { KEYTRAIL_SHARED_USERS_REMEMBERED_MS: String(rememberedMs) } });
+});
+afterAll(() => service?.stop());
+
+async function newDevice(): Promise<TestDevice> {
+  return (await service.register({ userId: newUser(), deviceId: 'phone' })).device;
+}
+
+function asStranger(wire: 'grpc' | 'web' = 'grpc') {
+  return service.asDevice({ userId: newUser(), deviceId: 'asking' }, { wire });
+}
+
+/** A user id as long as the other, so that answers about both have the same length. */
+function nobodyLike(userId: string): string {
+  return `x${userId.slice(1)}`;
+}
+
+test.for(wires)(
+  'a stranger gets the same bytes for a user with devices as for one that does not exist (%s)',
+  async (wire) => {
+    const { userId } = await newDevice();
+    const client = await asStranger(wire);
+    const bytesOf = async (asked: string, includeRevoked: boolean) => {
+      const answer = await client.getDevices({ userIds: [asked], includeRevoked });
+      expect(answer.deviceLists[0]?.userId).toBe(asked);
+      for (const list of answer.deviceLists) list.userId = '';
+      return toBinary(GetDevicesResponseSchema, answer);
+    };
+    for (const includeRevoked of [false, true])
+      expect(await bytesOf(userId, includeRevoked)).toEqual(await bytesOf(nobodyLike(userId), includeRevoked));
+  },
+);
+
+test('a user knows its own devices without anybody being asked', async () => {
+  const { userId } = await newDevice();
+  const client = await service.asDevice({ userId, deviceId: 'not-registered' });
+  service.peers.asked.length = 0;
+  const { deviceLists } = await client.getDevices({ userIds: [userId] });
+  expect(deviceLists[0]?.devices).toHaveLength(1);
+  expect(service.peers.asked).toEqual([]);
+});
+
+test('services know everybody without anybody being asked', async () => {
+  const { userId } = await newDevice();
+  service.peers.asked.length = 0;
+  const { deviceLists } = await service.asService('conversation').getDevices({ userIds: [userId] });
+  expect(deviceLists[0]?.devices).toHaveLength(1);
+  expect(service.peers.asked).toEqual([]);
+});
+
+test('conversation is asked once for all users that are not remembered; a conversation that begins counts at once', async () => {
+  const [a, b] = [await newDevice(), await newDevice()];
+  const caller = newUser();
+  const client = await service.asDevice({ userId: caller, deviceId: 'phone' });
+  const known = async (...userIds: string[]) => {
+    service.peers.asked.length = 0;
+    const { deviceLists } = await client.getDevices({ userIds });
+    return deviceLists.map(({ devices }) => devices.length);
+  };
+  const nobody = newUser();
+  expect(await known(a.userId, b.userId, nobody)).toEqual([0, 0, 0]);
+  expect(service.peers.asked).toEqual([{ userId: caller, otherUserIds: [a.userId, b.userId, nobody] }]);
+  service.peers.share(caller, a.userId);
+  expect(await known(a.userId, b.userId)).toEqual([1, 0]);
+  expect(service.peers.asked).toEqual([{ userId: caller, otherUserIds: [a.userId, b.userId] }]);
+  service.peers.part(a.userId);
+  expect(await known(b.userId, a.userId)).toEqual([0, 1]);
+  expect(service.peers.asked).toEqual([{ userId: caller, otherUserIds: [b.userId] }]);
+});
+
+test('calls at the same time ask once when they hear yes, and again when they hear no', async () => {
+  const { userId } = await newDevice();
+  const caller = newUser();
+  const clients = await Promise.all(
+    Array.from({ length: 5 }, () => service.asDevice({ userId: caller, deviceId: 'phone' })),
+  );
+  const looked = Promise.withResolvers<void>();
+  const mayAnswer = Promise.withResolvers<void>();
+  service.peers.beforeAnswering = () => {
+    looked.resolve();
+    return mayAnswer.promise;
+  };
+  service.peers.asked.length = 0;
+  const [first, ...others] = clients;
+  const early = first?.getDevices({ userIds: [userId] });
+  await looked.promise;
+  // The first one looked before the two had a conversation; nobody else may be told what it saw.
+  service.peers.share(caller, userId);
+  const late = others.map((client) => client.getDevices({ userIds: [userId] }));
+  mayAnswer.resolve();
+  service.peers.beforeAnswering = () => {};
+  expect((await early)?.deviceLists[0]?.devices).toHaveLength(0);
+  for (const answer of await Promise.all(late)) expect(answer.deviceLists[0]?.devices).toHaveLength(1);
+});
+
+test('nobody is guessed about: without conversation the call is refused, what is remembered still counts', async () => {
+  const [a, b] = [await newDevice(), await newDevice()];
+  const caller = newUser();
+  service.peers.share(caller, a.userId);
+  const client = await service.asDevice({ userId: caller, deviceId: 'phone' });
+  await client.getDevices({ userIds: [a.userId] });
+  service.peers.conversationAway = true;
+  try {
+    expect(await refusalOf(client.getDevices({ userIds: [a.userId, b.userId] }))).toMatchObject({
+      code: Code.Unavailable,
+      reason: 'PEER_UNAVAILABLE',
+      metadata: { peer: 'conversation' },
+      retryAfterMs: 500,
+    });
+    const { deviceLists } = await client.getDevices({ userIds: [a.userId, caller] });
+    expect(deviceLists[0]?.devices).toHaveLength(1);
+  } finally {
+    service.peers.conversationAway = false;
+  }
+});
+
+test('with nothing remembered, a conversation that was left counts no more', async () => {
+  const forgetful = await startIdentityKeys({ settings: { KEYTRAIL_SHARED_USERS_REMEMBERED_MS: '0' } });
+  try {
+    const { device } = await forgetful.register({ userId: newUser(), deviceId: 'phone' });
+    const caller = newUser();
+    const client = await forgetful.asDevice({ userId: caller, deviceId: 'phone' });
+    const devicesSeen = async () =>
+      (await client.getDevices({ userIds: [device.userId] })).deviceLists[0]?.devices.length;
+    forgetful.peers.share(caller, device.userId);
+    expect(await devicesSeen()).toBe(1);
+    forgetful.peers.part(caller);
+    expect(await devicesSeen()).toBe(0);
+  } finally {
+    await forgetful.stop();
+  }
+});
