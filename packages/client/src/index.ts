@@ -34,6 +34,7 @@ export {
 export type { ClientEvents, DeclineReasonName, OfferEvent } from './events.ts';
 export type {
   KeyStore,
+  PrekeyName,
   StoredDevice,
   StoredPending,
   StoredPrekey,

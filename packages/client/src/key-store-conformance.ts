@@ -39,6 +39,33 @@ export function keyStoreConformance(makeStore: () => KeyStore | Promise<KeyStore
       expect(same((await store.prekey('kem-one-time', 1))?.keyPair.privateKey, bytes(32, 2)), 'kem-one-time 1');
       expect((await store.prekey('kem-one-time', 2)) === undefined, 'kem-one-time 2');
     }),
+    check('lists the prekeys of a kind by id, with their times', async (store) => {
+      const made = { ...prekey('one-time', 10, 1), madeAt: new Date(1_000) };
+      await store.savePrekeys([made, prekey('one-time', 9, 2), prekey('kem-one-time', 1, 3)]);
+      const listed = await store.prekeys('one-time');
+      expect(listed.map(({ keyId }) => keyId).join() === '9,10', 'ids in ascending order');
+      expect(listed[1]?.madeAt?.getTime() === 1_000 && listed[0]?.madeAt === undefined, 'madeAt');
+      expect(same(listed[1]?.keyPair.privateKey, bytes(32, 1)), 'private key');
+      expect((await store.prekeys('signed')).length === 0, 'a kind without any');
+    }),
+    check('keeps prekeys until a time, and never brings one back', async (store) => {
+      await store.savePrekeys([prekey('signed', 1, 1), prekey('signed', 2, 2)]);
+      const names = [{ kind: 'signed', keyId: 1 } as const, { kind: 'signed', keyId: 7 } as const];
+      await store.keepPrekeysUntil(names, new Date(5_000));
+      const [first, second] = await store.prekeys('signed');
+      expect(first?.keepUntil?.getTime() === 5_000 && same(first.keyPair.privateKey, bytes(32, 1)), 'keepUntil');
+      expect(second?.keyId === 2 && second.keepUntil === undefined, 'the others stay as they are');
+      expect((await store.prekey('signed', 7)) === undefined, 'one that is not there');
+    }),
+    check('forgets prekeys that are removed', async (store) => {
+      await store.savePrekeys([prekey('one-time', 1, 1), prekey('one-time', 2, 2), prekey('kem-one-time', 1, 3)]);
+      const name = { kind: 'one-time', keyId: 1 } as const;
+      await store.removePrekeys([name]);
+      await store.removePrekeys([name]);
+      expect((await store.prekey('one-time', 1)) === undefined, 'the removed one');
+      expect((await store.prekeys('one-time')).length === 1, 'another id');
+      expect((await store.prekey('kem-one-time', 1)) !== undefined, 'another kind');
+    }),
     check('pins the first root key, also when two come at once', async (store) => {
       const pinned = await Promise.all([store.pinFirst('bob', bytes(32, 1)), store.pinFirst('bob', bytes(32, 2))]);
       const stands = await store.pin('bob');

@@ -18,10 +18,17 @@ export interface StoredDevice extends Ref {
 
 export type StoredPrekeyKind = 'signed' | 'one-time' | 'kem-one-time' | 'kem-last-resort';
 
-export interface StoredPrekey {
+export interface PrekeyName {
   readonly kind: StoredPrekeyKind;
   readonly keyId: number;
+}
+
+export interface StoredPrekey extends PrekeyName {
   readonly keyPair: KeyPair;
+  /** When it was made, by the clock of this device; absent where nobody knows. */
+  readonly madeAt?: Date;
+  /** It is not handed out any more, and only envelopes that are on their way may still need it until then. */
+  readonly keepUntil?: Date;
 }
 
 /** A session that this device can read. */
@@ -59,6 +66,12 @@ export interface KeyStore {
 
   prekey(kind: StoredPrekeyKind, keyId: number): Promise<StoredPrekey | undefined>;
   savePrekeys(prekeys: readonly StoredPrekey[]): Promise<void>;
+  /** All of a kind, in ascending order of their ids. */
+  prekeys(kind: StoredPrekeyKind): Promise<StoredPrekey[]>;
+  /** Sets `keepUntil` where there is such a prekey, and never brings back one that was forgotten. */
+  keepPrekeysUntil(prekeys: readonly PrekeyName[], until: Date): Promise<void>;
+  /** Forgets the private keys for good. */
+  removePrekeys(prekeys: readonly PrekeyName[]): Promise<void>;
 
   /** The root key pinned for a user: 32 bytes, Ed25519. */
   pin(userId: string): Promise<Uint8Array | undefined>;
@@ -69,7 +82,7 @@ export interface KeyStore {
   session(conversationId: string, sessionId: string): Promise<StoredSession | undefined>;
   sessionOfEpoch(conversationId: string, epoch: bigint): Promise<StoredSession | undefined>;
   /** Keeps a session and forgets the one-time prekeys that its envelope spent, both or neither. */
-  saveSession(session: StoredSession, spent: readonly { kind: StoredPrekeyKind; keyId: number }[]): Promise<void>;
+  saveSession(session: StoredSession, spent: readonly PrekeyName[]): Promise<void>;
 
   /** For each device, whether this one has sealed to it before. */
   sealedTo(devices: readonly Ref[]): Promise<boolean[]>;

@@ -21,6 +21,17 @@ export function memoryKeyStore(): KeyStore {
     async savePrekeys(added) {
       for (const prekey of added) prekeys.set(`${prekey.kind} ${prekey.keyId}`, prekey);
     },
+    prekeys: async (kind) =>
+      [...prekeys.values()].filter((prekey) => prekey.kind === kind).sort((a, b) => a.keyId - b.keyId),
+    async keepPrekeysUntil(names, keepUntil) {
+      for (const { kind, keyId } of names) {
+        const prekey = prekeys.get(`${kind} ${keyId}`);
+        if (prekey) prekeys.set(`${kind} ${keyId}`, { ...prekey, keepUntil });
+      }
+    },
+    async removePrekeys(names) {
+      for (const { kind, keyId } of names) prekeys.delete(`${kind} ${keyId}`);
+    },
     pin: async (userId) => pins.get(userId),
     async pinFirst(userId, rootKey) {
       const pinned = pins.get(userId) ?? rootKey;
