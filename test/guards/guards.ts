@@ -1,3 +1,4 @@
+import { claimFaults } from './claim-faults.ts';
 import { devicesAndClaims } from './devices-and-claims.ts';
 import { epochs } from './epochs.ts';
 import type { Guard } from './guard.ts';
@@ -12,6 +13,7 @@ import { wholeSessions } from './whole-sessions.ts';
 export const guards: readonly Guard[] = [
   ...wholeSessions,
   ...devicesAndClaims,
+  ...claimFaults,
   ...uploadVerification,
   ...epochs,
   ...keyRequests,
