@@ -166,7 +166,7 @@ export const devicesAndClaims: readonly Guard[] = [
   {
     name: 'claimed-prekey-stays-known',
     invariant: 'I4',
-    what: 'A prekey that was uploaded before, claimed or not, never enters the pool again (its row stays as a tombstone).',
+    what: 'A prekey that was uploaded before, claimed or not, never enters the pool again (its row stays as a tombstone; the trigger behind it is off too).',
     switchOff: [
       {
         file: 'services/identity-keys/src/store/prekeys.ts',
@@ -175,6 +175,12 @@ export const devicesAndClaims: readonly Guard[] = [
         replace: `INSERT INTO unclaimed_one_time_prekeys (device_number, seq, key_id)
   SELECT $1, 1000 * (SELECT count(*) FROM one_time_prekeys) + (SELECT coalesce(max(seq), 0) FROM unclaimed_one_time_prekeys)
          + c.before + row_number() OVER (ORDER BY o.position), o.key_id FROM offered o CROSS JOIN counted c`,
+      },
+      {
+        file: 'services/identity-keys/prisma/migrations/20261123020000_prekey_ages/migration.sql',
+        find: `CREATE TRIGGER one_time_prekeys_enter_once AFTER INSERT ON unclaimed_one_time_prekeys
+  REFERENCING NEW TABLE AS entered FOR EACH STATEMENT EXECUTE FUNCTION one_time_prekeys_enter_once();`,
+        replace: '',
       },
     ],
     test: { file: replenishing, name: 'change nothing, claimed or not: a claimed prekey never comes back' },
@@ -185,9 +191,9 @@ export const devicesAndClaims: readonly Guard[] = [
     what: 'An id that names a prekey, or named one, is refused for another key (check in code).',
     switchOff: [
       {
-        file: 'services/identity-keys/src/rpc/replenish-prekeys.ts',
-        find: 'if (index < 0) return;',
-        replace: 'if (index < 1_000_000) return;',
+        file: 'services/identity-keys/src/rpc/refuse-conflict.ts',
+        find: 'if (index >= 0) throw',
+        replace: 'if (index >= 1_000_000) throw',
       },
     ],
     test: { file: replenishing, name: 'with another key under the same id are refused, claimed or not' },

@@ -1,9 +1,10 @@
 import { NotificationKind } from '@keytrail/contracts';
 import { addEvent, notificationRequested, prekeysLow } from '@keytrail/events';
-import type { Database } from '@keytrail/storage';
+import type { Database, Transaction } from '@keytrail/storage';
 import { currentTraceparent } from '@keytrail/telemetry';
 import { LRUCache } from 'lru-cache';
-import { type LowDevice, noteLowPrekeys } from './store/low-prekey-notices.ts';
+import { countNotices } from './prekey-metrics.ts';
+import { type LowDevice, type Notice, noteLowPrekeys } from './store/low-prekey-notices.ts';
 
 export interface LowPrekeys {
   /**
@@ -22,25 +23,25 @@ export function createLowPrekeys(db: Database, { reminderMs }: { readonly remind
       const untold = devices.filter(({ deviceNumber, prekeysAdded }) => told.get(deviceNumber) !== prekeysAdded);
       if (untold.length === 0) return;
       await db.transaction(async (tx) => {
-        const notices = await noteLowPrekeys(tx, untold, reminderMs);
-        for (const { user_id: userId, device_id: deviceId, one_time, kem } of notices)
-          await addEvent(
-            tx,
-            prekeysLow,
-            { userId, deviceId, oneTime: Number(one_time), kem: Number(kem) },
-            { aggregate: userId },
-          );
-        if (notices.length === 0) return;
-        const notified = notices.map(({ user_id: userId, device_id: deviceId }) => ({ userId, deviceId }));
-        const notification = { kind: NotificationKind.PREKEYS_LOW, traceparent: currentTraceparent() };
-        await addEvent(
-          tx,
-          notificationRequested.identitykeys,
-          { devices: notified, notification },
-          { aggregate: 'prekeys_low' },
-        );
+        await publishNotices(tx, await noteLowPrekeys(tx, untold, reminderMs));
       });
       for (const { deviceNumber, prekeysAdded } of untold) told.set(deviceNumber, prekeysAdded);
     },
   };
+}
+
+/** Has the devices told by an event each, and by a notification. */
+export async function publishNotices(tx: Transaction, notices: readonly Notice[]): Promise<void> {
+  for (const { user_id: userId, device_id: deviceId, one_time, kem } of notices)
+    await addEvent(
+      tx,
+      prekeysLow,
+      { userId, deviceId, oneTime: Number(one_time), kem: Number(kem) },
+      { aggregate: userId },
+    );
+  if (notices.length === 0) return;
+  const devices = notices.map(({ user_id: userId, device_id: deviceId }) => ({ userId, deviceId }));
+  const notification = { kind: NotificationKind.PREKEYS_LOW, traceparent: currentTraceparent() };
+  await addEvent(tx, notificationRequested.identitykeys, { devices, notification }, { aggregate: 'prekeys_low' });
+  tx.afterCommit(() => countNotices(notices.length));
 }

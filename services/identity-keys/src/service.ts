@@ -20,6 +20,7 @@ import { listRevokedDevices } from './rpc/list-revoked-devices.ts';
 import { registerDevice } from './rpc/register-device.ts';
 import { replenishPrekeys } from './rpc/replenish-prekeys.ts';
 import { revokeDevice } from './rpc/revoke-device.ts';
+import { rotateSignedPrekey } from './rpc/rotate-signed-prekey.ts';
 import { setClaimPermission } from './rpc/set-claim-permission.ts';
 import { createSharing } from './sharing.ts';
 import { PrismaClient } from './store/generated/client.ts';
@@ -96,7 +97,7 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
           maxDevicesPerUser: config.maxDevicesPerUser,
           maxPrekeysPerPool: config.maxPrekeysPerPool,
         }),
-        replenishPrekeys({ db, prisma, maxPrekeysPerPool: config.maxPrekeysPerPool }),
+        replenishPrekeys({ db, prisma, maxPrekeysPerPool: config.maxPrekeysPerPool, limits: prekeyLimits }),
         claimPrekeyBundles({
           db,
           lowPrekeys,
@@ -121,6 +122,7 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
         revokeDevice({ db }),
         listRevokedDevices({ db }),
         getPrekeyStatus({ db, limits: prekeyLimits }),
+        rotateSignedPrekey({ db, prisma, limits: prekeyLimits }),
       ],
       config,
       authenticator: createAuthenticator(config),

@@ -117,7 +117,7 @@ describe.for(wires)('asked for over %s', (wire) => {
       reason: 'DEVICE_NOT_REGISTERED',
       metadata: { device_id: 'tablet' },
     });
-    await service.db.pool.query('UPDATE devices SET revoked_at = now() WHERE user_id = $1', [device.userId]);
+    await service.revoke(device.userId);
     expect(await refusalOf((await service.asDevice(device, { wire })).getPrekeyStatus({}))).toMatchObject({
       reason: 'DEVICE_REVOKED',
     });

@@ -6,15 +6,20 @@ import {
   type ReplenishPrekeysResponse,
   ReplenishPrekeysResponseSchema,
 } from '@keytrail/contracts';
-import type { Ref } from '@keytrail/crypto';
-import { deviceCaller, invalidField, type Rpc, refuse, unary } from '@keytrail/rpc';
+import { invalidField, type Rpc, unary } from '@keytrail/rpc';
 import type { Database, Transaction } from '@keytrail/storage';
 import { pseudonym } from '@keytrail/telemetry';
 import { keysOfPrekeys, repeatedKeyId, signaturesOfPrekeys } from '../domain/key-set.ts';
+import type { PrekeyLimits } from '../domain/prekey-limits.ts';
+import { countRetired } from '../prekey-metrics.ts';
 import type { PrismaClient } from '../store/generated/client.ts';
+import { settleNotice } from '../store/low-prekey-notices.ts';
 import { addKemPrekeys, addOneTimePrekeys, countUnclaimed, type Fate, lockDevice } from '../store/prekeys.ts';
+import { retirePrekeys } from '../store/retired-prekeys.ts';
 import { refuseInvalidKeys, refuseInvalidSignatures } from '../verify-keys.ts';
+import { type CallingDevice, findCallingDevice } from './calling-device.ts';
 import { oncePerRequest } from './once-per-request.ts';
+import { refuseConflict } from './refuse-conflict.ts';
 import { refuseOverfull } from './refuse-overfull.ts';
 import { refuseRevoked } from './refuse-revoked.ts';
 
@@ -22,28 +27,20 @@ export interface ReplenishPrekeysParts {
   readonly db: Database;
   readonly prisma: PrismaClient;
   readonly maxPrekeysPerPool: number;
+  readonly limits: PrekeyLimits;
 }
 
 /**
- * Adds one-time prekeys to the calling device's pools. Idempotent by request_id, and by key: one that was uploaded before, claimed or
- * not, changes nothing.
+ * Retires the named prekeys of the calling device, then adds new ones to its pools. Idempotent by request_id, and by key: one that was
+ * uploaded before, claimed or not, changes nothing.
  */
-export function replenishPrekeys({ db, prisma, maxPrekeysPerPool }: ReplenishPrekeysParts): Rpc {
+export function replenishPrekeys({ db, prisma, maxPrekeysPerPool, limits }: ReplenishPrekeysParts): Rpc {
   return unary(IdentityKeysService.method.replenishPrekeys, {
     allow: ['device'],
     async handle(request, call) {
-      const { userId, deviceId } = deviceCaller(call);
       const repeated = repeatedKeyId(request);
       if (repeated) throw invalidField(repeated, 'the key id stands twice in this upload');
-      const device = await prisma.device.findUnique({
-        where: { userId_deviceId: { userId, deviceId } },
-        select: { deviceNumber: true, userId: true, deviceId: true, signingKey: true, revokedAt: true },
-      });
-      if (!device)
-        throw refuse('DEVICE_NOT_REGISTERED', 'the calling device has not been registered', {
-          metadata: { device_id: deviceId },
-        });
-      refuseRevoked(device, device.revokedAt);
+      const device = await findCallingDevice(prisma, call);
       await refuseInvalidKeys(keysOfPrekeys(request));
       await refuseInvalidSignatures(signaturesOfPrekeys(device, request));
 
@@ -51,10 +48,15 @@ export function replenishPrekeys({ db, prisma, maxPrekeysPerPool }: ReplenishPre
         db,
         call,
         { input: ReplenishPrekeysRequestSchema, output: ReplenishPrekeysResponseSchema, request },
-        (tx) => addPrekeys(tx, device, request, maxPrekeysPerPool),
+        (tx) => changePools(tx, device, request, { maxPrekeysPerPool, limits }),
       );
       call.log.info(
-        { user: pseudonym(userId), device: pseudonym(deviceId), counts: response.counts, repeated: again },
+        {
+          user: pseudonym(device.userId),
+          device: pseudonym(device.deviceId),
+          counts: response.counts,
+          repeated: again,
+        },
         'prekeys replenished',
       );
       return response;
@@ -62,13 +64,17 @@ export function replenishPrekeys({ db, prisma, maxPrekeysPerPool }: ReplenishPre
   });
 }
 
-async function addPrekeys(
+async function changePools(
   tx: Transaction,
-  device: Ref & { readonly deviceNumber: bigint },
+  device: CallingDevice,
   request: ReplenishPrekeysRequest,
-  limit: number,
+  { maxPrekeysPerPool: limit, limits }: Pick<ReplenishPrekeysParts, 'maxPrekeysPerPool' | 'limits'>,
 ): Promise<ReplenishPrekeysResponse> {
   refuseRevoked(device, await lockDevice(tx, device.deviceNumber));
+  const retired = await retirePrekeys(tx, device.deviceNumber, {
+    oneTime: request.retireOneTimeKeyIds,
+    kem: request.retireKemKeyIds,
+  });
   const oneTime = await addOneTimePrekeys(tx, device.deviceNumber, request.oneTimePrekeys);
   refuseConflict('one_time_prekeys', request.oneTimePrekeys, oneTime);
   const kem = await addKemPrekeys(tx, device.deviceNumber, request.oneTimeKemPrekeys);
@@ -76,18 +82,11 @@ async function addPrekeys(
   const counts = await countUnclaimed(tx, device.deviceNumber);
   refuseOverfull('one_time_prekeys', { unclaimed: counts.oneTime, added: added(oneTime) }, limit);
   refuseOverfull('one_time_kem_prekeys', { unclaimed: counts.kem, added: added(kem) }, limit);
-  return create(ReplenishPrekeysResponseSchema, { counts });
+  await settleNotice(tx, device.deviceNumber, limits);
+  tx.afterCommit(() => countRetired(retired, 'device'));
+  return create(ReplenishPrekeysResponseSchema, { counts, retired });
 }
 
 function added(fates: readonly Fate[]): number {
   return fates.filter((fate) => fate === 'added').length;
-}
-
-function refuseConflict(kind: string, prekeys: readonly { keyId: number }[], fates: readonly Fate[]): void {
-  const index = fates.indexOf('conflict');
-  if (index < 0) return;
-  const field = `${kind}[${index}].key_id`;
-  throw refuse('PREKEY_ID_CONFLICT', `${field}: the id is in use, or was, with another key`, {
-    metadata: { field, key_id: String(prekeys[index]?.keyId) },
-  });
 }
