@@ -93,7 +93,7 @@ describe('a claim', () => {
       NoBundleReason.UNSPECIFIED,
       NoBundleReason.DEVICE_UNKNOWN,
     ]);
-    expect(await service.db.query(unclaimed, [revoked.userId])).toEqual([{ one_time: 3n, kem: 3n }]);
+    expect(await service.db.query(unclaimed, [revoked.userId])).toEqual([{ one_time: 0n, kem: 0n }]);
   });
 
   test.for(wires)('that names a device twice is refused (%s)', async (wire) => {

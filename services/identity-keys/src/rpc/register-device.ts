@@ -1,5 +1,4 @@
 import { create } from '@bufbuild/protobuf';
-import { timestampFromDate } from '@bufbuild/protobuf/wkt';
 import {
   DeviceLogKind,
   IdentityKeysService,
@@ -9,7 +8,6 @@ import {
   RegisterDeviceResponseSchema,
 } from '@keytrail/contracts';
 import { CertificateError, certifiedAtMs, type Ref } from '@keytrail/crypto';
-import { addEvent, deviceListChanged } from '@keytrail/events';
 import { deviceCaller, invalidField, type Rpc, refuse, unary } from '@keytrail/rpc';
 import type { Database, Transaction } from '@keytrail/storage';
 import { currentTraceId, keepTrace, pseudonym } from '@keytrail/telemetry';
@@ -31,6 +29,7 @@ import {
 } from '../store/devices.ts';
 import { addKemPrekeys, addOneTimePrekeys } from '../store/prekeys.ts';
 import { refuseInvalidKeys, refuseInvalidSignatures } from '../verify-keys.ts';
+import { announceDevice } from './device-list-events.ts';
 import { oncePerRequest } from './once-per-request.ts';
 import { refuseErased } from './refuse-erased.ts';
 import { refuseOverfull } from './refuse-overfull.ts';
@@ -135,14 +134,7 @@ async function addDevice(
   });
   await addOneTimePrekeys(tx, deviceNumber, request.oneTimePrekeys);
   await addKemPrekeys(tx, deviceNumber, request.oneTimeKemPrekeys);
-  const change = {
-    userId: device.userId,
-    deviceId: device.deviceId,
-    version: entry.version,
-    revoked: false,
-    changedAt: timestampFromDate(entry.recorded_at),
-  };
-  await addEvent(tx, deviceListChanged, change, { aggregate: device.userId });
+  await announceDevice(tx, device, entry, { revoked: false });
   return answer(entry.version, entry.entry_hash, request);
 }
 
