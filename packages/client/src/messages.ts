@@ -117,14 +117,17 @@ async function newerSession(
   }
 }
 
-/** Reads the log, and decrypts what it can; what it cannot is there with its error. Each session is opened once. */
+/**
+ * Reads the log, and decrypts what it can; what it cannot is there with its error. What erased users sent is left out. Each session is opened
+ * once.
+ */
 export async function readMessages(
   parts: MessageParts,
   operation: Operation,
   conversationId: string,
   options: ReadOptions,
 ): Promise<ReadMessage[]> {
-  const messages = await listMessages(parts, operation, conversationId, options);
+  const messages = (await listMessages(parts, operation, conversationId, options)).filter(({ erasedAt }) => !erasedAt);
   const { recover = true, waitForHolder = false, timeoutMs = readTimeoutMs } = options;
   const how = { recover, waitForHolder, timeoutMs, signal: operation.signal };
   const sessionIds = [...new Set(messages.map(({ sessionId }) => sessionId))];

@@ -1,5 +1,5 @@
 import { authSettings } from '@keytrail/auth';
-import { eventSettings } from '@keytrail/events';
+import { erasureSettings, eventSettings } from '@keytrail/events';
 import { serverSettings } from '@keytrail/rpc';
 import { readSettings, rule, type SettingsValues, setting, z } from '@keytrail/settings';
 import { databaseSettings } from '@keytrail/storage';
@@ -12,6 +12,7 @@ export const conversationSettings = {
   ...telemetrySettings,
   ...databaseSettings,
   ...eventSettings,
+  ...erasureSettings,
   identityKeys: setting('KEYTRAIL_PEER_IDENTITY_KEYS', rule.text(), 'gRPC target of the service identity-keys'),
   session: setting('KEYTRAIL_PEER_SESSION', rule.text(), 'gRPC target of the service session'),
   peerTimeoutMs: setting(
@@ -37,7 +38,12 @@ export const conversationSettings = {
   signingKeyCacheMs: setting(
     'KEYTRAIL_SIGNING_KEY_CACHE_MS',
     rule.durationMs().default(30_000),
-    'how long a signing key is remembered: within this time a revoked device can still send',
+    'how long a signing key is remembered; a device that is known here to be revoked cannot send within it',
+  ),
+  revocationsPullMs: setting(
+    'KEYTRAIL_REVOCATIONS_PULL_MS',
+    rule.durationMs().default(5000),
+    'how often to ask identity-keys for revocations that no event told: as late one is noticed at most, besides the call itself',
   ),
   purgeIntervalMs: setting(
     'KEYTRAIL_PURGE_INTERVAL_MS',

@@ -1,9 +1,10 @@
-/** The moments of creation and rotation at which a crash must leave nothing half done. */
+/** The moments of creation, rotation and erasure at which a crash must leave nothing half done for good. */
 export const faultPoints = [
   'conversation.after-candidate',
   'conversation.after-store-session',
   'conversation.before-commit',
   'conversation.after-commit',
+  'conversation.during-erasure',
 ] as const;
 
 export type FaultPoint = (typeof faultPoints)[number];

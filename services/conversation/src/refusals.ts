@@ -97,6 +97,18 @@ export function sessionIncomplete(lacking: Incompleteness): ConnectError {
   });
 }
 
+export function userErased(userId: string): ConnectError {
+  return refuse('USER_ERASED', 'a named user has been erased', { metadata: { user_id: userId } });
+}
+
+/** Throws for a DIRECT conversation whose other member was erased. */
+export function refuseClosed({ conversationId, closedAt }: ConversationState): void {
+  if (!closedAt) return;
+  throw refuse('CONVERSATION_CLOSED', 'the other member of the conversation has been erased', {
+    metadata: { conversation_id: conversationId, closed_at: closedAt.toISOString() },
+  });
+}
+
 export function rotationRequired(current: ConversationState): ConnectError {
   return refuse('ROTATION_REQUIRED', 'messages under this epoch are refused: rotate, or use the newer session', {
     metadata: {

@@ -24,6 +24,7 @@ import { advanceToRoster, readConversation, readRoster } from '../store/conversa
 import { openMemberships } from '../store/memberships.ts';
 import { writerOf } from '../writer.ts';
 import { lockAsMember } from './lock-as-member.ts';
+import { refuseErased } from './refuse-erased.ts';
 
 /** Adds members to a group. Unless history is shared, they start with the epoch that a rotation, now due, will make. */
 export function addMembers(parts: Parts): Rpc {
@@ -71,7 +72,7 @@ export function addMembers(parts: Parts): Rpc {
           call.log.info({ conversationId, rosterVersion: String(version), added: added.length }, 'members added'),
         );
         return create(AddMembersResponseSchema, { conversation });
-      });
+      }).catch((error: unknown) => refuseErased(parts.db, request.members, error));
     },
   });
 }

@@ -34,10 +34,11 @@ export function listMessages({ db }: Parts): Rpc {
         mostPageBytes,
       );
       return {
-        messages: messages.map(({ sentAt, ...message }) => ({
+        messages: messages.map(({ sentAt, erasedAt, sender, ...message }) => ({
           ...message,
           conversationId,
           sentAt: timestampFromDate(sentAt),
+          ...(erasedAt ? { erasedAt: timestampFromDate(erasedAt) } : { sender }),
         })),
         more,
       };

@@ -6,7 +6,7 @@ import { announceChange } from '../announcements.ts';
 import { answerOnce, askedRequest } from '../answer-once.ts';
 import { rotationDueAfter } from '../domain/roster.ts';
 import type { Parts } from '../parts.ts';
-import { epochConflict } from '../refusals.ts';
+import { epochConflict, refuseClosed } from '../refusals.ts';
 import { readConversation, setRotationDue } from '../store/conversations.ts';
 import { writerOf } from '../writer.ts';
 import { lockAsMember } from './lock-as-member.ts';
@@ -20,6 +20,7 @@ export function requestRotation(parts: Parts): Rpc {
       const asked = askedRequest(RequestRotationRequestSchema, request, call, caller.userId);
       return answerOnce(parts.db, asked, RequestRotationResponseSchema, async (tx) => {
         const { current } = await lockAsMember(tx, request.conversationId, caller.userId);
+        refuseClosed(current);
         const { conversationId } = current;
         if (request.expectedEpoch > current.epoch) throw epochConflict(current);
         const due = rotationDueAfter(current.rotationDue, 'requested', current.historyPolicy);

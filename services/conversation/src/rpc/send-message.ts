@@ -15,7 +15,13 @@ import { answerOnce, askedRequest } from '../answer-once.ts';
 import { judgeSending } from '../domain/sending.ts';
 import { sameBytes } from '../domain/session-header.ts';
 import type { Parts } from '../parts.ts';
-import { deviceNotActive, notFoundOrNotPermitted, rotationRequired, signatureInvalid } from '../refusals.ts';
+import {
+  deviceNotActive,
+  notFoundOrNotPermitted,
+  refuseClosed,
+  rotationRequired,
+  signatureInvalid,
+} from '../refusals.ts';
 import { readRoster } from '../store/conversations.ts';
 import { type CommittedSession, findCommittedSession } from '../store/epochs.ts';
 import { membershipsOf } from '../store/memberships.ts';
@@ -80,6 +86,7 @@ async function append(
   writerBuild: string,
 ): Promise<SendMessageResponse> {
   const { current, own } = await lockAsMember(tx, request.conversationId, sender.userId);
+  refuseClosed(current);
   const { conversationId, rotationDue } = current;
   const verdict = judgeSending(current, own.spans, session.epoch);
   if (verdict === 'rotation-required') throw rotationRequired(current);

@@ -23,6 +23,8 @@ export interface ConversationState {
   readonly minSendEpoch: bigint;
   readonly lastSequence: bigint;
   readonly createdAt: Date;
+  /** When the other member of a DIRECT conversation was erased. */
+  readonly closedAt?: Date | undefined;
 }
 
 /** Who writes: goes onto each row. */
@@ -43,6 +45,7 @@ interface StateRow {
   min_send_epoch: bigint;
   last_sequence: bigint;
   created_at: Date;
+  closed_at: Date | null;
 }
 
 interface MemberRow {
@@ -53,7 +56,7 @@ interface MemberRow {
 }
 
 const stateColumns = `conversation_id, kind, history_policy, epoch, session_id, roster_version, rotation_due,
-  min_send_epoch, last_sequence, created_at`;
+  min_send_epoch, last_sequence, created_at, closed_at`;
 
 const find = statement('conversation_find', `SELECT ${stateColumns} FROM conversations WHERE conversation_id = $1`);
 
@@ -205,6 +208,7 @@ export async function readConversation(tx: Transaction, conversationId: string):
     headerHash: await headerHashOf(tx, conversationId, state.epoch),
     lastSequence: state.lastSequence,
     createdAt: timestampFromDate(state.createdAt),
+    ...(state.closedAt && { closedAt: timestampFromDate(state.closedAt) }),
   });
 }
 
@@ -293,5 +297,6 @@ function stateOf(row: StateRow): ConversationState {
     minSendEpoch: row.min_send_epoch,
     lastSequence: row.last_sequence,
     createdAt: row.created_at,
+    closedAt: row.closed_at ?? undefined,
   };
 }

@@ -21,7 +21,7 @@ const append = statement(
 // A page ends before the row that would make it too large or too long, but has at least one; `found` counts one row more.
 const page = statement(
   'messages_page',
-  `SELECT sequence, epoch, session_id, sender_user_id, sender_device_id, sender_counter, ciphertext, signature, sent_at, found
+  `SELECT sequence, epoch, session_id, sender_user_id, sender_device_id, sender_counter, ciphertext, signature, sent_at, erased_at, found
    FROM (
      SELECT candidate.*, count(*) OVER () AS found, row_number() OVER (ORDER BY sequence) AS place,
        sum(octet_length(ciphertext)) OVER (ORDER BY sequence) AS bytes
@@ -59,6 +59,8 @@ export interface StoredMessage {
   readonly ciphertext: Uint8Array;
   readonly signature: Uint8Array;
   readonly sentAt: Date;
+  /** When its sender was erased: then it has no content, and the sender says nothing. */
+  readonly erasedAt?: Date | undefined;
 }
 
 /** What a device sent under a session with a counter, if it used it. */
@@ -112,6 +114,7 @@ export async function readMessages(
     ciphertext: Buffer;
     signature: Buffer;
     sent_at: Date;
+    erased_at: Date | null;
     found: bigint;
   }>(page, [
     conversationId,
@@ -132,6 +135,7 @@ export async function readMessages(
       ciphertext: row.ciphertext,
       signature: row.signature,
       sentAt: row.sent_at,
+      erasedAt: row.erased_at ?? undefined,
     })),
   };
 }

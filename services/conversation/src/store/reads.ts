@@ -80,5 +80,6 @@ function conversationOf(row: WholeRow): Conversation {
     headerHash: row.currentEpoch.headerHash,
     lastSequence: row.lastSequence,
     createdAt: timestampFromDate(row.createdAt),
+    ...(row.closedAt && { closedAt: timestampFromDate(row.closedAt) }),
   });
 }

@@ -81,7 +81,8 @@ export const ConversationScalarFieldEnum = {
   rosterVersion: 'rosterVersion',
   rotationDue: 'rotationDue',
   lastSequence: 'lastSequence',
-  createdAt: 'createdAt'
+  createdAt: 'createdAt',
+  closedAt: 'closedAt'
 } as const
 
 export type ConversationScalarFieldEnum = (typeof ConversationScalarFieldEnum)[keyof typeof ConversationScalarFieldEnum]

@@ -54,6 +54,7 @@ export type ConversationMinAggregateOutputType = {
   rotationDue: number | null
   lastSequence: bigint | null
   createdAt: Date | null
+  closedAt: Date | null
 }
 
 export type ConversationMaxAggregateOutputType = {
@@ -66,6 +67,7 @@ export type ConversationMaxAggregateOutputType = {
   rotationDue: number | null
   lastSequence: bigint | null
   createdAt: Date | null
+  closedAt: Date | null
 }
 
 export type ConversationCountAggregateOutputType = {
@@ -78,6 +80,7 @@ export type ConversationCountAggregateOutputType = {
   rotationDue: number
   lastSequence: number
   createdAt: number
+  closedAt: number
   _all: number
 }
 
@@ -110,6 +113,7 @@ export type ConversationMinAggregateInputType = {
   rotationDue?: true
   lastSequence?: true
   createdAt?: true
+  closedAt?: true
 }
 
 export type ConversationMaxAggregateInputType = {
@@ -122,6 +126,7 @@ export type ConversationMaxAggregateInputType = {
   rotationDue?: true
   lastSequence?: true
   createdAt?: true
+  closedAt?: true
 }
 
 export type ConversationCountAggregateInputType = {
@@ -134,6 +139,7 @@ export type ConversationCountAggregateInputType = {
   rotationDue?: true
   lastSequence?: true
   createdAt?: true
+  closedAt?: true
   _all?: true
 }
 
@@ -233,6 +239,7 @@ export type ConversationGroupByOutputType = {
   rotationDue: number
   lastSequence: bigint
   createdAt: Date
+  closedAt: Date | null
   _count: ConversationCountAggregateOutputType | null
   _avg: ConversationAvgAggregateOutputType | null
   _sum: ConversationSumAggregateOutputType | null
@@ -268,6 +275,7 @@ export type ConversationWhereInput = {
   rotationDue?: Prisma.IntFilter<"Conversation"> | number
   lastSequence?: Prisma.BigIntFilter<"Conversation"> | bigint | number
   createdAt?: Prisma.DateTimeFilter<"Conversation"> | Date | string
+  closedAt?: Prisma.DateTimeNullableFilter<"Conversation"> | Date | string | null
   currentEpoch?: Prisma.XOR<Prisma.EpochScalarRelationFilter, Prisma.EpochWhereInput>
   memberships?: Prisma.MembershipListRelationFilter
 }
@@ -282,6 +290,7 @@ export type ConversationOrderByWithRelationInput = {
   rotationDue?: Prisma.SortOrder
   lastSequence?: Prisma.SortOrder
   createdAt?: Prisma.SortOrder
+  closedAt?: Prisma.SortOrderInput | Prisma.SortOrder
   currentEpoch?: Prisma.EpochOrderByWithRelationInput
   memberships?: Prisma.MembershipOrderByRelationAggregateInput
 }
@@ -300,6 +309,7 @@ export type ConversationWhereUniqueInput = Prisma.AtLeast<{
   rotationDue?: Prisma.IntFilter<"Conversation"> | number
   lastSequence?: Prisma.BigIntFilter<"Conversation"> | bigint | number
   createdAt?: Prisma.DateTimeFilter<"Conversation"> | Date | string
+  closedAt?: Prisma.DateTimeNullableFilter<"Conversation"> | Date | string | null
   currentEpoch?: Prisma.XOR<Prisma.EpochScalarRelationFilter, Prisma.EpochWhereInput>
   memberships?: Prisma.MembershipListRelationFilter
 }, "conversationId" | "conversationId_epoch_sessionId">
@@ -314,6 +324,7 @@ export type ConversationOrderByWithAggregationInput = {
   rotationDue?: Prisma.SortOrder
   lastSequence?: Prisma.SortOrder
   createdAt?: Prisma.SortOrder
+  closedAt?: Prisma.SortOrderInput | Prisma.SortOrder
   _count?: Prisma.ConversationCountOrderByAggregateInput
   _avg?: Prisma.ConversationAvgOrderByAggregateInput
   _max?: Prisma.ConversationMaxOrderByAggregateInput
@@ -334,6 +345,7 @@ export type ConversationScalarWhereWithAggregatesInput = {
   rotationDue?: Prisma.IntWithAggregatesFilter<"Conversation"> | number
   lastSequence?: Prisma.BigIntWithAggregatesFilter<"Conversation"> | bigint | number
   createdAt?: Prisma.DateTimeWithAggregatesFilter<"Conversation"> | Date | string
+  closedAt?: Prisma.DateTimeNullableWithAggregatesFilter<"Conversation"> | Date | string | null
 }
 
 export type ConversationCreateInput = {
@@ -343,6 +355,7 @@ export type ConversationCreateInput = {
   rotationDue: number
   lastSequence: bigint | number
   createdAt: Date | string
+  closedAt?: Date | string | null
   currentEpoch: Prisma.EpochCreateNestedOneWithoutCurrentInput
   memberships?: Prisma.MembershipCreateNestedManyWithoutConversationInput
 }
@@ -357,6 +370,7 @@ export type ConversationUncheckedCreateInput = {
   rotationDue: number
   lastSequence: bigint | number
   createdAt: Date | string
+  closedAt?: Date | string | null
   memberships?: Prisma.MembershipUncheckedCreateNestedManyWithoutConversationInput
 }
 
@@ -367,6 +381,7 @@ export type ConversationUpdateInput = {
   rotationDue?: Prisma.IntFieldUpdateOperationsInput | number
   lastSequence?: Prisma.BigIntFieldUpdateOperationsInput | bigint | number
   createdAt?: Prisma.DateTimeFieldUpdateOperationsInput | Date | string
+  closedAt?: Prisma.NullableDateTimeFieldUpdateOperationsInput | Date | string | null
   currentEpoch?: Prisma.EpochUpdateOneRequiredWithoutCurrentNestedInput
   memberships?: Prisma.MembershipUpdateManyWithoutConversationNestedInput
 }
@@ -381,6 +396,7 @@ export type ConversationUncheckedUpdateInput = {
   rotationDue?: Prisma.IntFieldUpdateOperationsInput | number
   lastSequence?: Prisma.BigIntFieldUpdateOperationsInput | bigint | number
   createdAt?: Prisma.DateTimeFieldUpdateOperationsInput | Date | string
+  closedAt?: Prisma.NullableDateTimeFieldUpdateOperationsInput | Date | string | null
   memberships?: Prisma.MembershipUncheckedUpdateManyWithoutConversationNestedInput
 }
 
@@ -394,6 +410,7 @@ export type ConversationCreateManyInput = {
   rotationDue: number
   lastSequence: bigint | number
   createdAt: Date | string
+  closedAt?: Date | string | null
 }
 
 export type ConversationUpdateManyMutationInput = {
@@ -403,6 +420,7 @@ export type ConversationUpdateManyMutationInput = {
   rotationDue?: Prisma.IntFieldUpdateOperationsInput | number
   lastSequence?: Prisma.BigIntFieldUpdateOperationsInput | bigint | number
   createdAt?: Prisma.DateTimeFieldUpdateOperationsInput | Date | string
+  closedAt?: Prisma.NullableDateTimeFieldUpdateOperationsInput | Date | string | null
 }
 
 export type ConversationUncheckedUpdateManyInput = {
@@ -415,6 +433,7 @@ export type ConversationUncheckedUpdateManyInput = {
   rotationDue?: Prisma.IntFieldUpdateOperationsInput | number
   lastSequence?: Prisma.BigIntFieldUpdateOperationsInput | bigint | number
   createdAt?: Prisma.DateTimeFieldUpdateOperationsInput | Date | string
+  closedAt?: Prisma.NullableDateTimeFieldUpdateOperationsInput | Date | string | null
 }
 
 export type ConversationConversationIdEpochSessionIdCompoundUniqueInput = {
@@ -433,6 +452,7 @@ export type ConversationCountOrderByAggregateInput = {
   rotationDue?: Prisma.SortOrder
   lastSequence?: Prisma.SortOrder
   createdAt?: Prisma.SortOrder
+  closedAt?: Prisma.SortOrder
 }
 
 export type ConversationAvgOrderByAggregateInput = {
@@ -454,6 +474,7 @@ export type ConversationMaxOrderByAggregateInput = {
   rotationDue?: Prisma.SortOrder
   lastSequence?: Prisma.SortOrder
   createdAt?: Prisma.SortOrder
+  closedAt?: Prisma.SortOrder
 }
 
 export type ConversationMinOrderByAggregateInput = {
@@ -466,6 +487,7 @@ export type ConversationMinOrderByAggregateInput = {
   rotationDue?: Prisma.SortOrder
   lastSequence?: Prisma.SortOrder
   createdAt?: Prisma.SortOrder
+  closedAt?: Prisma.SortOrder
 }
 
 export type ConversationSumOrderByAggregateInput = {
@@ -505,6 +527,10 @@ export type BigIntFieldUpdateOperationsInput = {
 
 export type DateTimeFieldUpdateOperationsInput = {
   set?: Date | string
+}
+
+export type NullableDateTimeFieldUpdateOperationsInput = {
+  set?: Date | string | null
 }
 
 export type StringFieldUpdateOperationsInput = {
@@ -564,6 +590,7 @@ export type ConversationCreateWithoutCurrentEpochInput = {
   rotationDue: number
   lastSequence: bigint | number
   createdAt: Date | string
+  closedAt?: Date | string | null
   memberships?: Prisma.MembershipCreateNestedManyWithoutConversationInput
 }
 
@@ -574,6 +601,7 @@ export type ConversationUncheckedCreateWithoutCurrentEpochInput = {
   rotationDue: number
   lastSequence: bigint | number
   createdAt: Date | string
+  closedAt?: Date | string | null
   memberships?: Prisma.MembershipUncheckedCreateNestedManyWithoutConversationInput
 }
 
@@ -600,6 +628,7 @@ export type ConversationUpdateWithoutCurrentEpochInput = {
   rotationDue?: Prisma.IntFieldUpdateOperationsInput | number
   lastSequence?: Prisma.BigIntFieldUpdateOperationsInput | bigint | number
   createdAt?: Prisma.DateTimeFieldUpdateOperationsInput | Date | string
+  closedAt?: Prisma.NullableDateTimeFieldUpdateOperationsInput | Date | string | null
   memberships?: Prisma.MembershipUpdateManyWithoutConversationNestedInput
 }
 
@@ -610,6 +639,7 @@ export type ConversationUncheckedUpdateWithoutCurrentEpochInput = {
   rotationDue?: Prisma.IntFieldUpdateOperationsInput | number
   lastSequence?: Prisma.BigIntFieldUpdateOperationsInput | bigint | number
   createdAt?: Prisma.DateTimeFieldUpdateOperationsInput | Date | string
+  closedAt?: Prisma.NullableDateTimeFieldUpdateOperationsInput | Date | string | null
   memberships?: Prisma.MembershipUncheckedUpdateManyWithoutConversationNestedInput
 }
 
@@ -620,6 +650,7 @@ export type ConversationCreateWithoutMembershipsInput = {
   rotationDue: number
   lastSequence: bigint | number
   createdAt: Date | string
+  closedAt?: Date | string | null
   currentEpoch: Prisma.EpochCreateNestedOneWithoutCurrentInput
 }
 
@@ -633,6 +664,7 @@ export type ConversationUncheckedCreateWithoutMembershipsInput = {
   rotationDue: number
   lastSequence: bigint | number
   createdAt: Date | string
+  closedAt?: Date | string | null
 }
 
 export type ConversationCreateOrConnectWithoutMembershipsInput = {
@@ -658,6 +690,7 @@ export type ConversationUpdateWithoutMembershipsInput = {
   rotationDue?: Prisma.IntFieldUpdateOperationsInput | number
   lastSequence?: Prisma.BigIntFieldUpdateOperationsInput | bigint | number
   createdAt?: Prisma.DateTimeFieldUpdateOperationsInput | Date | string
+  closedAt?: Prisma.NullableDateTimeFieldUpdateOperationsInput | Date | string | null
   currentEpoch?: Prisma.EpochUpdateOneRequiredWithoutCurrentNestedInput
 }
 
@@ -671,6 +704,7 @@ export type ConversationUncheckedUpdateWithoutMembershipsInput = {
   rotationDue?: Prisma.IntFieldUpdateOperationsInput | number
   lastSequence?: Prisma.BigIntFieldUpdateOperationsInput | bigint | number
   createdAt?: Prisma.DateTimeFieldUpdateOperationsInput | Date | string
+  closedAt?: Prisma.NullableDateTimeFieldUpdateOperationsInput | Date | string | null
 }
 
 
@@ -714,6 +748,7 @@ export type ConversationSelect<ExtArgs extends runtime.Types.Extensions.Internal
   rotationDue?: boolean
   lastSequence?: boolean
   createdAt?: boolean
+  closedAt?: boolean
   currentEpoch?: boolean | Prisma.EpochDefaultArgs<ExtArgs>
   memberships?: boolean | Prisma.Conversation$membershipsArgs<ExtArgs>
   _count?: boolean | Prisma.ConversationCountOutputTypeDefaultArgs<ExtArgs>
@@ -729,6 +764,7 @@ export type ConversationSelectCreateManyAndReturn<ExtArgs extends runtime.Types.
   rotationDue?: boolean
   lastSequence?: boolean
   createdAt?: boolean
+  closedAt?: boolean
   currentEpoch?: boolean | Prisma.EpochDefaultArgs<ExtArgs>
 }, ExtArgs["result"]["conversation"]>
 
@@ -742,6 +778,7 @@ export type ConversationSelectUpdateManyAndReturn<ExtArgs extends runtime.Types.
   rotationDue?: boolean
   lastSequence?: boolean
   createdAt?: boolean
+  closedAt?: boolean
   currentEpoch?: boolean | Prisma.EpochDefaultArgs<ExtArgs>
 }, ExtArgs["result"]["conversation"]>
 
@@ -755,9 +792,10 @@ export type ConversationSelectScalar = {
   rotationDue?: boolean
   lastSequence?: boolean
   createdAt?: boolean
+  closedAt?: boolean
 }
 
-export type ConversationOmit<ExtArgs extends runtime.Types.Extensions.InternalArgs = runtime.Types.Extensions.DefaultArgs> = runtime.Types.Extensions.GetOmit<"conversationId" | "kind" | "historyPolicy" | "epoch" | "sessionId" | "rosterVersion" | "rotationDue" | "lastSequence" | "createdAt", ExtArgs["result"]["conversation"]>
+export type ConversationOmit<ExtArgs extends runtime.Types.Extensions.InternalArgs = runtime.Types.Extensions.DefaultArgs> = runtime.Types.Extensions.GetOmit<"conversationId" | "kind" | "historyPolicy" | "epoch" | "sessionId" | "rosterVersion" | "rotationDue" | "lastSequence" | "createdAt" | "closedAt", ExtArgs["result"]["conversation"]>
 export type ConversationInclude<ExtArgs extends runtime.Types.Extensions.InternalArgs = runtime.Types.Extensions.DefaultArgs> = {
   currentEpoch?: boolean | Prisma.EpochDefaultArgs<ExtArgs>
   memberships?: boolean | Prisma.Conversation$membershipsArgs<ExtArgs>
@@ -786,6 +824,7 @@ export type $ConversationPayload<ExtArgs extends runtime.Types.Extensions.Intern
     rotationDue: number
     lastSequence: bigint
     createdAt: Date
+    closedAt: Date | null
   }, ExtArgs["result"]["conversation"]>
   composites: {}
 }
@@ -1220,6 +1259,7 @@ export interface ConversationFieldRefs {
   readonly rotationDue: Prisma.FieldRef<"Conversation", 'Int'>
   readonly lastSequence: Prisma.FieldRef<"Conversation", 'BigInt'>
   readonly createdAt: Prisma.FieldRef<"Conversation", 'DateTime'>
+  readonly closedAt: Prisma.FieldRef<"Conversation", 'DateTime'>
 }
     
 
