@@ -7,6 +7,7 @@ import { IdentityKeysService, type RegisterDeviceResponse } from '@keytrail/cont
 import { ensureNats, ensurePostgres, ensureRedis, type ServerHandle } from '@keytrail/local';
 import { createGrpcTransport } from '@keytrail/rpc';
 import { createServiceDatabase, type Database, migrateDatabase, openDatabase } from '@keytrail/storage';
+import { Redis } from 'ioredis';
 import { readConfig } from '../src/config.ts';
 import { createIdentityKeys, migrationsFolder } from '../src/service.ts';
 import { makeDevice, type TestDevice, type TestDeviceOptions } from './device-keys.ts';
@@ -23,6 +24,8 @@ export interface IdentityKeysUnderTest {
   readonly natsUrl: string;
   /** Its own, for tests that stop it. */
   readonly redis: ServerHandle;
+  /** How many keys Redis has. */
+  redisKeys(): Promise<number>;
   /** The services that are asked, as small real servers. */
   readonly peers: StandIns;
   /** A connection of the test's own to the database of the service. */
@@ -135,6 +138,14 @@ export async function startIdentityKeys({
   return {
     natsUrl: nats.url,
     redis,
+    async redisKeys() {
+      const direct = new Redis(redis.url);
+      try {
+        return await direct.dbsize();
+      } finally {
+        direct.disconnect();
+      }
+    },
     peers,
     db,
     asDevice,
