@@ -12,6 +12,7 @@ import { ratePerHour } from './domain/gcra.ts';
 import { createDrainSignals } from './drain-signals.ts';
 import { startForgetting } from './jobs/forget-old-ids.ts';
 import { createLowPrekeys } from './low-prekeys.ts';
+import { checkKeys } from './rpc/check-keys.ts';
 import { claimPrekeyBundles } from './rpc/claim-prekey-bundles.ts';
 import { getDevices } from './rpc/get-devices.ts';
 import { getPrekeyStatus } from './rpc/get-prekey-status.ts';
@@ -66,7 +67,7 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
     await bus.ensure();
     const relay = startRelay({ db, bus, service, log });
     closing.push(() => relay.stop());
-    const forgetting = startForgetting({ db, log, everyMs: config.purgeIntervalMs });
+    const forgetting = startForgetting({ db, log, everyMs: config.purgeIntervalMs, graceMs: config.prekeyGraceMs });
     closing.push(() => forgetting.stop());
 
     const prekeyLimits = prekeyLimitsOf(config);
@@ -123,6 +124,7 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
         listRevokedDevices({ db }),
         getPrekeyStatus({ db, limits: prekeyLimits }),
         rotateSignedPrekey({ db, prisma, limits: prekeyLimits }),
+        checkKeys({ db, limits: prekeyLimits }),
       ],
       config,
       authenticator: createAuthenticator(config),

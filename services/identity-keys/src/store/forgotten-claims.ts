@@ -1,0 +1,77 @@
+import { type Database, requestIdRetentionMs, statement } from '@keytrail/storage';
+
+/** How many prekeys lost their bytes. */
+export interface Shrunk {
+  readonly oneTime: number;
+  readonly kem: number;
+  readonly signed: number;
+  readonly lastResort: number;
+}
+
+// A one-time prekey is in one claim at most: with the claim goes the need for its bytes. A claim of 1,500 devices shrinks 3,000 prekeys, so
+// few claims at once.
+const forget = statement(
+  'claims_forget',
+  `WITH old AS MATERIALIZED (
+  SELECT caller, claim_id FROM claims WHERE claimed_at < now() - $1 * interval '1 millisecond' LIMIT $2 FOR UPDATE SKIP LOCKED
+), forgotten AS (
+  DELETE FROM claims c USING old o WHERE c.caller = o.caller AND c.claim_id = o.claim_id
+  RETURNING c.device_numbers, c.one_time_prekey_ids, c.kem_prekey_ids
+), taken AS MATERIALIZED (
+  SELECT t.* FROM forgotten f
+   CROSS JOIN LATERAL unnest(f.device_numbers, f.one_time_prekey_ids, f.kem_prekey_ids) AS t (device_number, one_time_id, kem_id)
+), one_time AS (
+  UPDATE one_time_prekeys k SET public_key_digest = sha256(k.public_key), public_key = NULL FROM taken t
+   WHERE k.device_number = t.device_number AND k.key_id = t.one_time_id AND k.public_key IS NOT NULL RETURNING 1
+), kem AS (
+  UPDATE one_time_kem_prekeys k SET public_key_digest = sha256(k.public_key), public_key = NULL, signature = NULL FROM taken t
+   WHERE k.device_number = t.device_number AND k.key_id = t.kem_id AND k.public_key IS NOT NULL RETURNING 1
+)
+SELECT (SELECT count(*) FROM forgotten) AS claims, (SELECT count(*) FROM one_time) AS one_time, (SELECT count(*) FROM kem) AS kem`,
+);
+
+const shrink = (table: string) => `WITH old AS MATERIALIZED (
+  SELECT device_number, key_id FROM ${table} WHERE replaced_at < now() - $1 * interval '1 millisecond' AND public_key IS NOT NULL
+   ORDER BY replaced_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
+), shrunk AS (
+  UPDATE ${table} k SET public_key_digest = sha256(k.public_key), public_key = NULL, signature = NULL
+    FROM old o WHERE k.device_number = o.device_number AND k.key_id = o.key_id RETURNING 1
+)
+SELECT count(*) AS shrunk FROM shrunk`;
+const shrinkSigned = statement('signed_prekeys_shrink', shrink('signed_prekeys'));
+const shrinkLastResort = statement('last_resort_prekeys_shrink', shrink('last_resort_prekeys'));
+
+const claimsAtOnce = 200;
+const prekeysAtOnce = 1_000;
+
+/** Forgets all claims that are older than the retention, in batches, each with the bytes of its one-time prekeys. */
+export async function forgetClaims(db: Database): Promise<{ claims: number } & Pick<Shrunk, 'oneTime' | 'kem'>> {
+  const sum = { claims: 0, oneTime: 0, kem: 0 };
+  for (;;) {
+    const [row] = await db.query<Record<'claims' | 'one_time' | 'kem', bigint>>(forget, [
+      requestIdRetentionMs,
+      claimsAtOnce,
+    ]);
+    const claims = Number(row?.claims);
+    sum.claims += claims;
+    sum.oneTime += Number(row?.one_time);
+    sum.kem += Number(row?.kem);
+    if (claims < claimsAtOnce) return sum;
+  }
+}
+
+/** Takes the bytes of signed and last-resort prekeys that were replaced longer than `ageMs` ago. */
+export async function shrinkReplacedPrekeys(
+  db: Database,
+  ageMs: number,
+): Promise<Pick<Shrunk, 'signed' | 'lastResort'>> {
+  const all = async (which: typeof shrinkSigned) => {
+    let sum = 0;
+    for (;;) {
+      const [row] = await db.query<{ shrunk: bigint }>(which, [ageMs, prekeysAtOnce]);
+      sum += Number(row?.shrunk);
+      if (Number(row?.shrunk) < prekeysAtOnce) return sum;
+    }
+  };
+  return { signed: await all(shrinkSigned), lastResort: await all(shrinkLastResort) };
+}
