@@ -7,12 +7,14 @@ import {
   notificationRequested,
   on,
   startConsumer,
+  userErasureRequested,
   warnSparingly,
 } from '@keytrail/events';
 import { connectPeer, startServer } from '@keytrail/rpc';
 import { startTelemetry } from '@keytrail/telemetry';
 import type { PresenceConfig } from './config.ts';
 import { endRevokedDevice } from './consumers/end-revoked-devices.ts';
+import { eraseUser } from './consumers/erase-users.ts';
 import { notifyDevices } from './consumers/notify-devices.ts';
 import { standingFrom } from './device-standing.ts';
 import { Gateway } from './gateway.ts';
@@ -88,6 +90,12 @@ export async function startPresence(
     handlers: on(deviceListChanged, (changed) => endRevokedDevice({ gateway, leases }, changed)),
     log,
   });
+  const erasures = startConsumer({
+    bus,
+    consumer: consumers.presenceErasure,
+    handlers: on(userErasureRequested, (requested) => eraseUser({ gateway, leases, bus, log }, requested)),
+    log,
+  });
   const jobs = [
     keepLease(gateway, config.gatewayRenewMs, log),
     sweepDevices(gateway, config.sweepMs, log),
@@ -128,7 +136,7 @@ export async function startPresence(
     webPort: server.webPort,
     async stop() {
       await server.stop();
-      await Promise.all([notifier.stop(), revocationEvents.stop(), revocations.stop()]);
+      await Promise.all([notifier.stop(), revocationEvents.stop(), erasures.stop(), revocations.stop()]);
       await Promise.all(jobs.map((stop) => stop()));
       await gateway.close();
       conversation.close();

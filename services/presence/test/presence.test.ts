@@ -1,12 +1,31 @@
+import { randomUUID } from 'node:crypto';
+import { fromBinary } from '@bufbuild/protobuf';
 import { type Client, Code, createClient } from '@connectrpc/connect';
 import { createConnectTransport } from '@connectrpc/connect-web';
 import { createAuthenticator } from '@keytrail/auth';
 import { startIssuer } from '@keytrail/auth/issuer';
-import { ConversationService, IdentityKeysService, NotificationKind, PresenceService } from '@keytrail/contracts';
-import { connectEvents, deviceAttached, type EventBus, notificationRequested, publishHint } from '@keytrail/events';
+import {
+  ConversationService,
+  IdentityKeysService,
+  NotificationKind,
+  PresenceService,
+  type UserErased,
+  UserErasedSchema,
+} from '@keytrail/contracts';
+import {
+  connectEvents,
+  deviceAttached,
+  type EventBus,
+  notificationRequested,
+  publishHint,
+  subscribeCore,
+  userErased,
+  userErasureRequested,
+} from '@keytrail/events';
 import { ensureNats, ensureRedis, type ServerHandle } from '@keytrail/local';
 import { createGrpcTransport, type RunningServer, readRefusal, startServer, unary } from '@keytrail/rpc';
 import { startTelemetry } from '@keytrail/telemetry';
+import { Redis } from 'ioredis';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { readConfig } from '../src/config.ts';
 import { type RunningPresence, startPresence } from '../src/service.ts';
@@ -317,6 +336,37 @@ describe('notifications', () => {
     for await (const message of messages) {
       if (new TextDecoder().decode(message.data).includes('carol')) break;
     }
+  });
+});
+
+describe('an erased user', () => {
+  test('has no stream and no entry left, whichever gateway held them, and is reported each time', async () => {
+    const [first, second] = [await gateway(), await gateway()];
+    const phone = await attach(await device(first, 'erin', 'phone'), 1n);
+    const tablet = await attach(await device(second, 'erin', 'tablet'), 1n);
+    const friend = await attach(await device(second, 'bob', 'phone'), 1n);
+    const reports: UserErased[] = [];
+    const arrived = Promise.withResolvers<void>();
+    const reporting = subscribeCore(bus, userErased.presence.subject, async (bytes) => {
+      if (reports.push(fromBinary(UserErasedSchema, bytes)) === 2) arrived.resolve();
+    });
+    perTest.push(() => reporting.stop());
+    await bus.connection.flush();
+    const requested = { erasureId: randomUUID(), userId: 'erin', deviceIds: ['phone', 'tablet'] };
+    await publishHint(bus, userErasureRequested, requested);
+    for (const { stream } of [phone, tablet])
+      await expect(stream.next()).rejects.toSatisfy((error) => readRefusal(error).reason === 'DEVICE_REVOKED');
+    await publishHint(bus, userErasureRequested, requested);
+    await arrived.promise;
+    expect(reports.map(({ erasureId, report }) => [erasureId, report?.service, report?.counts[0]?.erased])).toEqual([
+      [requested.erasureId, 'presence', 2n],
+      [requested.erasureId, 'presence', 0n],
+    ]);
+    const client = new Redis(redis.url);
+    perTest.push(() => client.disconnect());
+    expect(await client.keys('*erin*')).toEqual([]);
+    await notify('bob', 'phone');
+    expect((await friend.stream.next()).value?.message.case).toBe('notification');
   });
 });
 

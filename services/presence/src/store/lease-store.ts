@@ -115,6 +115,11 @@ export class LeaseStore {
     );
   }
 
+  /** Deletes all entries of a user, whoever holds their streams. */
+  async forget(userId: string): Promise<void> {
+    await this.#command('DEL', () => this.#redis.del(devicesKey(userId)));
+  }
+
   /** The device's entry, whether or not its gateway lives. */
   async find(userId: string, deviceId: string): Promise<DeviceEntry | undefined> {
     const text = await this.#command('HGET', () => this.#redis.hget(devicesKey(userId), deviceId));
