@@ -1,11 +1,11 @@
 .DEFAULT_GOAL := help
-.PHONY: help up down demo test guards bench check generate clean
+.PHONY: help up down demo test guards bench bench-large check generate clean
 
 node := bin/with-node node
 
 # Options go into ARGS: make demo ARGS=--json, make bench ARGS='--only fulfilment', make guards ARGS=--help.
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  Options: make demo ARGS=--help"
 
 up: ## start everything on this machine, in the background
@@ -25,6 +25,9 @@ guards: ## break the code on purpose and see the tests notice
 
 bench: ## measure claims, lookups and fulfilment
 	@$(node) test/bench/run.ts $(ARGS)
+
+bench-large: ## show that a claim costs the same at 2,000,000 prekeys
+	@$(node) test/bench/large.ts $(ARGS)
 
 check: ## types, lint, protos, direction of dependencies
 	@$(node) bin/check.ts $(ARGS)

@@ -69,6 +69,14 @@ const loadBefore = loadavg()[0];
 mkdirSync(folder, { recursive: true });
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(130));
 
+/** On, so that each claim asks Redis, but never reached. */
+const claimLimitsOutOfReach = Object.fromEntries(
+  ['CALLER', 'TARGET', 'PAIR'].flatMap((scope) => [
+    [`KEYTRAIL_CLAIMS_PER_${scope}`, '1000000000'],
+    [`KEYTRAIL_CLAIMS_PER_${scope}_BURST`, '1000000000'],
+  ]),
+);
+
 let constellation: Constellation;
 let sink: ProcessHandle;
 try {
@@ -87,6 +95,7 @@ try {
       KEYTRAIL_CALLER_REQUESTS_PER_SECOND: '1000000',
       KEYTRAIL_CALLER_BURST: '1000000',
       KEYTRAIL_CALLER_IN_FLIGHT: '100000',
+      ...claimLimitsOutOfReach,
       KEYTRAIL_OTLP_URL: `http://127.0.0.1:${port}`,
     },
     ...(profiled !== undefined && {

@@ -29,8 +29,8 @@ export async function seedDevices(sql: Client, name: string, count: number, prek
     await sql.query(
       `INSERT INTO device_log (user_id, version, previous_hash, recorded_at, kind, root_key, device_id, identity_key, signing_key,
          certified_at, certificate_signature)
-       SELECT user_id, $2, coalesce(log_head, decode(repeat('00', 32), 'hex')), date_trunc('milliseconds', now()), 1, root_key,
-         'device-' || $2, pg_temp.bytes(32), pg_temp.bytes(32), now(), pg_temp.bytes(64)
+       SELECT user_id, $2::bigint, coalesce(log_head, decode(repeat('00', 32), 'hex')), date_trunc('milliseconds', now()), 1, root_key,
+         'device-' || $2::bigint, pg_temp.bytes(32), pg_temp.bytes(32), now(), pg_temp.bytes(64)
        FROM users WHERE starts_with(user_id, $3) ORDER BY user_id LIMIT $1`,
       [Math.max(0, count - (version - 1) * ofUsers), version, users],
     );
@@ -73,26 +73,29 @@ export async function addPrekeys(sql: Client, name: string, prekeys: number): Pr
     [users],
   );
   // The keys of a pool differ, but are the same for all devices, and repeat 16 bytes: random ones of each device's own would take minutes.
+  // Rows lie as uploads leave them, device by device.
   await sql.query(
     `INSERT INTO one_time_prekeys (device_number, key_id, public_key)
      SELECT device_number, before + k, key FROM added,
-       (SELECT k, decode(repeat(md5(random()::text), 2), 'hex') AS key FROM generate_series(1, $1::integer) AS k OFFSET 0) AS keys`,
+       (SELECT k, decode(repeat(md5(random()::text), 2), 'hex') AS key FROM generate_series(1, $1::integer) AS k OFFSET 0) AS keys
+     ORDER BY device_number, k`,
     [prekeys],
   );
   await sql.query(
     `INSERT INTO one_time_kem_prekeys (device_number, key_id, public_key, signature)
-     SELECT device_number, before + k + 1, decode(repeat(key, 74), 'hex'), decode(repeat(key, 4), 'hex') FROM added,
-       (SELECT k, md5(random()::text) AS key FROM generate_series(1, $1::integer) AS k OFFSET 0) AS keys`,
+     SELECT device_number, before + k + 1, decode(repeat(key, 74), 'hex'), decode(repeat(key, 4), 'hex') FROM (
+       SELECT * FROM added, (SELECT k, md5(random()::text) AS key FROM generate_series(1, $1::integer) AS k OFFSET 0) AS keys
+        ORDER BY device_number, k OFFSET 0) AS sorted`,
     [prekeys],
   );
   await sql.query(
     `INSERT INTO unclaimed_one_time_prekeys (device_number, seq, key_id)
-     SELECT device_number, before + k, before + k FROM added, generate_series(1, $1::integer) AS k`,
+     SELECT device_number, before + k, before + k FROM added, generate_series(1, $1::integer) AS k ORDER BY device_number, k`,
     [prekeys],
   );
   await sql.query(
     `INSERT INTO unclaimed_one_time_kem_prekeys (device_number, seq, key_id)
-     SELECT device_number, before + k, before + k + 1 FROM added, generate_series(1, $1::integer) AS k`,
+     SELECT device_number, before + k, before + k + 1 FROM added, generate_series(1, $1::integer) AS k ORDER BY device_number, k`,
     [prekeys],
   );
   await sql.query(
