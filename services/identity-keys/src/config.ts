@@ -24,7 +24,11 @@ export const identityKeysSettings = {
     rule.count().default(30_000),
     'how long a process remembers that two users share a conversation: so long one that was left still counts; 0 to ask each time',
   ),
-  redisUrl: secretSetting('KEYTRAIL_REDIS_URL', rule.url(), 'Redis or Valkey that keeps the limits on claims'),
+  redisUrl: secretSetting(
+    'KEYTRAIL_REDIS_URL',
+    rule.url(),
+    'Redis or Valkey: leases of gateways and devices in presence, limits on claims in identity-keys',
+  ),
   limitsTimeoutMs: setting(
     'KEYTRAIL_LIMITS_TIMEOUT_MS',
     rule.durationMs().default(150),
@@ -140,6 +144,11 @@ export const identityKeysSettings = {
     'KEYTRAIL_MAX_DEVICES_PER_ANSWER',
     rule.count().min(1).default(2_000),
     'devices in one answer of GetDevices; more would not fit into KEYTRAIL_MAX_MESSAGE_BYTES',
+  ),
+  rootKeyReset: setting(
+    'KEYTRAIL_ROOT_KEY_RESET',
+    z.enum(['allowed', 'refused']).default('allowed'),
+    'whether a user who lost every device and the recovery key may begin anew with a root key that the previous one did not sign',
   ),
   maxLogEntriesPerAnswer: setting(
     'KEYTRAIL_MAX_LOG_ENTRIES_PER_ANSWER',

@@ -33,7 +33,7 @@ export interface IdentityKeysUnderTest {
   /** A client with a device's token. */
   asDevice(
     device: { userId: string; deviceId: string },
-    options?: { wire?: Wire; replica?: number },
+    options?: { wire?: Wire; replica?: number; json?: boolean },
   ): Promise<IdentityKeysClient>;
   asOperator(options?: { wire?: Wire; replica?: number }): Promise<IdentityKeysClient>;
   asService(service: 'session' | 'conversation', options?: { replica?: number }): IdentityKeysClient;
@@ -95,7 +95,7 @@ export async function startIdentityKeys({
     ports.push(await replica.start());
   }
 
-  function transport(authorization: string, wire: Wire, replica: number): Transport {
+  function transport(authorization: string, wire: Wire, replica: number, json = false): Transport {
     const { grpcPort, webPort } = ports[replica] ?? { grpcPort: 0, webPort: 0 };
     if (wire === 'grpc') {
       const grpc = createGrpcTransport({ target: `127.0.0.1:${grpcPort}`, authorization: () => authorization });
@@ -105,6 +105,7 @@ export async function startIdentityKeys({
     return createConnectTransport({
       baseUrl: `http://127.0.0.1:${webPort}`,
       httpVersion: '1.1',
+      useBinaryFormat: !json,
       interceptors: [
         (next) => (request) => {
           request.header.set('authorization', authorization);
@@ -116,10 +117,10 @@ export async function startIdentityKeys({
 
   async function asDevice(
     { userId, deviceId }: { userId: string; deviceId: string },
-    { wire = 'grpc', replica = 0 }: { wire?: Wire; replica?: number } = {},
+    { wire = 'grpc', replica = 0, json = false }: { wire?: Wire; replica?: number; json?: boolean } = {},
   ) {
     const token = await issuer.token({ userId, deviceId });
-    return createClient(IdentityKeysService, transport(`Bearer ${token}`, wire, replica));
+    return createClient(IdentityKeysService, transport(`Bearer ${token}`, wire, replica, json));
   }
 
   async function asOperator({ wire = 'grpc', replica = 0 }: { wire?: Wire; replica?: number } = {}) {

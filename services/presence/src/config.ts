@@ -12,7 +12,7 @@ export const presenceSettings = {
   redisUrl: secretSetting(
     'KEYTRAIL_REDIS_URL',
     rule.url(),
-    'Redis or Valkey that keeps the leases of gateways and devices',
+    'Redis or Valkey: leases of gateways and devices in presence, limits on claims in identity-keys',
   ),
   peerConversation: setting('KEYTRAIL_PEER_CONVERSATION', rule.text(), 'gRPC target of the service conversation'),
   peerTimeoutMs: setting(
