@@ -16,7 +16,7 @@ export interface AttachmentParts {
   readonly store: KeyStore;
   readonly clock: Clock;
   readonly events: Emitter<ClientEvents>;
-  readonly onAttached: (signal: AbortSignal) => void;
+  readonly onAttached: (signal: AbortSignal, greeting: Greeting) => void;
   readonly onDetached: () => void;
   readonly onNotification: (notification: Notification, signal: AbortSignal) => void;
 }
@@ -121,7 +121,7 @@ export class Attachment {
           void this.#beat(operation, signal, message.value).catch(failed.reject);
           events.emit('state', { state: 'attached' });
           greeted();
-          onAttached(operation.signal);
+          onAttached(operation.signal, message.value);
         }
       }
     } finally {

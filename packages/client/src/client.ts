@@ -26,14 +26,9 @@ import { type ReadMessage, type ReadOptions, readMessages, type SentMessage, sen
 import { OfferAnswers } from './offers.ts';
 import { type OpenOptions, SessionOpener } from './open-session.ts';
 import { OwnDevice } from './own-device.ts';
+import { PrekeyUpkeep, type Upkeep, type UpkeepOptions } from './prekey-upkeep.ts';
 import { SessionReader } from './read-session.ts';
-import {
-  approveLink,
-  makeLinkRequest,
-  registerApprovedDevice,
-  registerFirstDevice,
-  replenishPrekeys,
-} from './registration.ts';
+import { approveLink, makeLinkRequest, registerApprovedDevice, registerFirstDevice } from './registration.ts';
 import { type RootKeyPolicy, RootKeys } from './root-keys.ts';
 import { type OpenSession, Sessions } from './sessions.ts';
 import { contextOf, type Operation, type OperationSettings, Tracing } from './tracing.ts';
@@ -55,6 +50,8 @@ export interface ClientOptions {
   readonly deviceTrust?: DeviceTrust;
   /** One-time prekeys of each kind to register and refill with, 1 to 100; 50 by default. */
   readonly prekeys?: number;
+  /** How prekeys are looked after in the background; `false`: only when `upkeep` or `replenishPrekeys` is called. */
+  readonly upkeep?: UpkeepOptions | false;
   readonly retry?: RetryOptions;
   readonly log?: { readonly debug?: LogMethod; readonly info?: LogMethod; readonly warn?: LogMethod };
   readonly clock?: Clock;
@@ -77,6 +74,8 @@ export interface KeytrailClient {
   approveDevice(link: string): Promise<string>;
   registerApproved(approval: string): Promise<void>;
   replenishPrekeys(): Promise<{ oneTime: number; kem: number }>;
+  /** @throws RefusalError, RegisteredDifferentlyError. */
+  upkeep(): Promise<Upkeep>;
   rootKeyOf(userId: string): Promise<Uint8Array | undefined>;
   acceptRootKey(userId: string, rootKey: Uint8Array): Promise<void>;
 
@@ -155,16 +154,23 @@ export function createClient(options: ClientOptions): KeytrailClient {
   const conversations = new Conversations({ ...sealing, sessions, isAttached, onRotationLost });
   const messaging = { ...opening, store, conversations, opener };
   const offers = new OfferAnswers({ ...sealing, sessions, conversations, tracing, events, opener });
+  const upkeep = new PrekeyUpkeep({
+    ...registration,
+    events,
+    options: options.upkeep || {},
+    run: (name, work) => run(name, work),
+  });
   const attachment = new Attachment({
     calls,
     store,
     clock,
     events,
-    onAttached(signal) {
+    onAttached(signal, { prekeyStatus }) {
       conversations.forgetAll();
       opener.hints.wakeAll();
       background('answer offers', offers.answerAll(signal));
       background('collect delivered keys', collectDelivered(signal));
+      if (options.upkeep !== false) upkeep.attached(signal, prekeyStatus);
     },
     onDetached: () => conversations.forgetAll(),
     onNotification,
@@ -209,7 +215,7 @@ export function createClient(options: ClientOptions): KeytrailClient {
         events.emit('rotationDue', { conversationId });
         break;
       case NotificationKind.PREKEYS_LOW:
-        background('replenish prekeys', refill());
+        upkeep.due();
         break;
     }
   }
@@ -264,12 +270,6 @@ export function createClient(options: ClientOptions): KeytrailClient {
     );
   }
 
-  async function refill(): Promise<{ oneTime: number; kem: number }> {
-    const counts = await run('replenish prekeys', (operation) => replenishPrekeys(registration, operation));
-    events.emit('prekeysReplenished', counts);
-    return counts;
-  }
-
   return {
     user: options.user,
     device: options.device,
@@ -279,7 +279,11 @@ export function createClient(options: ClientOptions): KeytrailClient {
     approveDevice: (link) => approveLink(registration, link),
     registerApproved: (approval) =>
       run('register device', (operation) => registerApprovedDevice(registration, operation, approval)),
-    replenishPrekeys: refill,
+    async replenishPrekeys() {
+      const { replenished } = await upkeep.upkeep({ check: false, fill: true });
+      return replenished ?? { oneTime: 0, kem: 0 };
+    },
+    upkeep: () => upkeep.upkeep(),
     rootKeyOf: (userId) => rootKeys.pinned(userId),
     acceptRootKey: (userId, rootKey) => rootKeys.accept(userId, rootKey),
 

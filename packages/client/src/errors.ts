@@ -168,6 +168,15 @@ export class NotRegisteredError extends Error {
   }
 }
 
+/** The service has another identity key, signing key or certificate for this device: it must be registered anew, under another device id. */
+export class RegisteredDifferentlyError extends Error {
+  override readonly name = 'RegisteredDifferentlyError';
+
+  constructor() {
+    super('other keys are registered for this device than its key store holds');
+  }
+}
+
 /** What a failed call says, as one of the errors of this SDK; an abort stays what it is. */
 export function errorOfCall(thrown: unknown): Error {
   if (isOwnError(thrown)) return thrown;

@@ -1,5 +1,7 @@
 import type { DeclineReason } from '@keytrail/contracts';
 import type { Ref } from '@keytrail/crypto';
+import type { PrekeyRepair } from './prekey-upkeep.ts';
+import type { RotatedPrekeys } from './prekey-uploads.ts';
 import type { RootKeyChange } from './root-keys.ts';
 
 export type DeclineReasonName = Exclude<keyof typeof DeclineReason, 'UNSPECIFIED'>;
@@ -35,7 +37,12 @@ export interface ClientEvents {
   conversationChanged: { readonly conversationId: string };
   rotationDue: { readonly conversationId: string };
   messageAdded: { readonly conversationId: string };
+  /** The pools were filled up; so many are unclaimed. */
   prekeysReplenished: { readonly oneTime: number; readonly kem: number };
+  /** New signed or last-resort prekeys are current. */
+  prekeysRotated: RotatedPrekeys;
+  /** What this device holds and what the service hands out had differed, as after an older copy of the key store was restored. */
+  prekeysRepaired: PrekeyRepair;
   /** Work in the background failed. */
   fault: { readonly during: string; readonly error: unknown };
 }

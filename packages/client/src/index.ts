@@ -26,6 +26,7 @@ export {
   NotRegisteredError,
   type RecoveryName,
   RefusalError,
+  RegisteredDifferentlyError,
   type RemedyName,
   RotationLost,
   type SessionProblem,
@@ -47,5 +48,8 @@ export type { DeviceToTrust, DeviceTrust } from './make-session.ts';
 export { memoryKeyStore } from './memory-key-store.ts';
 export type { ReadMessage, ReadOptions, SentMessage } from './messages.ts';
 export type { OpenOptions } from './open-session.ts';
+export type { PoolCounts } from './own-prekeys.ts';
+export type { PrekeyRepair, Upkeep, UpkeepOptions } from './prekey-upkeep.ts';
+export type { RotatedPrekeys } from './prekey-uploads.ts';
 export type { RootKeyChange, RootKeyPolicy } from './root-keys.ts';
 export type { OpenSession } from './sessions.ts';

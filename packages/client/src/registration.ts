@@ -1,23 +1,11 @@
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
-import {
-  DeviceCertificateSchema,
-  type KemPrekey,
-  type OneTimePrekey,
-  type RegisterDeviceRequest,
-  RegisterDeviceRequestSchema,
-} from '@keytrail/contracts';
+import { DeviceCertificateSchema, type RegisterDeviceRequest, RegisterDeviceRequestSchema } from '@keytrail/contracts';
 import {
   CertificateError,
   certifyDevice,
-  createKemPrekey,
-  createOneTimePrekey,
   createRootKey,
-  type KeyPair,
-  type NewPrekey,
   openSealedRootKey,
   type Primitives,
-  prekeyText,
-  type SignedPrekeyKind,
   sealRootKeyToDevice,
   verifyDeviceCertificate,
 } from '@keytrail/crypto';
@@ -25,9 +13,10 @@ import { equalBytes, randomUuid } from './bytes.ts';
 import type { Calls } from './calls.ts';
 import type { Clock } from './clock.ts';
 import { isDecided, NotRegisteredError } from './errors.ts';
-import type { KeyStore, StoredDevice, StoredPrekey, StoredPrekeyKind } from './key-store.ts';
+import type { KeyStore, StoredDevice } from './key-store.ts';
 import { approvalText, LinkTextError, linkRequestText, parseApproval, parseLinkRequest } from './link-text.ts';
 import { certificateOf, type OwnDevice } from './own-device.ts';
+import { makeOneTimePrekeys, reservePrekeyIds, signPrekey } from './own-prekeys.ts';
 import type { RootKeys } from './root-keys.ts';
 import type { Operation } from './tracing.ts';
 
@@ -126,29 +115,17 @@ export async function registerApprovedDevice(
   await upload(parts, operation, device);
 }
 
-/** Refills the pools of one-time prekeys. The private keys are kept before the public ones are sent. */
-export async function replenishPrekeys(
-  parts: RegistrationParts,
-  operation: Operation,
-): Promise<{ oneTime: number; kem: number }> {
-  const { calls, primitives } = parts;
-  const own = await parts.own.registered();
-  const { oneTimePrekeys, oneTimeKemPrekeys } = await makeOneTimePrekeys(parts, own);
-  const request = { requestId: randomUuid(primitives), oneTimePrekeys, oneTimeKemPrekeys };
-  const { counts } = await calls.call(operation, (options) => calls.identityKeys.replenishPrekeys(request, options));
-  return { oneTime: counts?.oneTime ?? 0, kem: counts?.kem ?? 0 };
-}
-
 async function storedOrMade(parts: RegistrationParts): Promise<StoredDevice> {
-  const { own, primitives, store } = parts;
+  const { own, primitives, store, clock } = parts;
   const stored = await own.stored();
   if (stored !== undefined) return stored;
+  const madeAt = clock.now();
   const { userId, deviceId } = own;
-  const [signedPrekeyId, lastResortPrekeyId] = await prekeyIds(store, 2);
+  const [signedPrekeyId, lastResortPrekeyId] = await reservePrekeyIds(store, 2);
   if (signedPrekeyId === undefined || lastResortPrekeyId === undefined) throw new Error('no prekey ids');
   await store.savePrekeys([
-    { kind: 'signed', keyId: signedPrekeyId, keyPair: primitives.x25519.keyPair() },
-    { kind: 'kem-last-resort', keyId: lastResortPrekeyId, keyPair: primitives.mlKem768.keyPair() },
+    { kind: 'signed', keyId: signedPrekeyId, keyPair: primitives.x25519.keyPair(), madeAt },
+    { kind: 'kem-last-resort', keyId: lastResortPrekeyId, keyPair: primitives.mlKem768.keyPair(), madeAt },
   ]);
   const device: StoredDevice = {
     userId,
@@ -205,45 +182,8 @@ async function keySet(
     certificate,
     signedPrekey: signPrekey(primitives, device, 'signed-prekey', signedPrekey),
     lastResortPrekey: signPrekey(primitives, device, 'kem-last-resort', lastResort),
-    ...(await makeOneTimePrekeys(parts, device)),
+    ...(await makeOneTimePrekeys(parts, device, { oneTime: parts.prekeys, kem: parts.prekeys })),
   });
-}
-
-async function makeOneTimePrekeys(
-  { primitives, store, prekeys: count }: RegistrationParts,
-  signer: { userId: string; deviceId: string; signingKey: KeyPair },
-): Promise<{ oneTimePrekeys: OneTimePrekey[]; oneTimeKemPrekeys: KemPrekey[] }> {
-  const ids = await prekeyIds(store, 2 * count);
-  const oneTime = ids.slice(0, count).map((keyId) => createOneTimePrekey(primitives, keyId));
-  const kem = ids.slice(count).map((keyId) => createKemPrekey(primitives, signer, keyId, 'kem-one-time'));
-  await store.savePrekeys([
-    ...oneTime.map((prekey) => storedPrekey('one-time', prekey)),
-    ...kem.map((prekey) => storedPrekey('kem-one-time', prekey)),
-  ]);
-  return {
-    oneTimePrekeys: oneTime.map(({ upload: prekey }) => prekey),
-    oneTimeKemPrekeys: kem.map(({ upload: prekey }) => prekey),
-  };
-}
-
-async function prekeyIds(store: KeyStore, count: number): Promise<number[]> {
-  const first = Number(await store.reserve('prekey ids', count));
-  return Array.from({ length: count }, (_, i) => first + 1 + i);
-}
-
-function storedPrekey(kind: StoredPrekeyKind, { keyId, keyPair }: NewPrekey<unknown>): StoredPrekey {
-  return { kind, keyId, keyPair };
-}
-
-/** The public half of a prekey as it is uploaded. */
-function signPrekey(
-  { ed25519 }: Primitives,
-  device: StoredDevice,
-  kind: SignedPrekeyKind,
-  { keyId, keyPair: { publicKey } }: StoredPrekey,
-) {
-  const signature = ed25519.sign(device.signingKey.privateKey, prekeyText(kind, device, { keyId, publicKey }));
-  return { keyId, publicKey, signature };
 }
 
 function publicKeys({ userId, deviceId, identityKey, signingKey }: StoredDevice) {

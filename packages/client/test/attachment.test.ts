@@ -69,6 +69,7 @@ test('a low pool of prekeys is refilled', async () => {
   const world = new World();
   const alice = await firstDevice(world, 'alice');
   await alice.attach();
+  world.prekeys.lowBelow = 6;
   const replenished = next(alice, 'prekeysReplenished');
   world.streams.get('alice laptop')?.push({ kind: NotificationKind.PREKEYS_LOW });
   expect(await replenished).toEqual({ oneTime: 10, kem: 10 });

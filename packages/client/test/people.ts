@@ -9,7 +9,15 @@ export function clientOf(
   options: Partial<ClientOptions> = {},
 ): KeytrailClient {
   const transports = world.transports(user, device);
-  return createClient({ user, device, transports, primitives: nodePrimitives, prekeys: 5, ...options });
+  return createClient({
+    user,
+    device,
+    transports,
+    primitives: nodePrimitives,
+    prekeys: 5,
+    upkeep: { jitterMs: 0 },
+    ...options,
+  });
 }
 
 /** A user's first device, registered. */

@@ -34,11 +34,7 @@ import {
 import { deriveConversationId, parseHeader, type Ref } from '@keytrail/crypto';
 import { refuse, refuseMiss } from '@keytrail/rpc/refusal';
 import type { Transports } from '../src/index.ts';
-
-interface Pools {
-  readonly oneTime: RegisterDeviceRequest['oneTimePrekeys'];
-  readonly kem: RegisterDeviceRequest['oneTimeKemPrekeys'];
-}
+import { WorldPrekeys } from './world-prekeys.ts';
 
 interface StoredSession {
   readonly session: InitialSession;
@@ -64,7 +60,8 @@ const keyOf = ({ userId, deviceId }: Ref) => `${userId} ${deviceId}`;
 /** Stand-ins for the four services in memory, as far as the logic of the SDK needs them: they believe what they are told. */
 export class World {
   readonly devices = new Map<string, Device[]>();
-  readonly pools = new Map<string, Pools>();
+  readonly prekeys = new WorldPrekeys();
+  readonly pools = this.prekeys.pools;
   readonly claims: { claimId: string; devices: string[] }[] = [];
   readonly conversations = new Map<string, Conversation>();
   readonly sessions = new Map<string, StoredSession>();
@@ -108,12 +105,12 @@ export class World {
     const transport = createRouterTransport(({ service }) => {
       service(IdentityKeysService, {
         registerDevice: answer('registerDevice', (request) => this.#register(caller, request)),
-        replenishPrekeys: answer('replenishPrekeys', ({ oneTimePrekeys, oneTimeKemPrekeys }) => {
-          const pools = this.#poolsOf(caller);
-          pools.oneTime.push(...oneTimePrekeys);
-          pools.kem.push(...oneTimeKemPrekeys);
-          return { counts: { oneTime: pools.oneTime.length, kem: pools.kem.length } };
-        }),
+        replenishPrekeys: answer('replenishPrekeys', (request) => this.prekeys.replenish(caller, request)),
+        rotateSignedPrekey: answer('rotateSignedPrekey', (request) =>
+          this.prekeys.rotate(this.device(user, device), request),
+        ),
+        getPrekeyStatus: answer('getPrekeyStatus', () => ({ status: this.prekeys.status(this.device(user, device)) })),
+        checkKeys: answer('checkKeys', (request) => this.prekeys.check(this.device(user, device), request)),
         getDevices: answer('getDevices', ({ userIds, includeRevoked }) => ({
           deviceLists: userIds.map((userId) => {
             const devices = this.devices.get(userId) ?? [];
@@ -398,22 +395,14 @@ export class World {
     if (!devices.some(({ deviceId }) => deviceId === caller.deviceId)) {
       devices.push(create(DeviceSchema, { ...caller, ...keys, addedInVersion: BigInt(devices.length + 1) }));
     }
-    const pools = { oneTime: [...request.oneTimePrekeys], kem: [...request.oneTimeKemPrekeys] };
-    this.pools.set(keyOf(caller), pools);
-    return {
-      deviceListVersion: BigInt(devices.length),
-      counts: { oneTime: pools.oneTime.length, kem: pools.kem.length },
-    };
-  }
-
-  #poolsOf(ref: Ref): Pools {
-    return this.pools.get(keyOf(ref)) ?? { oneTime: [], kem: [] };
+    const counts = this.prekeys.begin(caller, request);
+    return { deviceListVersion: BigInt(devices.length), counts };
   }
 
   #claim({ userId, deviceId }: Ref) {
     const device = this.device(userId, deviceId);
     const { identityKey, signingKey, certificate, signedPrekey, lastResortPrekey } = device;
-    const pools = this.#poolsOf(device);
+    const pools = this.prekeys.poolsOf(device);
     const [oneTimePrekey] = pools.oneTime.splice(0, 1);
     const [kemPrekey] = pools.kem.splice(0, 1);
     const keys = { identityKey, signingKey, certificate, signedPrekey };
