@@ -137,10 +137,10 @@ const claiming = ({
   DELETE FROM unclaimed_one_time_kem_prekeys p USING taken t WHERE p.device_number = t.device_number AND p.seq = t.kem_seq
 ), recorded AS (
   INSERT INTO claims (caller, claim_id, devices_digest, device_numbers, signed_prekey_ids, last_resort_prekey_ids,
-                      one_time_prekey_ids, kem_prekey_ids, passed_over${columns})
+                      one_time_prekey_ids, kem_prekey_ids, ${columns}passed_over)
   SELECT $1, $2, $3, array_agg(device_number ORDER BY position), array_agg(signed_prekey_id ORDER BY position),
          array_agg(last_resort_prekey_id ORDER BY position), array_agg(one_time_prekey_id ORDER BY position),
-         array_agg(kem_prekey_id ORDER BY position), bool_or(passed_over)${values}
+         array_agg(kem_prekey_id ORDER BY position), ${values}bool_or(passed_over)
     FROM taken HAVING count(*) > 0
 )${answer}`;
 
@@ -161,8 +161,8 @@ const claimFromUsers = statement(
   claiming({
     permitted: " AND a.position <> ALL (coalesce((SELECT $9::integer[]), '{}'))",
     fresh: ` AND NOT ${listsMoved('$7', '$8')}`,
-    columns: ', user_ids, device_list_versions, not_permitted',
-    values: ', (SELECT $7::text[]), (SELECT $8::bigint[]), (SELECT $9::integer[])',
+    columns: 'user_ids, device_list_versions, not_permitted, ',
+    values: '(SELECT $7::text[]), (SELECT $8::bigint[]), (SELECT $9::integer[]), ',
     notPermitted: "a.position = ANY (coalesce((SELECT $9::integer[]), '{}'))",
   }),
 );
