@@ -42,7 +42,8 @@ describe('the SDK over the web wire', () => {
     expect(await bob.messages(conversationId)).toMatchObject([{ text: 'from gRPC to the web' }]);
 
     const tab = browserDevice(b, 'second-browser');
-    await tab.registerApproved(await bob.approveDevice(await tab.createLinkRequest()));
+    const link = await tab.createLinkRequest();
+    await tab.registerApproved(await bob.approveDevice(link, await tab.linkCode(link)));
     await tab.attach();
     expect(await tab.openSession(conversationId, sessionId)).toMatchObject({ origin: 'recovered' });
     expect(await tab.messages(conversationId)).toMatchObject([{ text: 'from gRPC to the web' }]);

@@ -60,7 +60,8 @@ export async function startWorld(options: ConstellationOptions): Promise<World> 
     },
     async further(existing, user, device, more) {
       const client = world.device(user, device, more);
-      await client.registerApproved(await existing.approveDevice(await client.createLinkRequest()));
+      const link = await client.createLinkRequest();
+      await client.registerApproved(await existing.approveDevice(link, await client.linkCode(link)));
       return client;
     },
     async [Symbol.asyncDispose]() {

@@ -20,6 +20,11 @@ const certify = {
   find: 'verifyDeviceCertificate(this.#primitives, device, certificate, rootKey);',
   replace: '',
 };
+const logCertified = {
+  file: 'packages/crypto/src/verify-device-log.ts',
+  find: 'verifyDeviceCertificate(primitives, { userId, deviceId, identityKey, signingKey }, certificate, rootKey);',
+  replace: '',
+};
 
 /** I9, the server cannot read, nor add a reader unseen. */
 export const trust: readonly Guard[] = [
@@ -101,15 +106,18 @@ export const trust: readonly Guard[] = [
   {
     name: 'sdk-seals-to-certified-devices',
     invariant: 'I9',
-    what: 'A client withholds a new session from a device that no pinned root key certifies (its own check; the one inside sealing, behind it, is off too).',
-    switchOff: [certify, sealToCertified],
-    test: { file: sdkTrust, name: 'a device that no root key certifies is withheld from, and the session says so' },
+    what: 'A client makes no session for a device that no pinned root key certifies (the checks of the log, of the list and inside sealing are off).',
+    switchOff: [logCertified, certify, sealToCertified],
+    test: {
+      file: sdkTrust,
+      name: 'a device that no root key certifies is refused with the whole list, and nothing is sealed',
+    },
   },
   {
     name: 'sdk-reseals-to-certified-devices',
     invariant: 'I9',
-    what: 'A holder declines for a device that no pinned root key certifies, whatever the server says (both checks are off).',
-    switchOff: [certify, sealToCertified],
+    what: 'A holder declines for a device that no pinned root key certifies, whatever the server says (all three checks are off).',
+    switchOff: [logCertified, certify, sealToCertified],
     test: {
       file: sdkTrust,
       name: 'a device that no root key certifies gets no key from a holder, whatever the server says',
@@ -149,9 +157,9 @@ export const trust: readonly Guard[] = [
     switchOff: [
       {
         file: 'packages/client/src/read-session.ts',
-        find: 'return verifyHeader(this.#parts.primitives, signedHeader, initiator, { ...name, epoch });',
+        find: 'const session = verifyHeader(this.#parts.primitives, signedHeader, initiator, { ...name, epoch });',
         replace:
-          'return parsed.epoch > 0n ? parsed : verifyHeader(this.#parts.primitives, signedHeader, initiator, { ...name, epoch });',
+          'const session = parsed.epoch > 0n ? parsed : verifyHeader(this.#parts.primitives, signedHeader, initiator, { ...name, epoch });',
       },
     ],
     test: {

@@ -34,10 +34,17 @@ export class Calls {
   readonly #clock: Clock;
   readonly #primitives: Primitives;
   readonly #retry: Required<RetryOptions>;
+  readonly #onFailure: (error: unknown) => void;
 
   constructor(
     transports: Transports,
-    parts: { clock: Clock; primitives: Primitives; retry: RetryOptions | undefined },
+    parts: {
+      clock: Clock;
+      primitives: Primitives;
+      retry: RetryOptions | undefined;
+      /** Told of each call that failed for good. */
+      onFailure?: (error: unknown) => void;
+    },
   ) {
     this.identityKeys = createClient(IdentityKeysService, transports.identityKeys);
     this.conversation = createClient(ConversationService, transports.conversation);
@@ -45,6 +52,7 @@ export class Calls {
     this.presence = createClient(PresenceService, transports.presence);
     this.#clock = parts.clock;
     this.#primitives = parts.primitives;
+    this.#onFailure = parts.onFailure ?? (() => {});
     this.#retry = { retries: 3, backoffMs: 100, maxBackoffMs: 5_000, ...parts.retry };
   }
 
@@ -60,7 +68,11 @@ export class Calls {
       } catch (thrown) {
         if (operation.signal.aborted) throw operation.signal.reason;
         const waitMs = tried < this.#retry.retries ? this.#waitMs(thrown, tried) : undefined;
-        if (waitMs === undefined) throw errorOfCall(thrown);
+        if (waitMs === undefined) {
+          const error = errorOfCall(thrown);
+          this.#onFailure(error);
+          throw error;
+        }
         await pause(this.#clock, waitMs, operation.signal);
       }
     }

@@ -9,17 +9,28 @@ import {
   NotificationKind,
   NotificationKindSchema,
 } from '@keytrail/contracts';
-import { noblePrimitives, type Primitives } from '@keytrail/crypto';
+import { compareSafetyNumber, noblePrimitives, type Primitives, type SafetyNumber } from '@keytrail/crypto';
 import { Attachment } from './attachment.ts';
 import { Calls, type RetryOptions, type Transports } from './calls.ts';
 import { type Clock, pause, systemClock } from './clock.ts';
 import { Conversations, type NewConversation, type NewMember, type SealedConversation } from './conversations.ts';
+import { DeviceLogs } from './device-logs.ts';
 import { Directory } from './directory.ts';
 import { Emitter } from './emitter.ts';
 import { enumName } from './enum-name.ts';
-import type { RecoveryName } from './errors.ts';
+import { KeyMissError, type RecoveryName, RefusalError } from './errors.ts';
 import type { ClientEvents } from './events.ts';
+import {
+  type ChangedRootKey,
+  changeRootKey,
+  makeRecoveryKey,
+  recover,
+  resetIdentity,
+  revokeDevice,
+  safetyNumberWith,
+} from './identity.ts';
 import type { KeyStore } from './key-store.ts';
+import { acceptApproval, approveLink, linkCodeOf, makeLinkRequest } from './linking.ts';
 import type { DeviceTrust } from './make-session.ts';
 import { memoryKeyStore } from './memory-key-store.ts';
 import { type ReadMessage, type ReadOptions, readMessages, type SentMessage, sendMessage } from './messages.ts';
@@ -28,7 +39,7 @@ import { type OpenOptions, SessionOpener } from './open-session.ts';
 import { OwnDevice } from './own-device.ts';
 import { PrekeyUpkeep, type Upkeep, type UpkeepOptions } from './prekey-upkeep.ts';
 import { SessionReader } from './read-session.ts';
-import { approveLink, makeLinkRequest, registerApprovedDevice, registerFirstDevice } from './registration.ts';
+import { registerFirstDevice } from './registration.ts';
 import { type RootKeyPolicy, RootKeys } from './root-keys.ts';
 import { type OpenSession, Sessions } from './sessions.ts';
 import { contextOf, type Operation, type OperationSettings, Tracing } from './tracing.ts';
@@ -71,11 +82,23 @@ export interface KeytrailClient {
 
   register(): Promise<void>;
   createLinkRequest(): Promise<string>;
-  approveDevice(link: string): Promise<string>;
+  /** @throws LinkTextError. */
+  linkCode(link: string): Promise<string>;
+  /** @throws LinkCodeMismatchError. */
+  approveDevice(link: string, code: string): Promise<string>;
   registerApproved(approval: string): Promise<void>;
   replenishPrekeys(): Promise<{ oneTime: number; kem: number }>;
   /** @throws RefusalError, RegisteredDifferentlyError. */
   upkeep(): Promise<Upkeep>;
+  makeRecoveryKey(): Promise<string>;
+  /** @throws RecoveryKeyTextError, RecoveryError. */
+  recover(recoveryKey: string): Promise<void>;
+  revokeDevice(deviceId: string): Promise<void>;
+  changeRootKey(options?: { keep?: readonly string[] }): Promise<ChangedRootKey>;
+  resetIdentity(): Promise<void>;
+  /** @throws RootKeyUnknownError. */
+  safetyNumber(userId: string): Promise<SafetyNumber>;
+  compareSafetyNumber(userId: string, shown: string): Promise<ReturnType<typeof compareSafetyNumber>>;
   rootKeyOf(userId: string): Promise<Uint8Array | undefined>;
   acceptRootKey(userId: string, rootKey: Uint8Array): Promise<void>;
 
@@ -138,12 +161,34 @@ export function createClient(options: ClientOptions): KeytrailClient {
   };
 
   const tracing = new Tracing(primitives);
-  const calls = new Calls(transports, { clock, primitives, retry: options.retry });
+  let revoked = false;
+  const onRevoked = () => {
+    if (revoked) return;
+    revoked = true;
+    background('detach', attachment.detach());
+    events.emit('revoked', { userId: options.user, deviceId: options.device });
+  };
+  const onFailure = (error: unknown) => {
+    if (isRevocationOf(error, options.device)) onRevoked();
+  };
+  events.on('fault', ({ error }) => onFailure(error));
+  const calls = new Calls(transports, { clock, primitives, retry: options.retry, onFailure });
   const own = new OwnDevice({ userId: options.user, deviceId: options.device }, store);
   const rootKeys = new RootKeys({ store, own, policy: options.rootKeyPolicy, events });
-  const directory = new Directory({ calls, primitives, rootKeys });
+  const logs = new DeviceLogs({ calls, primitives, store, own, rootKeys, events, onRevoked });
+  const directory = new Directory({ calls, primitives, rootKeys, logs });
   const sessions = new Sessions(store);
-  const registration = { calls, primitives, store, own, rootKeys, clock, prekeys: options.prekeys ?? 50 };
+  const registration = {
+    calls,
+    primitives,
+    store,
+    own,
+    rootKeys,
+    logs,
+    directory,
+    clock,
+    prekeys: options.prekeys ?? 50,
+  };
   const sealing = { calls, primitives, store, own, rootKeys, directory, deviceTrust, clock };
   const reading = { calls, primitives, own, rootKeys, directory, sessions };
   const isAttached = () => attachment.isAttached;
@@ -214,10 +259,19 @@ export function createClient(options: ClientOptions): KeytrailClient {
         conversations.forget(conversationId);
         events.emit('rotationDue', { conversationId });
         break;
+      case NotificationKind.DEVICES_CHANGED:
+        background('look at devices', lookAtDevices(notification, signal));
+        break;
       case NotificationKind.PREKEYS_LOW:
         upkeep.due();
         break;
     }
+  }
+
+  /** What the log says is told by events; a changed root key is judged. */
+  async function lookAtDevices({ userId, traceparent }: Notification, signal: AbortSignal): Promise<void> {
+    const settings = { within: contextOf(traceparent), signal };
+    await tracing.run('look at devices', settings, (operation) => directory.current(operation, [userId]));
   }
 
   /** Whoever waits for the key goes on; when nobody does, it is fetched all the same. */
@@ -276,16 +330,34 @@ export function createClient(options: ClientOptions): KeytrailClient {
 
     register: () => run('register device', (operation) => registerFirstDevice(registration, operation)),
     createLinkRequest: () => makeLinkRequest(registration),
-    approveDevice: (link) => approveLink(registration, link),
+    linkCode: linkCodeOf,
+    approveDevice: (link, code) => approveLink(registration, link, code),
     registerApproved: (approval) =>
-      run('register device', (operation) => registerApprovedDevice(registration, operation, approval)),
+      run('register device', (operation) => acceptApproval(registration, operation, approval)),
+    makeRecoveryKey: () => run('make recovery key', (operation) => makeRecoveryKey(registration, operation)),
+    recover: (text) => run('recover', (operation) => recover(registration, operation, text)),
+    async revokeDevice(deviceId) {
+      await run('revoke device', (operation) => revokeDevice(registration, operation, deviceId));
+      if (deviceId === options.device) onRevoked();
+    },
+    changeRootKey: ({ keep } = {}) =>
+      run('change root key', (operation) => changeRootKey(registration, operation, keep)),
+    resetIdentity: () => run('reset identity', (operation) => resetIdentity(registration, operation)),
+    safetyNumber: (userId) => run('safety number', (operation) => safetyNumberWith(registration, operation, userId)),
+    compareSafetyNumber: (userId, shown) =>
+      run('safety number', async (operation) =>
+        compareSafetyNumber(await safetyNumberWith(registration, operation, userId), shown),
+      ),
     async replenishPrekeys() {
       const { replenished } = await upkeep.upkeep({ check: false, fill: true });
       return replenished ?? { oneTime: 0, kem: 0 };
     },
     upkeep: () => upkeep.upkeep(),
     rootKeyOf: (userId) => rootKeys.pinned(userId),
-    acceptRootKey: (userId, rootKey) => rootKeys.accept(userId, rootKey),
+    async acceptRootKey(userId, rootKey) {
+      await rootKeys.accept(userId, rootKey);
+      await logs.accepted(userId, rootKey);
+    },
 
     createConversation: (wanted) => run('create conversation', (operation) => conversations.create(operation, wanted)),
     rotate: (conversationId) => run('rotate session', (operation) => conversations.rotate(operation, conversationId)),
@@ -350,6 +422,12 @@ export function createClient(options: ClientOptions): KeytrailClient {
     );
     return current.sessionId;
   }
+}
+
+/** Some call or stream was refused because the device that made it is revoked; a miss may tell it, too. */
+function isRevocationOf(error: unknown, deviceId: string): boolean {
+  if (error instanceof KeyMissError) return error.cause === 'DEVICE_REVOKED' && error.evidence.device_id === deviceId;
+  return error instanceof RefusalError && error.reason === 'DEVICE_REVOKED' && error.metadata.device_id === deviceId;
 }
 
 function bytesOf(text: string | Uint8Array): Uint8Array {

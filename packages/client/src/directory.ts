@@ -1,4 +1,4 @@
-import type { Device, DeviceCertificate, DeviceList } from '@keytrail/contracts';
+import type { ClaimedUser, Device, DeviceCertificate, DeviceList } from '@keytrail/contracts';
 import {
   CertificateError,
   type DeviceKeys,
@@ -10,9 +10,10 @@ import {
 } from '@keytrail/crypto';
 import { deviceKey, equalBytes } from './bytes.ts';
 import type { Calls } from './calls.ts';
+import type { DeviceLogs } from './device-logs.ts';
 import { RefusalError, SessionRefusedError } from './errors.ts';
 import { Flights } from './flights.ts';
-import type { RootKeys } from './root-keys.ts';
+import type { RootKeys, RootKeyVerdict } from './root-keys.ts';
 import type { Operation } from './tracing.ts';
 
 /** A device whose certificate verified under the pinned root key of its user. */
@@ -36,18 +37,40 @@ export class Directory {
   readonly #calls: Calls;
   readonly #primitives: Primitives;
   readonly #rootKeys: RootKeys;
+  readonly #logs: DeviceLogs;
   readonly #certified = new Map<string, CertifiedDevice>();
   readonly #recipients = new Map<string, { parts: readonly Part[]; recipient: VerifiedRecipient }>();
   readonly #lookups = new Flights<CertifiedDevice[]>();
 
-  constructor(parts: { calls: Calls; primitives: Primitives; rootKeys: RootKeys }) {
+  constructor(parts: { calls: Calls; primitives: Primitives; rootKeys: RootKeys; logs: DeviceLogs }) {
     this.#calls = parts.calls;
     this.#primitives = parts.primitives;
     this.#rootKeys = parts.rootKeys;
+    this.#logs = parts.logs;
   }
 
-  /** The device lists as they are now, revoked devices included, in the order of the users. */
+  /**
+   * The device lists as they are now, revoked devices included, in the order of the users. Each follows from its user's log; the log is asked
+   * for only when version or head are other ones than remembered.
+   *
+   * @throws DeviceListRefusedError, RefusalError.
+   */
   async current(operation: Operation, userIds: readonly string[]): Promise<DeviceList[]> {
+    const believed = new Map<string, DeviceList>();
+    for (let wanted = [...userIds]; wanted.length > 0; ) {
+      const before: bigint[] = [];
+      for (const userId of wanted) before.push((await this.#logs.remembered(userId)).version);
+      const lists = await this.#listAll(operation, wanted);
+      if (lists.some(({ userId }, i) => userId !== wanted[i]) || lists.length !== wanted.length) {
+        throw new Error('the answer has other users than were asked for');
+      }
+      for (const list of lists) believed.set(list.userId, list);
+      wanted = await this.#logs.believe(operation, lists, before);
+    }
+    return userIds.flatMap((userId) => believed.get(userId) ?? []);
+  }
+
+  async #listAll(operation: Operation, userIds: readonly string[]): Promise<DeviceList[]> {
     const groups: string[][] = [];
     for (let from = 0; from < userIds.length; from += usersPerCall)
       groups.push(userIds.slice(from, from + usersPerCall));
@@ -129,6 +152,55 @@ export class Directory {
       throw new SessionRefusedError('root-key-changed', `the root key of ${userId} is not the pinned one`);
     }
     return certified;
+  }
+
+  /**
+   * Judges a root key that came with something else than a device list. When it is not the pinned one, the user's log is looked at first: it
+   * tells how the root key changed, if it did.
+   *
+   * @throws DeviceListRefusedError, RefusalError.
+   */
+  async judge(operation: Operation, userId: string, offered: Uint8Array): Promise<RootKeyVerdict> {
+    const pinned = await this.#rootKeys.pinned(userId);
+    if (pinned !== undefined && !equalBytes(pinned, offered)) await this.current(operation, [userId]);
+    return this.#rootKeys.judge(userId, offered);
+  }
+
+  /**
+   * Judges a user of whom a claim tells, because GetDevices may not yet: the root key, and the head of the log as far as it can be known. A
+   * first contact is pinned when the root key certifies a device that was claimed from.
+   *
+   * @throws DeviceListRefusedError, RefusalError.
+   */
+  async judgeClaim(
+    operation: Operation,
+    user: ClaimedUser,
+    devices: readonly { readonly device: Ref; readonly bundle: ListedDevice | undefined }[],
+  ): Promise<RootKeyVerdict> {
+    const { userId, rootKey } = user;
+    await this.#logs.believeClaim(
+      operation,
+      user,
+      devices.map(({ device }) => device),
+    );
+    const verdict = await this.#rootKeys.judge(userId, rootKey);
+    if (
+      verdict.trusted &&
+      devices.some(({ bundle }) => bundle?.userId === userId && this.#isCertified(bundle, rootKey))
+    ) {
+      await this.#rootKeys.confirm(userId, rootKey);
+    }
+    return verdict;
+  }
+
+  #isCertified(device: ListedDevice, rootKey: Uint8Array): boolean {
+    try {
+      this.certify(device, rootKey);
+      return true;
+    } catch (error) {
+      if (!(error instanceof CertificateError)) throw error;
+      return false;
+    }
   }
 
   /** Fetched ahead, devices need not be asked for when something of theirs is to be verified. */

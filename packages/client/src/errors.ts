@@ -7,6 +7,7 @@ import {
   type Remedy,
   RemedySchema,
 } from '@keytrail/contracts';
+import type { DeviceLogProblem } from '@keytrail/crypto';
 import { type FieldProblem, type Refusal, readRefusal } from '@keytrail/rpc/refusal';
 import { enumName } from './enum-name.ts';
 
@@ -160,6 +161,49 @@ export class SessionRefusedError extends Error {
   }
 }
 
+/** What is wrong with a device list: its log (see `DeviceLogProblem`), or `rolled-back`, older than one that was seen before. */
+export type DeviceListProblem = DeviceLogProblem | 'rolled-back';
+
+/** The server told of a user's devices what does not follow from the log that this device has seen. Nothing is sealed by it. */
+export class DeviceListRefusedError extends Error {
+  override readonly name = 'DeviceListRefusedError';
+  readonly userId: string;
+  readonly problem: DeviceListProblem;
+
+  constructor(userId: string, problem: DeviceListProblem, cause?: unknown) {
+    super(`device list of ${userId} refused (${problem})`, { cause });
+    this.userId = userId;
+    this.problem = problem;
+  }
+}
+
+/** The code that was confirmed is not that of the link request: another device may have put its own in. */
+export class LinkCodeMismatchError extends Error {
+  override readonly name = 'LinkCodeMismatchError';
+
+  constructor() {
+    super('the code is not that of the link request');
+  }
+}
+
+/** A root key that was brought here is not the one that the user's device list has now. */
+export class RootKeyNotCurrentError extends Error {
+  override readonly name = 'RootKeyNotCurrentError';
+
+  constructor() {
+    super("this root key is not the one that the user's device list has now");
+  }
+}
+
+/** There is no root key of this user to compare: the user has no devices, or none that may be known here. */
+export class RootKeyUnknownError extends Error {
+  override readonly name = 'RootKeyUnknownError';
+
+  constructor(userId: string) {
+    super(`no root key of ${userId} is known here`);
+  }
+}
+
 export class NotRegisteredError extends Error {
   override readonly name = 'NotRegisteredError';
 
@@ -184,7 +228,7 @@ export function errorOfCall(thrown: unknown): Error {
 }
 
 function isOwnError(thrown: unknown): thrown is Error {
-  return thrown instanceof RefusalError || thrown instanceof KeyMissError || thrown instanceof SessionRefusedError;
+  return [RefusalError, KeyMissError, SessionRefusedError, DeviceListRefusedError].some((own) => thrown instanceof own);
 }
 
 /** The miss in a refusal, if it is one. A stranger's answer has a reason and nothing else. */

@@ -1,5 +1,6 @@
 import type { DeclineReason } from '@keytrail/contracts';
 import type { Ref } from '@keytrail/crypto';
+import type { DeviceListProblem } from './errors.ts';
 import type { PrekeyRepair } from './prekey-upkeep.ts';
 import type { RotatedPrekeys } from './prekey-uploads.ts';
 import type { RootKeyChange } from './root-keys.ts';
@@ -34,6 +35,23 @@ export interface ClientEvents {
   offerAnswered: OfferEvent;
   offerDeclined: OfferEvent & { readonly reason: DeclineReasonName };
   rootKeyChanged: RootKeyChange & { readonly accepted: boolean };
+  /** The verified log of a user went on. */
+  devicesChanged: {
+    readonly userId: string;
+    readonly version: bigint;
+    readonly added: readonly string[];
+    readonly revoked: readonly string[];
+  };
+  /** The server told a device list that does not follow from what this device has seen: nothing is sealed by it. */
+  deviceListRefused: {
+    readonly userId: string;
+    readonly problem: DeviceListProblem;
+    readonly version: bigint;
+    /** The version that was seen before. */
+    readonly remembered: bigint;
+  };
+  /** This very device is revoked: it does not attach any more. */
+  revoked: { readonly userId: string; readonly deviceId: string };
   conversationChanged: { readonly conversationId: string };
   rotationDue: { readonly conversationId: string };
   messageAdded: { readonly conversationId: string };

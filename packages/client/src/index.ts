@@ -15,32 +15,53 @@ export {
   type SessionHeader,
   WithheldReason,
 } from '@keytrail/contracts';
-export { type KeyPair, noblePrimitives, type Primitives, type Ref, VerificationError } from '@keytrail/crypto';
+export {
+  type DeviceLogProblem,
+  type DeviceLogState,
+  type KeyPair,
+  type LoggedDevice,
+  type LoggedRootKey,
+  noblePrimitives,
+  type Primitives,
+  RecoveryError,
+  RecoveryKeyTextError,
+  type Ref,
+  type SafetyNumber,
+  VerificationError,
+} from '@keytrail/crypto';
 export type { RetryOptions, Transports } from './calls.ts';
 export { type ClientOptions, createClient, type KeytrailClient, type RequestedKey } from './client.ts';
 export { type Clock, systemClock } from './clock.ts';
 export type { NewConversation, NewMember, SealedConversation, WithheldReasonName } from './conversations.ts';
 export {
+  type DeviceListProblem,
+  DeviceListRefusedError,
   type KeyMissCause,
   KeyMissError,
+  LinkCodeMismatchError,
   NotRegisteredError,
   type RecoveryName,
   RefusalError,
   RegisteredDifferentlyError,
   type RemedyName,
+  RootKeyNotCurrentError,
+  RootKeyUnknownError,
   RotationLost,
   type SessionProblem,
   SessionRefusedError,
 } from './errors.ts';
 export type { ClientEvents, DeclineReasonName, OfferEvent } from './events.ts';
+export type { ChangedRootKey } from './identity.ts';
 export type {
   KeyStore,
   PrekeyName,
   StoredDevice,
+  StoredDeviceLog,
   StoredPending,
   StoredPrekey,
   StoredPrekeyKind,
   StoredSession,
+  ToldHead,
 } from './key-store.ts';
 export { keyStoreConformance } from './key-store-conformance.ts';
 export { LinkTextError } from './link-text.ts';
@@ -51,5 +72,5 @@ export type { OpenOptions } from './open-session.ts';
 export type { PoolCounts } from './own-prekeys.ts';
 export type { PrekeyRepair, Upkeep, UpkeepOptions } from './prekey-upkeep.ts';
 export type { RotatedPrekeys } from './prekey-uploads.ts';
-export type { RootKeyChange, RootKeyPolicy } from './root-keys.ts';
+export { acceptSignedRootKeyChanges, type RootKeyChange, type RootKeyPolicy } from './root-keys.ts';
 export type { OpenSession } from './sessions.ts';

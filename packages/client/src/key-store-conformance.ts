@@ -1,5 +1,5 @@
 import { equalBytes } from './bytes.ts';
-import type { KeyStore, StoredDevice, StoredPrekey, StoredSession } from './key-store.ts';
+import type { KeyStore, StoredDevice, StoredDeviceLog, StoredPrekey, StoredSession } from './key-store.ts';
 
 export interface ConformanceCheck {
   readonly name: string;
@@ -77,6 +77,21 @@ export function keyStoreConformance(makeStore: () => KeyStore | Promise<KeyStore
       expect(same(await store.pin('bob'), bytes(32, 3)), 'replacePin');
       expect(same(await store.pinFirst('bob', bytes(32, 4)), bytes(32, 3)), 'pinFirst after replacePin');
     }),
+    check('keeps the device log of each user as it was saved last, with all that is in it', async (store) => {
+      expect((await store.deviceLog('bob')) === undefined, 'none at first');
+      await store.saveDeviceLog(deviceLog);
+      await store.saveDeviceLog({ ...deviceLog, userId: 'carol', version: 1n, devices: [] });
+      await store.saveDeviceLog({ ...deviceLog, version: 3n, head: bytes(32, 3) });
+      const kept = await store.deviceLog('bob');
+      expect(kept?.version === 3n && same(kept.head, bytes(32, 3)), 'the last one');
+      const [first, second] = kept?.devices ?? [];
+      expect(first?.addedInVersion === 1n && first.revokedInVersion === undefined, 'a device');
+      expect(second?.revokedInVersion === 3n && same(second.certificateSignature, bytes(64, 5)), 'a revoked device');
+      const rootKey = kept?.rootKeys.at(-1);
+      expect(rootKey?.signedByPrevious === false && same(rootKey.rootKey, bytes(32, 4)), 'root keys');
+      expect(same(kept?.toldHeads[0]?.head, bytes(32, 6)) && kept?.toldHeads[0]?.version === 9n, 'told heads');
+      expect((await store.deviceLog('carol'))?.version === 1n, "another user's");
+    }),
     check('keeps a session and forgets the prekeys that it spent', async (store) => {
       await store.savePrekeys([prekey('one-time', 1, 1), prekey('one-time', 2, 2), prekey('signed', 1, 3)]);
       await store.saveSession(session, [{ kind: 'one-time', keyId: 1 }]);
@@ -128,6 +143,24 @@ const device: StoredDevice = {
   signingKey: keyPair,
   signedPrekeyId: 1,
   lastResortPrekeyId: 2,
+};
+const loggedDevice = {
+  deviceId: 'phone',
+  identityKey: bytes(32, 1),
+  signingKey: bytes(32, 2),
+  certificateRootKey: bytes(32, 4),
+  certificateSignature: bytes(64, 5),
+};
+const deviceLog: StoredDeviceLog = {
+  userId: 'bob',
+  version: 2n,
+  head: bytes(32, 2),
+  rootKeys: [{ rootKey: bytes(32, 4), sinceVersion: 2n, signedByPrevious: false }],
+  devices: [
+    { ...loggedDevice, addedInVersion: 1n },
+    { ...loggedDevice, deviceId: 'tablet', addedInVersion: 2n, revokedInVersion: 3n },
+  ],
+  toldHeads: [{ version: 9n, head: bytes(32, 6) }],
 };
 const session: StoredSession = {
   conversationId: 'c',

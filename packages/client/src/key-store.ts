@@ -1,4 +1,4 @@
-import type { KeyPair, Ref } from '@keytrail/crypto';
+import type { DeviceLogState, KeyPair, Ref } from '@keytrail/crypto';
 
 /** The long-term keys of this device. Plain data, so that a store can keep it as it likes. */
 export interface StoredDevice extends Ref {
@@ -29,6 +29,18 @@ export interface StoredPrekey extends PrekeyName {
   readonly madeAt?: Date;
   /** It is not handed out any more, and only envelopes that are on their way may still need it until then. */
   readonly keepUntil?: Date;
+}
+
+/** A hash of a device log's entry that an answer named. */
+export interface ToldHead {
+  readonly version: bigint;
+  /** 32 bytes. */
+  readonly head: Uint8Array;
+}
+
+/** What was seen of a user's device log: verified, and the heads beyond it that were only told. */
+export interface StoredDeviceLog extends DeviceLogState {
+  readonly toldHeads: readonly ToldHead[];
 }
 
 /** A session that this device can read. */
@@ -78,6 +90,10 @@ export interface KeyStore {
   /** Pins unless one is pinned already; returns the one that is pinned then. */
   pinFirst(userId: string, rootKey: Uint8Array): Promise<Uint8Array>;
   replacePin(userId: string, rootKey: Uint8Array): Promise<void>;
+
+  /** The log of a user as it was saved last. A store that loses it cannot notice that the server goes back. */
+  deviceLog(userId: string): Promise<StoredDeviceLog | undefined>;
+  saveDeviceLog(log: StoredDeviceLog): Promise<void>;
 
   session(conversationId: string, sessionId: string): Promise<StoredSession | undefined>;
   sessionOfEpoch(conversationId: string, epoch: bigint): Promise<StoredSession | undefined>;

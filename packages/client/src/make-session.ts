@@ -101,7 +101,7 @@ export async function makeSession(parts: SealingParts, operation: Operation, pla
   );
   const sealings = [
     ...(await decideSealings(parts, operation, own, lists, plan)),
-    ...(await decideFirstSealings(parts, contacts)),
+    ...(await decideFirstSealings(parts, operation, contacts)),
   ];
   const claimedVersions = new Map(contacts.map(({ user }) => [user.userId, user.deviceListVersion]));
 
@@ -185,12 +185,16 @@ async function decideSealings(
 }
 
 /** Of users of whom no list is told yet, the bundles that were claimed say who they are: each has its device's certificate. */
-async function decideFirstSealings(parts: SealingParts, contacts: readonly FirstContact[]): Promise<Sealing[]> {
-  const { primitives, rootKeys } = parts;
+async function decideFirstSealings(
+  parts: SealingParts,
+  operation: Operation,
+  contacts: readonly FirstContact[],
+): Promise<Sealing[]> {
+  const { primitives, directory } = parts;
   const sealings: Sealing[] = [];
   for (const { user, devices } of contacts) {
     if (devices.length === 0) continue;
-    const verdict = await rootKeys.judge(user.userId, user.rootKey);
+    const verdict = await directory.judgeClaim(operation, user, devices);
     for (const { device, bundle } of devices) {
       if (!verdict.trusted) sealings.push({ device, withheld: WithheldReason.ROOT_KEY_CHANGED });
       else if (bundle === undefined) sealings.push({ device, withheld: WithheldReason.NO_PREKEYS });

@@ -1,11 +1,19 @@
 import { deviceKey } from './bytes.ts';
-import type { KeyStore, StoredDevice, StoredPending, StoredPrekey, StoredSession } from './key-store.ts';
+import type {
+  KeyStore,
+  StoredDevice,
+  StoredDeviceLog,
+  StoredPending,
+  StoredPrekey,
+  StoredSession,
+} from './key-store.ts';
 
 /** A store that forgets when the process ends. */
 export function memoryKeyStore(): KeyStore {
   let own: StoredDevice | undefined;
   const prekeys = new Map<string, StoredPrekey>();
   const pins = new Map<string, Uint8Array>();
+  const deviceLogs = new Map<string, StoredDeviceLog>();
   const sessions = new Map<string, StoredSession>();
   const epochs = new Map<string, StoredSession>();
   const sealed = new Set<string>();
@@ -40,6 +48,10 @@ export function memoryKeyStore(): KeyStore {
     },
     async replacePin(userId, rootKey) {
       pins.set(userId, rootKey);
+    },
+    deviceLog: async (userId) => deviceLogs.get(userId),
+    async saveDeviceLog(log) {
+      deviceLogs.set(log.userId, log);
     },
     session: async (conversationId, sessionId) => sessions.get(`${conversationId} ${sessionId}`),
     sessionOfEpoch: async (conversationId, epoch) => epochs.get(`${conversationId} ${epoch}`),

@@ -19,7 +19,7 @@ import { deviceKey, randomUuid, sameDevice } from './bytes.ts';
 import type { Conversations } from './conversations.ts';
 import type { ListedDevice } from './directory.ts';
 import type { Emitter } from './emitter.ts';
-import { KeyMissError, RefusalError, SessionRefusedError } from './errors.ts';
+import { DeviceListRefusedError, KeyMissError, RefusalError, SessionRefusedError } from './errors.ts';
 import type { ClientEvents, DeclineReasonName } from './events.ts';
 import { claimBundles, type SealingParts } from './make-session.ts';
 import type { SessionOpener } from './open-session.ts';
@@ -197,7 +197,7 @@ export class OfferAnswers {
     const [[sealedBefore], list] = await Promise.all([
       store.sealedTo([requester]),
       ahead.find(({ userId }) => userId === requester.userId) ??
-        directory.current(operation, [requester.userId]).then(([fetched]) => fetched),
+        directory.current(operation, [requester.userId]).then(([fetched]) => fetched, declineRefusedList),
     ]);
     const device = list?.devices.find(({ deviceId }) => deviceId === requester.deviceId);
     // Who has left the conversation may still have its own epochs, but its devices are not told any more: the bundle says who it is.
@@ -223,6 +223,7 @@ export class OfferAnswers {
     const verdict = await rootKeys.judge(requester.userId, bundle.certificate?.rootKey ?? new Uint8Array());
     if (!verdict.trusted) throw new Declined('ROOT_KEY_CHANGED');
     await this.#checkTrust(bundle, verdict.rootKey);
+    if (!(await rootKeys.confirm(requester.userId, verdict.rootKey))) throw new Declined('ROOT_KEY_CHANGED');
     return verified(requester, () => verifyBundle(primitives, bundle, verdict.rootKey));
   }
 
@@ -249,6 +250,12 @@ export class OfferAnswers {
       if (!(error instanceof RefusalError) || !tooLate.has(error.reason)) throw error;
     }
   }
+}
+
+/** Whoever is in a list that does not follow from its log is certified by nobody. */
+function declineRefusedList(error: unknown): never {
+  if (error instanceof DeviceListRefusedError) throw new Declined('UNCERTIFIED');
+  throw error;
 }
 
 function verified(requester: Ref, verify: () => VerifiedRecipient): VerifiedRecipient {

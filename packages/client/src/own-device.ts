@@ -35,6 +35,11 @@ export class OwnDevice implements Ref {
     return this.#registered;
   }
 
+  /** The store has other long-term keys of this device now. */
+  reload(): void {
+    this.#registered = undefined;
+  }
+
   /** @throws Error when the store is another device's. */
   async stored(): Promise<StoredDevice | undefined> {
     const stored = await this.#store.device();

@@ -81,7 +81,7 @@ export class SessionReader {
     response: GetInitialSessionResponse,
     envelope: Envelope,
   ): Promise<ReadOutcome> {
-    const { sessions, primitives, own, rootKeys } = this.#parts;
+    const { sessions, primitives, own, rootKeys, directory } = this.#parts;
     const before = await sessions.find(name.conversationId, name.sessionId);
     if (before !== undefined) return { kind: 'held', held: before };
 
@@ -92,9 +92,10 @@ export class SessionReader {
     try {
       const { sealer, sealerCertificate } = envelope;
       if (sealer === undefined || sealerCertificate === undefined) throw new EnvelopeError('malformed', 'sealer');
-      const verdict = await rootKeys.judge(sealer.userId, sealerCertificate.rootKey);
+      const verdict = await directory.judge(operation, sealer.userId, sealerCertificate.rootKey);
       if (!verdict.trusted) throw new EnvelopeError('certificate', 'root-key');
       sessionKey = openEnvelope({ primitives, envelope, session, rootKey: verdict.rootKey, recipient: opener });
+      if (!(await rootKeys.confirm(sealer.userId, verdict.rootKey))) throw new EnvelopeError('certificate', 'root-key');
     } catch (error) {
       if (!(error instanceof EnvelopeError)) throw error;
       const kind = error.problem === 'prekey-unknown' ? 'unopenable' : 'wrong';
@@ -128,7 +129,10 @@ export class SessionReader {
       const parsed = parseHeader(signedHeader.header);
       const { certificate } = await this.#initiator(operation, parsed, response, envelope);
       const initiator = { certificate, rootKey: certificate.rootKey };
-      return verifyHeader(this.#parts.primitives, signedHeader, initiator, { ...name, epoch });
+      const session = verifyHeader(this.#parts.primitives, signedHeader, initiator, { ...name, epoch });
+      const { userId } = session.initiator;
+      if (!(await this.#parts.rootKeys.confirm(userId, initiator.rootKey))) throw rootKeyChanged(userId);
+      return session;
     } catch (error) {
       if (!(error instanceof HeaderError)) throw error;
       const problem = error.problem === 'certificate' ? 'certificate' : 'header';
@@ -143,15 +147,11 @@ export class SessionReader {
     { initiatorCertificate }: GetInitialSessionResponse,
     { sealer, sealerCertificate }: Envelope,
   ): Promise<Pick<CertifiedDevice, 'certificate'>> {
-    const { directory, rootKeys } = this.#parts;
+    const { directory } = this.#parts;
     const certificate = initiatorCertificate ?? (sameDevice(sealer, session.initiator) ? sealerCertificate : undefined);
     if (certificate === undefined) return directory.certified(operation, session.initiator);
-    if (!(await rootKeys.judge(session.initiator.userId, certificate.rootKey)).trusted) {
-      throw new SessionRefusedError(
-        'root-key-changed',
-        `the root key of ${session.initiator.userId} is not the pinned one`,
-      );
-    }
+    const { userId } = session.initiator;
+    if (!(await directory.judge(operation, userId, certificate.rootKey)).trusted) throw rootKeyChanged(userId);
     return { certificate };
   }
 
@@ -174,4 +174,8 @@ export class SessionReader {
     const precedes = after === undefined || equalBytes(after.session.header.previousHeaderHash, session.headerHash);
     if (!follows || !precedes) throw new SessionRefusedError('chain', `the header of epoch ${epoch} breaks the chain`);
   }
+}
+
+function rootKeyChanged(userId: string): SessionRefusedError {
+  return new SessionRefusedError('root-key-changed', `the root key of ${userId} is not the pinned one`);
 }

@@ -1,20 +1,19 @@
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
-import { DeviceCertificateSchema, type RegisterDeviceRequest, RegisterDeviceRequestSchema } from '@keytrail/contracts';
 import {
-  CertificateError,
-  certifyDevice,
-  createRootKey,
-  openSealedRootKey,
-  type Primitives,
-  sealRootKeyToDevice,
-  verifyDeviceCertificate,
-} from '@keytrail/crypto';
+  DeviceCertificateSchema,
+  type RegisterDeviceRequest,
+  RegisterDeviceRequestSchema,
+  type RegisterDeviceResponse,
+  type RootKeyChange,
+} from '@keytrail/contracts';
+import { certifyDevice, createRootKey, type DeviceKeys, type KeyPair, type Primitives } from '@keytrail/crypto';
 import { equalBytes, randomUuid } from './bytes.ts';
 import type { Calls } from './calls.ts';
 import type { Clock } from './clock.ts';
+import type { DeviceLogs } from './device-logs.ts';
+import type { Directory } from './directory.ts';
 import { isDecided, NotRegisteredError } from './errors.ts';
 import type { KeyStore, StoredDevice } from './key-store.ts';
-import { approvalText, LinkTextError, linkRequestText, parseApproval, parseLinkRequest } from './link-text.ts';
 import { certificateOf, type OwnDevice } from './own-device.ts';
 import { makeOneTimePrekeys, reservePrekeyIds, signPrekey } from './own-prekeys.ts';
 import type { RootKeys } from './root-keys.ts';
@@ -26,6 +25,8 @@ export interface RegistrationParts {
   readonly store: KeyStore;
   readonly own: OwnDevice;
   readonly rootKeys: RootKeys;
+  readonly logs: DeviceLogs;
+  readonly directory: Directory;
   readonly clock: Clock;
   /** One-time prekeys of each kind. */
   readonly prekeys: number;
@@ -41,7 +42,8 @@ const pendingName = 'register';
 export async function registerFirstDevice(parts: RegistrationParts, operation: Operation): Promise<void> {
   const made = await storedOrMade(parts);
   if (made.state === 'registered') return;
-  const device = made.rootKey === undefined ? withOwnRootKey(parts, made) : made;
+  const rootKey = made.rootKey ?? createRootKey(parts.primitives);
+  const device = made.rootKey === undefined ? certifiedBy(parts, made, rootKey) : made;
   await parts.store.saveDevice(device);
   try {
     await upload(parts, operation, device);
@@ -52,70 +54,18 @@ export async function registerFirstDevice(parts: RegistrationParts, operation: O
   }
 }
 
-function withOwnRootKey({ primitives, clock }: RegistrationParts, device: StoredDevice): StoredDevice {
-  const rootKey = createRootKey(primitives);
+/** The device as the root key certifies it. */
+export function certifiedBy(
+  { primitives, clock }: RegistrationParts,
+  device: StoredDevice,
+  rootKey: KeyPair,
+): StoredDevice {
   const certificate = certifyDevice(primitives, rootKey, publicKeys(device), clock.now());
   return { ...device, rootKey, certificate: toBinary(DeviceCertificateSchema, certificate) };
 }
 
-/** Text for the device that is to approve this one. Making it again shows the same. */
-export async function makeLinkRequest(parts: RegistrationParts): Promise<string> {
-  const made = await storedOrMade(parts);
-  const device = made.linkSecret === undefined ? { ...made, linkSecret: parts.primitives.randomBytes(32) } : made;
-  await parts.store.saveDevice(device);
-  const kemPrekey = await parts.store.prekey('kem-last-resort', device.lastResortPrekeyId);
-  if (kemPrekey === undefined) throw new Error('the key store has lost the last-resort prekey');
-  const linkSecret = device.linkSecret ?? new Uint8Array();
-  return linkRequestText({
-    ...publicKeys(device),
-    kemPrekey: signPrekey(parts.primitives, device, 'kem-last-resort', kemPrekey),
-    linkSecret,
-  });
-}
-
-/**
- * Certifies the device that a link request names, and seals the user's root key to it.
- *
- * @throws LinkTextError, RecipientError, SealedRootKeyError (`recipient`: another user's).
- */
-export async function approveLink(parts: RegistrationParts, link: string): Promise<string> {
-  const { primitives, clock } = parts;
-  const own = await parts.own.registered();
-  const request = parseLinkRequest(link);
-  const sealedRootKey = sealRootKeyToDevice(primitives, { rootKey: own.rootKey, approver: own, request });
-  const certificate = certifyDevice(primitives, own.rootKey, request, clock.now());
-  return approvalText({ sealedRootKey, certificate });
-}
-
-/**
- * Registers this device with the approval of another one of the same user.
- *
- * @throws LinkTextError, SealedRootKeyError, CertificateError, RefusalError.
- */
-export async function registerApprovedDevice(
-  parts: RegistrationParts,
-  operation: Operation,
-  approval: string,
-): Promise<void> {
-  const { primitives, store } = parts;
-  const made = await parts.own.stored();
-  if (made?.state === 'registered') return;
-  if (made?.linkSecret === undefined) throw new LinkTextError('this device has shown no link request');
-  const { sealedRootKey, certificate } = parseApproval(approval);
-  const kemPrekey = await store.prekey('kem-last-resort', made.lastResortPrekeyId);
-  if (kemPrekey === undefined) throw new Error('the key store has lost the last-resort prekey');
-  const { rootKey } = openSealedRootKey(primitives, {
-    sealed: sealedRootKey,
-    device: { ...made, signingKey: made.signingKey.publicKey, kemPrekey, linkSecret: made.linkSecret },
-  });
-  if (!equalBytes(certificate.rootKey, rootKey.publicKey)) throw new CertificateError('root-key');
-  verifyDeviceCertificate(primitives, publicKeys(made), certificate, rootKey.publicKey);
-  const device = { ...made, rootKey, certificate: toBinary(DeviceCertificateSchema, certificate) };
-  await store.saveDevice(device);
-  await upload(parts, operation, device);
-}
-
-async function storedOrMade(parts: RegistrationParts): Promise<StoredDevice> {
+/** This device with its keys, which are made when there are none. */
+export async function storedOrMade(parts: RegistrationParts): Promise<StoredDevice> {
   const { own, primitives, store, clock } = parts;
   const stored = await own.stored();
   if (stored !== undefined) return stored;
@@ -141,17 +91,24 @@ async function storedOrMade(parts: RegistrationParts): Promise<StoredDevice> {
 }
 
 /** Sends the whole key set: the same one again when an earlier try was not answered. */
-async function upload(parts: RegistrationParts, operation: Operation, device: StoredDevice): Promise<void> {
-  const { calls, store, rootKeys } = parts;
+export async function upload(
+  parts: RegistrationParts,
+  operation: Operation,
+  device: StoredDevice,
+  rootKeyChange?: RootKeyChange,
+): Promise<void> {
+  const { calls, store, rootKeys, logs } = parts;
   const { rootKey } = device;
   if (rootKey === undefined) throw new NotRegisteredError();
-  const pending = await store.pending(pendingName);
-  const request = pending
-    ? fromBinary(RegisterDeviceRequestSchema, pending.content)
-    : await keySet(parts, device, certificateOf(device));
+  const pending = await pendingUnder(parts, rootKey.publicKey);
+  const request = pending ?? {
+    ...(await keySet(parts, device, certificateOf(device))),
+    ...(rootKeyChange && { rootKeyChange }),
+  };
   if (!pending) await store.savePending(pendingName, { content: toBinary(RegisterDeviceRequestSchema, request) });
+  let answer: RegisterDeviceResponse;
   try {
-    await calls.call(operation, (options) => calls.identityKeys.registerDevice(request, options));
+    answer = await calls.call(operation, (options) => calls.identityKeys.registerDevice(request, options));
   } catch (error) {
     if (isDecided(error)) await store.removePending(pendingName);
     throw error;
@@ -160,6 +117,18 @@ async function upload(parts: RegistrationParts, operation: Operation, device: St
   const { linkSecret: _, ...registered } = device;
   await store.saveDevice({ ...registered, state: 'registered' });
   await store.removePending(pendingName);
+  await logs.told(device.userId, { version: answer.deviceListVersion, head: answer.logHead });
+}
+
+/** What was sent before under this root key. Under another one it is given up: that one did not become the user's here. */
+export async function pendingUnder(
+  { store }: RegistrationParts,
+  rootKey: Uint8Array,
+): Promise<RegisterDeviceRequest | undefined> {
+  const pending = await store.pending(pendingName);
+  if (pending === undefined) return undefined;
+  const request = fromBinary(RegisterDeviceRequestSchema, pending.content);
+  return request.certificate && equalBytes(request.certificate.rootKey, rootKey) ? request : undefined;
 }
 
 async function keySet(
@@ -186,6 +155,6 @@ async function keySet(
   });
 }
 
-function publicKeys({ userId, deviceId, identityKey, signingKey }: StoredDevice) {
+export function publicKeys({ userId, deviceId, identityKey, signingKey }: StoredDevice): DeviceKeys {
   return { userId, deviceId, identityKey: identityKey.publicKey, signingKey: signingKey.publicKey };
 }

@@ -1,4 +1,4 @@
-import type { Ref } from '@keytrail/crypto';
+import { type Ref, rootKeyChangeIn } from '@keytrail/crypto';
 import { equalBytes, toHex } from './bytes.ts';
 import type { Emitter } from './emitter.ts';
 import type { ClientEvents } from './events.ts';
@@ -10,12 +10,22 @@ export interface RootKeyChange {
   readonly pinned: Uint8Array;
   /** 32 bytes, Ed25519: the one that came. */
   readonly offered: Uint8Array;
+  /**
+   * What the user's verified device log says. `signed`: each root key from the pinned one on signed for the next. `reset`: somewhere there is
+   * only the server's word for it. `unknown`: the log that was seen does not tell of it.
+   */
+  readonly how: 'signed' | 'reset' | 'unknown';
 }
 
 export interface RootKeyPolicy {
   /** Asked once for each new root key. A person should have compared the keys before it says `accept`. */
   onChange(change: RootKeyChange): 'accept' | 'refuse' | Promise<'accept' | 'refuse'>;
 }
+
+/** Accepts what the root key before signed, and refuses all else. Whoever has stolen a root key can sign, too. */
+export const acceptSignedRootKeyChanges: RootKeyPolicy = {
+  onChange: ({ how }) => (how === 'signed' ? 'accept' : 'refuse'),
+};
 
 export type RootKeyVerdict =
   | { readonly trusted: true; readonly rootKey: Uint8Array }
@@ -45,12 +55,24 @@ export class RootKeys {
     return stored;
   }
 
-  /** Whether a root key that somebody says is this user's may be used. First contact pins it. */
+  /**
+   * Whether a root key that somebody says is this user's may be used. At first contact it may, and is pinned by `confirm`, once something that
+   * it signed has been verified.
+   */
   async judge(userId: string, offered: Uint8Array): Promise<RootKeyVerdict> {
-    const pinned = (await this.pinned(userId)) ?? (await this.#pinFirst(userId, offered));
+    const pinned = await this.pinned(userId);
+    if (pinned === undefined) return { trusted: true, rootKey: offered };
     if (equalBytes(pinned, offered)) return { trusted: true, rootKey: pinned };
-    if (await this.#accepts({ userId, pinned, offered })) return { trusted: true, rootKey: offered };
+    const log = await this.#store.deviceLog(userId);
+    const how = (log && rootKeyChangeIn(log, pinned, offered)) ?? 'unknown';
+    if (await this.#accepts({ userId, pinned, offered, how })) return { trusted: true, rootKey: offered };
     return { trusted: false, pinned };
+  }
+
+  /** Pins a root key whose signature has been verified, unless one is pinned; false when that is another one. */
+  async confirm(userId: string, rootKey: Uint8Array): Promise<boolean> {
+    const pinned = (await this.pinned(userId)) ?? (await this.#pinFirst(userId, rootKey));
+    return equalBytes(pinned, rootKey);
   }
 
   async accept(userId: string, rootKey: Uint8Array): Promise<void> {
@@ -67,7 +89,7 @@ export class RootKeys {
   #accepts(change: RootKeyChange): Promise<boolean> {
     // The own user's root key is here: whoever shows another one is wrong.
     const isOwn = change.userId === this.#own.userId;
-    const key = `${change.userId} ${toHex(change.pinned)} ${toHex(change.offered)}`;
+    const key = `${change.userId} ${toHex(change.pinned)} ${toHex(change.offered)} ${change.how}`;
     const asked = this.#asked.get(key) ?? this.#ask(change, isOwn);
     this.#asked.set(key, asked);
     asked.catch(() => this.#asked.delete(key));

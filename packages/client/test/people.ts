@@ -40,7 +40,8 @@ export async function approvedDevice(
   options: Partial<ClientOptions> = {},
 ): Promise<KeytrailClient> {
   const client = clientOf(world, by.user, device, options);
-  await client.registerApproved(await by.approveDevice(await client.createLinkRequest()));
+  const link = await client.createLinkRequest();
+  await client.registerApproved(await by.approveDevice(link, await client.linkCode(link)));
   return client;
 }
 

@@ -1,14 +1,15 @@
 import { create } from '@bufbuild/protobuf';
-import { DeclineReason, type Device, DeviceSchema, WithheldReason } from '@keytrail/contracts';
+import { DeclineReason, type Device, DeviceSchema } from '@keytrail/contracts';
 import { certifyDevice, createKemPrekey, createRootKey, createSignedPrekey } from '@keytrail/crypto';
 import { nodePrimitives } from '@keytrail/crypto/node';
 import { expect, test } from 'vitest';
+import { DeviceListRefusedError } from '../src/index.ts';
 import { approvedDevice, clientOf, firstDevice, next } from './people.ts';
 import { World } from './world.ts';
 
-/** Puts a device into a user's list that the user's root key never certified. */
+/** Puts a device into a user's list, and into the log, that the user's root key never certified. */
 function smuggle(world: World, userId: string, deviceId: string): Device {
-  const rootKey = createRootKey(nodePrimitives);
+  const rootKey = { ...createRootKey(nodePrimitives), publicKey: world.identities.logOf(userId).rootKey };
   const identityKey = nodePrimitives.x25519.keyPair();
   const signingKey = nodePrimitives.ed25519.keyPair();
   const keys = { userId, deviceId, identityKey: identityKey.publicKey, signingKey: signingKey.publicKey };
@@ -19,6 +20,9 @@ function smuggle(world: World, userId: string, deviceId: string): Device {
     signedPrekey: createSignedPrekey(nodePrimitives, signer, 1).upload,
     lastResortPrekey: createKemPrekey(nodePrimitives, signer, 2, 'kem-last-resort').upload,
   });
+  const log = world.identities.logOf(userId);
+  log.added(device);
+  device.addedInVersion = log.version;
   world.devices.get(userId)?.push(device);
   return device;
 }
@@ -38,14 +42,14 @@ test('a device that no root key certifies gets no key from a holder, whatever th
   expect(world.claims.filter(({ devices }) => devices.includes('bob intruder'))).toEqual([]);
 });
 
-test('a device that no root key certifies is withheld from, and the session says so', async () => {
+test('a device that no root key certifies is refused with the whole list, and nothing is sealed', async () => {
   const world = new World();
   const [alice] = [await firstDevice(world, 'alice'), await firstDevice(world, 'bob')];
   smuggle(world, 'bob', 'intruder');
-  const { sessionId, withheld } = await alice.createConversation({ kind: 'direct', members: ['bob'] });
-  const bobsIntruder = { userId: 'bob', deviceId: 'intruder' };
-  expect(withheld).toEqual([{ device: bobsIntruder, reason: 'UNCERTIFIED' }]);
-  expect(world.session(sessionId).withholdings).toMatchObject([{ reason: WithheldReason.UNCERTIFIED }]);
+  const refused = next(alice, 'deviceListRefused');
+  await expect(alice.createConversation({ kind: 'direct', members: ['bob'] })).rejects.toThrow(DeviceListRefusedError);
+  expect(await refused).toEqual({ userId: 'bob', problem: 'certificate', version: 2n, remembered: 0n });
+  expect([world.sessions.size, await alice.rootKeyOf('bob')]).toEqual([0, undefined]);
 });
 
 test('a changed root key is told, and gets nothing unless it is accepted', async () => {
@@ -63,13 +67,12 @@ test('a changed root key is told, and gets nothing unless it is accepted', async
   const { conversationId } = await alice.createConversation({ kind: 'direct', members: ['bob'] });
   const pinned = await alice.rootKeyOf('bob');
 
-  world.devices.delete('bob');
-  await firstDevice(world, 'bob', 'new-phone');
+  await clientOf(world, 'bob', 'new-phone').resetIdentity();
   const changed = next(alice, 'rootKeyChanged');
   const refused = await alice.rotate(conversationId);
   expect(refused.withheld).toEqual([{ device: { userId: 'bob', deviceId: 'new-phone' }, reason: 'ROOT_KEY_CHANGED' }]);
-  const { offered, accepted } = await changed;
-  expect({ accepted, pinned: await alice.rootKeyOf('bob') }).toEqual({ accepted: false, pinned });
+  const { offered, accepted, how } = await changed;
+  expect({ accepted, how, pinned: await alice.rootKeyOf('bob') }).toEqual({ accepted: false, how: 'reset', pinned });
 
   await alice.rotate(conversationId);
   expect(asked).toEqual(['bob']);
@@ -83,8 +86,7 @@ test('a holder declines for a user whose root key changed', async () => {
   const world = new World();
   const [alice] = [await firstDevice(world, 'alice'), await firstDevice(world, 'bob')];
   const { conversationId, sessionId } = await alice.createConversation({ kind: 'direct', members: ['bob'] });
-  world.devices.delete('bob');
-  await firstDevice(world, 'bob', 'new-phone');
+  await clientOf(world, 'bob', 'new-phone').resetIdentity();
   await alice.attach();
   const declined = next(alice, 'offerDeclined');
   world.openRequest({ userId: 'bob', deviceId: 'new-phone' }, conversationId, sessionId, 1);
@@ -130,7 +132,7 @@ test('a holder declines for a revoked device, and for one that the application d
   const { conversationId, sessionId } = await alice.createConversation({ kind: 'group', members: [] });
   await approvedDevice(world, alice, 'phone');
   await approvedDevice(world, alice, 'tablet');
-  world.device('alice', 'phone').revokedAt = world.device('alice', 'phone').certificate?.certifiedAt;
+  world.identities.revoke('alice', 'phone');
   await alice.attach();
   for (const [deviceId, reason] of [
     ['phone', 'NOT_ENTITLED'],
@@ -163,9 +165,10 @@ test('a link can be approved by the same user only, and opened by the device tha
   const link = await phone.createLinkRequest();
   expect(await phone.createLinkRequest()).toBe(link);
   expect(link.length).toBeLessThan(2953);
-  await expect(bob.approveDevice(link)).rejects.toThrow('recipient');
-  await expect(alice.approveDevice(`${link}A`)).rejects.toThrow('keytrail-link');
-  const approval = await alice.approveDevice(link);
+  const code = await phone.linkCode(link);
+  await expect(bob.approveDevice(link, code)).rejects.toThrow('recipient');
+  await expect(alice.approveDevice(`${link}A`, code)).rejects.toThrow('keytrail-link');
+  const approval = await alice.approveDevice(link, code);
   const tablet = clientOf(world, 'alice', 'tablet');
   await tablet.createLinkRequest();
   await expect(tablet.registerApproved(approval)).rejects.toThrow('recipient');
@@ -179,6 +182,7 @@ test('a further device cannot register by itself, and can be approved after it t
   const alice = await firstDevice(world, 'alice');
   const phone = clientOf(world, 'alice', 'phone');
   await expect(phone.register()).rejects.toMatchObject({ reason: 'ROOT_KEY_MISMATCH', metadata: { user_id: 'alice' } });
-  await phone.registerApproved(await alice.approveDevice(await phone.createLinkRequest()));
+  const link = await phone.createLinkRequest();
+  await phone.registerApproved(await alice.approveDevice(link, await phone.linkCode(link)));
   expect(await phone.rootKeyOf('alice')).toEqual(await alice.rootKeyOf('alice'));
 });

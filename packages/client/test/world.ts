@@ -34,6 +34,7 @@ import {
 import { deriveConversationId, parseHeader, type Ref } from '@keytrail/crypto';
 import { refuse, refuseMiss } from '@keytrail/rpc/refusal';
 import type { Transports } from '../src/index.ts';
+import { WorldIdentities } from './world-identities.ts';
 import { WorldPrekeys } from './world-prekeys.ts';
 
 interface StoredSession {
@@ -60,6 +61,7 @@ const keyOf = ({ userId, deviceId }: Ref) => `${userId} ${deviceId}`;
 /** Stand-ins for the four services in memory, as far as the logic of the SDK needs them: they believe what they are told. */
 export class World {
   readonly devices = new Map<string, Device[]>();
+  readonly identities = new WorldIdentities(this.devices);
   readonly prekeys = new WorldPrekeys();
   readonly pools = this.prekeys.pools;
   readonly claims: { claimId: string; devices: string[] }[] = [];
@@ -112,16 +114,21 @@ export class World {
         getPrekeyStatus: answer('getPrekeyStatus', () => ({ status: this.prekeys.status(this.device(user, device)) })),
         checkKeys: answer('checkKeys', (request) => this.prekeys.check(this.device(user, device), request)),
         getDevices: answer('getDevices', ({ userIds, includeRevoked }) => ({
-          deviceLists: userIds.map((userId) => {
-            const devices = this.devices.get(userId) ?? [];
-            return {
-              userId,
-              version: BigInt(devices.length + devices.filter(({ revokedAt }) => revokedAt).length),
-              rootKey: devices[0]?.certificate?.rootKey ?? new Uint8Array(),
-              devices: devices.filter(({ revokedAt }) => includeRevoked || !revokedAt),
-            };
-          }),
+          deviceLists: userIds.map((userId) => this.identities.list(userId, includeRevoked)),
         })),
+        listDeviceLog: answer('listDeviceLog', ({ users }) => ({
+          deviceLogs: users.map((position) => this.identities.log(position)),
+        })),
+        revokeDevice: answer(
+          'revokeDevice',
+          once((request) => this.identities.revokeDevice(caller, request)),
+        ),
+        changeRootKey: answer(
+          'changeRootKey',
+          once((request) => this.identities.changeRootKey(caller, request)),
+        ),
+        setRecovery: answer('setRecovery', (request) => this.identities.setRecovery(caller, request)),
+        getRecovery: answer('getRecovery', () => this.identities.getRecovery(caller)),
         claimPrekeyBundles: answer('claimPrekeyBundles', ({ claimId, devices }) => {
           this.claims.push({ claimId, devices: devices.map(keyOf) });
           const results = this.#claimed.get(claimId) ?? devices.map((ref) => this.#claim(ref));
@@ -383,20 +390,20 @@ export class World {
   }
 
   #register(caller: Ref, request: RegisterDeviceRequest) {
+    const log = this.identities.logOf(caller.userId);
     const devices = this.devices.get(caller.userId) ?? [];
-    this.devices.set(caller.userId, devices);
     const { identityKey, signingKey, certificate, signedPrekey, lastResortPrekey } = request;
     if (!certificate || !signedPrekey || !lastResortPrekey) throw refuse('INVALID_FIELD', 'not whole');
-    const rootKey = devices[0]?.certificate?.rootKey;
-    if (rootKey?.some((byte, i) => byte !== certificate.rootKey[i])) {
+    const rootKey = request.rootKeyChange?.newRootKey ?? (log.version > 0n ? log.rootKey : certificate.rootKey);
+    if (rootKey.some((byte, i) => byte !== certificate.rootKey[i])) {
       throw refuse('ROOT_KEY_MISMATCH', 'the user has another root key', { metadata: { user_id: caller.userId } });
     }
     const keys = { identityKey, signingKey, certificate, signedPrekey, lastResortPrekey };
     if (!devices.some(({ deviceId }) => deviceId === caller.deviceId)) {
-      devices.push(create(DeviceSchema, { ...caller, ...keys, addedInVersion: BigInt(devices.length + 1) }));
+      this.identities.register(caller, create(DeviceSchema, { ...caller, ...keys }), request);
     }
     const counts = this.prekeys.begin(caller, request);
-    return { deviceListVersion: BigInt(devices.length), counts };
+    return { deviceListVersion: log.version, logHead: log.head, counts };
   }
 
   #claim({ userId, deviceId }: Ref) {

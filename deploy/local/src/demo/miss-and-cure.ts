@@ -8,7 +8,7 @@ export async function missAndCure(
 ) {
   const bobTablet = stage.device('bob', 'tablet');
   const link = await bobTablet.createLinkRequest();
-  await bobTablet.registerApproved(await bob.approveDevice(link));
+  await bobTablet.registerApproved(await bob.approveDevice(link, await bobTablet.linkCode(link)));
   stage.say('bob/tablet registered, certified by the root key that bob/phone holds');
 
   const miss = await bobTablet.openSession(conversationId, sessionId, { recover: false }).then(

@@ -3,7 +3,8 @@ import type { Cast, Stage } from './stage.ts';
 /** Everybody is offline; a third device's request waits and says so; a holder attaches, and the key is delivered. */
 export async function nobodyOnline(stage: Stage, { alice, bob, bobTablet, conversationId, sessionId }: Cast) {
   const bobLaptop = stage.device('bob', 'laptop');
-  await bobLaptop.registerApproved(await bob.approveDevice(await bobLaptop.createLinkRequest()));
+  const link = await bobLaptop.createLinkRequest();
+  await bobLaptop.registerApproved(await bob.approveDevice(link, await bobLaptop.linkCode(link)));
   await Promise.all([alice.detach(), bob.detach(), bobTablet.detach()]);
   stage.say('alice and bob are offline; bob/laptop asks for the key');
 

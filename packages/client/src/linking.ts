@@ -1,0 +1,115 @@
+import { toBinary } from '@bufbuild/protobuf';
+import { type DeviceCertificate, DeviceCertificateSchema, type DeviceList } from '@keytrail/contracts';
+import {
+  CertificateError,
+  certifyDevice,
+  type KeyPair,
+  linkCode,
+  openSealedRootKey,
+  sameLinkCode,
+  sealRootKeyToDevice,
+  verifyDeviceCertificate,
+} from '@keytrail/crypto';
+import { equalBytes } from './bytes.ts';
+import { LinkCodeMismatchError, NotRegisteredError, RootKeyNotCurrentError } from './errors.ts';
+import type { StoredDevice } from './key-store.ts';
+import { approvalText, LinkTextError, linkRequestText, parseApproval, parseLinkRequest } from './link-text.ts';
+import { signPrekey } from './own-prekeys.ts';
+import { publicKeys, type RegistrationParts, storedOrMade, upload } from './registration.ts';
+import type { Operation } from './tracing.ts';
+
+/** Text for the device that is to approve this one. Making it again shows the same, until it was answered. */
+export async function makeLinkRequest(parts: RegistrationParts): Promise<string> {
+  const made = await storedOrMade(parts);
+  const device = made.linkSecret === undefined ? { ...made, linkSecret: parts.primitives.randomBytes(32) } : made;
+  await parts.store.saveDevice(device);
+  const kemPrekey = await parts.store.prekey('kem-last-resort', device.lastResortPrekeyId);
+  if (kemPrekey === undefined) throw new Error('the key store has lost the last-resort prekey');
+  const linkSecret = device.linkSecret ?? new Uint8Array();
+  return linkRequestText({
+    ...publicKeys(device),
+    kemPrekey: signPrekey(parts.primitives, device, 'kem-last-resort', kemPrekey),
+    linkSecret,
+  });
+}
+
+/** The code of a link request, to be compared by a person: 12 digits. @throws LinkTextError. */
+export function linkCodeOf(link: string): Promise<string> {
+  return linkCode(parseLinkRequest(link));
+}
+
+/**
+ * Certifies the device that a link request names, and seals the user's root key to it, if the code is the one that the person read there.
+ *
+ * @throws LinkTextError, LinkCodeMismatchError, RecipientError, SealedRootKeyError (`recipient`: another user's).
+ */
+export async function approveLink(parts: RegistrationParts, link: string, code: string): Promise<string> {
+  const { primitives, clock } = parts;
+  const own = await parts.own.registered();
+  const request = parseLinkRequest(link);
+  if (!sameLinkCode(await linkCode(request), code)) throw new LinkCodeMismatchError();
+  const sealedRootKey = sealRootKeyToDevice(primitives, { rootKey: own.rootKey, approver: own, request });
+  const certificate = certifyDevice(primitives, own.rootKey, request, clock.now());
+  return approvalText({ sealedRootKey, certificate });
+}
+
+/**
+ * Registers this device with the approval of another one of the same user. A device that is registered already takes over a new root key of
+ * the user so.
+ *
+ * @throws LinkTextError, SealedRootKeyError, CertificateError, RootKeyNotCurrentError, DeviceListRefusedError, RefusalError.
+ */
+export async function acceptApproval(parts: RegistrationParts, operation: Operation, approval: string): Promise<void> {
+  const { primitives, store } = parts;
+  const made = await parts.own.stored();
+  if (made?.linkSecret === undefined) {
+    if (made?.state === 'registered') return;
+    throw new LinkTextError('this device has shown no link request');
+  }
+  const { sealedRootKey, certificate } = parseApproval(approval);
+  const kemPrekey = await store.prekey('kem-last-resort', made.lastResortPrekeyId);
+  if (kemPrekey === undefined) throw new Error('the key store has lost the last-resort prekey');
+  const { rootKey } = openSealedRootKey(primitives, {
+    sealed: sealedRootKey,
+    device: { ...made, signingKey: made.signingKey.publicKey, kemPrekey, linkSecret: made.linkSecret },
+  });
+  if (!equalBytes(certificate.rootKey, rootKey.publicKey)) throw new CertificateError('root-key');
+  verifyDeviceCertificate(primitives, publicKeys(made), certificate, rootKey.publicKey);
+  const list = await currentUnder(parts, operation, rootKey.publicKey);
+  if (made.state === 'registered') await takeOver(parts, made, rootKey, list);
+  else {
+    const device = { ...made, rootKey, certificate: toBinary(DeviceCertificateSchema, certificate) };
+    await store.saveDevice(device);
+    await upload(parts, operation, device);
+  }
+}
+
+/**
+ * The own user's verified device list, which must be under this root key: who offers another one is wrong, or late.
+ *
+ * @throws RootKeyNotCurrentError, DeviceListRefusedError, RefusalError.
+ */
+export async function currentUnder(
+  { directory, own }: RegistrationParts,
+  operation: Operation,
+  rootKey: Uint8Array,
+): Promise<DeviceList> {
+  const [list] = await directory.current(operation, [own.userId]);
+  if (list === undefined || !equalBytes(list.rootKey, rootKey)) throw new RootKeyNotCurrentError();
+  return list;
+}
+
+async function takeOver(
+  { store, rootKeys, own, primitives }: RegistrationParts,
+  { linkSecret: _, ...device }: StoredDevice,
+  rootKey: KeyPair,
+  list: DeviceList,
+): Promise<void> {
+  const listed = list.devices.find(({ deviceId, revokedAt }) => deviceId === device.deviceId && !revokedAt);
+  const certificate: DeviceCertificate | undefined = listed?.certificate;
+  if (certificate === undefined) throw new NotRegisteredError();
+  verifyDeviceCertificate(primitives, publicKeys(device), certificate, rootKey.publicKey);
+  await rootKeys.accept(own.userId, rootKey.publicKey);
+  await store.saveDevice({ ...device, rootKey, certificate: toBinary(DeviceCertificateSchema, certificate) });
+  own.reload();
+}
