@@ -113,7 +113,7 @@ export const identityKeysSettings = {
   lowPrekeysReminderMs: setting(
     'KEYTRAIL_LOW_PREKEYS_REMINDER_MS',
     rule.durationMs().default(3_600_000),
-    'least time between two such notices to a device that has not added prekeys since',
+    'time from one such notice to the next, until the device has refilled its pools and rotated what is overdue',
   ),
   refillPrekeysTo: setting(
     'KEYTRAIL_REFILL_PREKEYS_TO',
@@ -134,6 +134,11 @@ export const identityKeysSettings = {
     'KEYTRAIL_ONE_TIME_PREKEY_MAX_AGE_MS',
     rule.durationMs().default(90 * 24 * 3_600_000),
     'a one-time prekey that nobody claimed for longer is retired',
+  ),
+  prekeyWatchIntervalMs: setting(
+    'KEYTRAIL_PREKEY_WATCH_INTERVAL_MS',
+    rule.durationMs().default(1_000),
+    'how often to remind devices of low or overdue prekeys and to look at the next 1,000 devices: all are looked at within (devices / 1,000) times this',
   ),
   prekeyGraceMs: setting(
     'KEYTRAIL_PREKEY_GRACE_MS',

@@ -11,6 +11,7 @@ import { type IdentityKeysConfig, prekeyLimitsOf } from './config.ts';
 import { ratePerHour } from './domain/gcra.ts';
 import { createDrainSignals } from './drain-signals.ts';
 import { startForgetting } from './jobs/forget-old-ids.ts';
+import { startWatchingPrekeys } from './jobs/watch-prekeys.ts';
 import { createLowPrekeys } from './low-prekeys.ts';
 import { checkKeys } from './rpc/check-keys.ts';
 import { claimPrekeyBundles } from './rpc/claim-prekey-bundles.ts';
@@ -71,6 +72,11 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
     closing.push(() => forgetting.stop());
 
     const prekeyLimits = prekeyLimitsOf(config);
+    const watch = startWatchingPrekeys(
+      { db, limits: prekeyLimits, reminderMs: config.lowPrekeysReminderMs },
+      { everyMs: config.prekeyWatchIntervalMs, log },
+    );
+    closing.push(() => watch.stop());
     const lowPrekeys = createLowPrekeys(db, { reminderMs: config.lowPrekeysReminderMs });
     const peerOptions = { identity: createServiceIdentity(config, service), timeoutMs: config.peerTimeoutMs };
     const conversation = connectPeer(ConversationService, {

@@ -79,6 +79,8 @@ export async function startIdentityKeys({
     KEYTRAIL_TOKEN_ISSUER: issuer.issuer,
     KEYTRAIL_SERVICE_CREDENTIAL: serviceCredential,
     KEYTRAIL_CALLER_REQUESTS_PER_SECOND: '0',
+    // Tests of the watch over prekeys do its rounds themselves.
+    KEYTRAIL_PREKEY_WATCH_INTERVAL_MS: '86400000',
     KEYTRAIL_REDIS_URL: redis.url,
     // Tests of limits set their own.
     KEYTRAIL_CLAIMS_PER_CALLER: '0',
