@@ -13,15 +13,18 @@ import { createDrainSignals } from './drain-signals.ts';
 import { startForgetting } from './jobs/forget-old-ids.ts';
 import { startWatchingPrekeys } from './jobs/watch-prekeys.ts';
 import { createLowPrekeys } from './low-prekeys.ts';
+import { changeRootKey } from './rpc/change-root-key.ts';
 import { checkKeys } from './rpc/check-keys.ts';
 import { claimPrekeyBundles } from './rpc/claim-prekey-bundles.ts';
 import { getDevices } from './rpc/get-devices.ts';
+import { getRecovery } from './rpc/get-recovery.ts';
 import { getPrekeyStatus } from './rpc/get-prekey-status.ts';
 import { listDeviceLog } from './rpc/list-device-log.ts';
 import { listRevokedDevices } from './rpc/list-revoked-devices.ts';
 import { registerDevice } from './rpc/register-device.ts';
 import { replenishPrekeys } from './rpc/replenish-prekeys.ts';
 import { revokeDevice } from './rpc/revoke-device.ts';
+import { setRecovery } from './rpc/set-recovery.ts';
 import { rotateSignedPrekey } from './rpc/rotate-signed-prekey.ts';
 import { setClaimPermission } from './rpc/set-claim-permission.ts';
 import { createSharing } from './sharing.ts';
@@ -103,6 +106,7 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
           writerBuild: build.writerBuild,
           maxDevicesPerUser: config.maxDevicesPerUser,
           maxPrekeysPerPool: config.maxPrekeysPerPool,
+          rootKeyReset: config.rootKeyReset,
         }),
         replenishPrekeys({ db, prisma, maxPrekeysPerPool: config.maxPrekeysPerPool, limits: prekeyLimits }),
         claimPrekeyBundles({
@@ -127,6 +131,9 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
         getDevices({ db, sharing, maxDevicesPerAnswer: config.maxDevicesPerAnswer }),
         listDeviceLog({ db, sharing, maxEntriesPerAnswer: config.maxLogEntriesPerAnswer }),
         revokeDevice({ db }),
+        changeRootKey({ db, rootKeyReset: config.rootKeyReset }),
+        setRecovery({ db }),
+        getRecovery({ db }),
         listRevokedDevices({ db }),
         getPrekeyStatus({ db, limits: prekeyLimits }),
         rotateSignedPrekey({ db, prisma, limits: prekeyLimits }),

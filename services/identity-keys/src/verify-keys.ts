@@ -38,7 +38,7 @@ export async function refuseInvalidSignatures(signatures: readonly UploadedSigna
   if (!first) return;
   const fields = broken.map(({ field }) => ({ field, description: 'the signature does not verify' }));
   const message = `${first.field}: the signature does not verify`;
-  if (first.field === 'certificate.signature')
+  if (first.field.endsWith('certificate.signature'))
     throw refuse('CERTIFICATE_INVALID', message, { metadata: { field: first.field, rule: 'signature' }, fields });
   throw refuse('SIGNATURE_INVALID', message, { metadata: place(first), fields });
 }

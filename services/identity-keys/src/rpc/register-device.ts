@@ -6,6 +6,7 @@ import {
   RegisterDeviceRequestSchema,
   type RegisterDeviceResponse,
   RegisterDeviceResponseSchema,
+  type RootKeyChange,
 } from '@keytrail/contracts';
 import { CertificateError, certifiedAtMs, type Ref } from '@keytrail/crypto';
 import { deviceCaller, invalidField, type Rpc, refuse, unary } from '@keytrail/rpc';
@@ -19,6 +20,7 @@ import {
   type UploadedSignature,
   wholeKeySet,
 } from '../domain/key-set.ts';
+import { beginAnew, type RootKeyReset, refuseInvalidChange } from '../root-key-changes.ts';
 import { appendEntry } from '../store/device-log.ts';
 import {
   countActiveDevices,
@@ -32,6 +34,7 @@ import { refuseInvalidKeys, refuseInvalidSignatures } from '../verify-keys.ts';
 import { announceDevice } from './device-list-events.ts';
 import { oncePerRequest } from './once-per-request.ts';
 import { refuseErased } from './refuse-erased.ts';
+import { refuseOtherRootKey } from './refuse-other-root-key.ts';
 import { refuseOverfull } from './refuse-overfull.ts';
 import { refuseRevoked } from './refuse-revoked.ts';
 
@@ -40,13 +43,14 @@ export interface RegisterDeviceParts {
   readonly writerBuild: string;
   readonly maxDevicesPerUser: number;
   readonly maxPrekeysPerPool: number;
+  readonly rootKeyReset: RootKeyReset;
 }
 
 /**
  * Adds the calling device with its whole key set, verified, or nothing. Idempotent by request_id, and by content: the same device with
  * the same keys gets the first answer again.
  */
-export function registerDevice({ db, writerBuild, maxDevicesPerUser, maxPrekeysPerPool }: RegisterDeviceParts): Rpc {
+export function registerDevice({ db, rootKeyReset, maxPrekeysPerPool, ...rest }: RegisterDeviceParts): Rpc {
   return unary(IdentityKeysService.method.registerDevice, {
     allow: ['device'],
     async handle(request, call) {
@@ -58,13 +62,14 @@ export function registerDevice({ db, writerBuild, maxDevicesPerUser, maxPrekeysP
       const signatures = signaturesToVerify(device, request);
       await refuseInvalidKeys(keysOfDevice(request));
       await refuseInvalidSignatures(signatures);
+      if (request.rootKeyChange) await refuseUnfitChange(device, request, request.rootKeyChange, rootKeyReset);
       keepTrace('device registered');
 
       const outcome = await oncePerRequest(
         db,
         call,
         { input: RegisterDeviceRequestSchema, output: RegisterDeviceResponseSchema, request },
-        (tx) => addDevice(tx, device, request, { writerBuild, maxDevicesPerUser }),
+        (tx) => addDevice(tx, device, request, rest),
       );
       call.log.info(
         {
@@ -100,6 +105,18 @@ function signaturesToVerify(device: Ref, request: RegisterDeviceRequest): Upload
   }
 }
 
+/** The device is the first under the new root key: that is the one which certifies it. */
+async function refuseUnfitChange(
+  { userId }: Ref,
+  request: RegisterDeviceRequest,
+  change: RootKeyChange,
+  reset: RootKeyReset,
+): Promise<void> {
+  if (Buffer.compare(change.newRootKey, wholeKeySet(request).certificate.rootKey) !== 0)
+    throw invalidField('root_key_change.new_root_key', 'must be the root key of the certificate');
+  await refuseInvalidChange(userId, change, reset);
+}
+
 async function addDevice(
   tx: Transaction,
   device: Ref,
@@ -112,8 +129,8 @@ async function addDevice(
   refuseErased(device.userId, user.erased_at);
   const known = await findRegistered(tx, device);
   if (known) return firstAnswer(device, request, known, keysDigest);
-  if (Buffer.compare(user.root_key, certificate.rootKey) !== 0)
-    throw refuse('ROOT_KEY_MISMATCH', 'the user has another root key', { metadata: { user_id: device.userId } });
+  if (request.rootKeyChange) await beginAnew(tx, device, user, request.rootKeyChange);
+  else refuseOtherRootKey(device.userId, user.root_key, certificate.rootKey);
   if ((await countActiveDevices(tx, device.userId)) >= maxDevicesPerUser)
     throw refuse('DEVICE_LIMIT_REACHED', `the user has ${maxDevicesPerUser} devices`, {
       metadata: { limit: String(maxDevicesPerUser) },

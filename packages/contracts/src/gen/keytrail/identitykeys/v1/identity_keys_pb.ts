@@ -1361,7 +1361,8 @@ export const IdentityKeysService: GenService<{
     output: typeof SetRecoveryResponseSchema;
   },
   /**
-   * GetRecovery returns the sealed root key of the calling user; the calling device need not be registered. Throws NOT_FOUND_OR_NOT_PERMITTED: there is none.
+   * GetRecovery returns the sealed root key of the calling user; the calling device need not be registered, but must not be revoked.
+   * Throws NOT_FOUND_OR_NOT_PERMITTED (there is none), DEVICE_REVOKED.
    *
    * @generated from rpc keytrail.identitykeys.v1.IdentityKeysService.GetRecovery
    */
