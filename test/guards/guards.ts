@@ -1,10 +1,12 @@
 import { claimFaults } from './claim-faults.ts';
 import { devicesAndClaims } from './devices-and-claims.ts';
+import { drainDefence } from './drain-defence.ts';
 import { epochs } from './epochs.ts';
 import type { Guard } from './guard.ts';
 import { keyRequests } from './key-requests.ts';
 import { explainedMisses } from './misses.ts';
 import { presence } from './presence.ts';
+import { revocation } from './revocation.ts';
 import { trust } from './trust.ts';
 import { uploadVerification } from './uploads.ts';
 import { wholeSessions } from './whole-sessions.ts';
@@ -14,10 +16,12 @@ export const guards: readonly Guard[] = [
   ...wholeSessions,
   ...devicesAndClaims,
   ...claimFaults,
+  ...drainDefence,
   ...uploadVerification,
   ...epochs,
   ...keyRequests,
   ...presence,
   ...trust,
+  ...revocation,
   ...explainedMisses,
 ];

@@ -32,6 +32,37 @@ export async function announceChange(
   }
 }
 
+/** Tells other services, and the members' devices, that a rotation is due where nothing else changed. */
+export async function announceRotationDue(
+  tx: Transaction,
+  {
+    memberIds,
+    ...conversation
+  }: Pick<Conversation, 'conversationId' | 'epoch' | 'sessionId' | 'rosterVersion' | 'rotationDue'> & {
+    readonly memberIds: readonly string[];
+  },
+): Promise<void> {
+  const { conversationId, sessionId } = conversation;
+  await addEvent(
+    tx,
+    conversationChanged,
+    { ...conversation, changedAt: timestampNow() },
+    { aggregate: conversationId },
+  );
+  await requestNotification(tx, memberIds, NotificationKind.ROTATION_DUE, conversationId, sessionId);
+}
+
+/** Tells devices of users that a user's devices or root key changed. */
+export async function announceChangedDevices(
+  tx: Transaction,
+  userId: string,
+  notify: readonly string[],
+): Promise<void> {
+  if (notify.length === 0) return;
+  const notification = { kind: NotificationKind.DEVICES_CHANGED, userId, traceparent: currentTraceparent() };
+  await addEvent(tx, notificationRequested.conversation, { userIds: [...notify], notification }, { aggregate: userId });
+}
+
 /** Tells other services and the members' devices that a message was appended. */
 export async function announceMessage(
   tx: Transaction,

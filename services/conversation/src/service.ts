@@ -1,19 +1,24 @@
 import { join } from 'node:path';
 import { createAuthenticator, createServiceIdentity } from '@keytrail/auth';
 import { ConversationService, IdentityKeysService, SessionService } from '@keytrail/contracts';
-import { connectEvents, startRelay } from '@keytrail/events';
+import { connectEvents, purgeDeadLetters, purgeInbox, startRelay } from '@keytrail/events';
 import { connectPeer, startServer } from '@keytrail/rpc';
 import { openDatabase, purgeRequestIds, schemaReadiness } from '@keytrail/storage';
 import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
 import type { ConversationConfig } from './config.ts';
+import { eraseUsers } from './consumers/erase-users.ts';
+import { noteChangedDevices } from './consumers/note-changed-devices.ts';
 import { type AtFaultPoint, dieAt } from './fault-points.ts';
 import { startJob } from './jobs/job.ts';
+import { pullRevocations } from './jobs/pull-revocations.ts';
+import { reachConversations } from './jobs/reach-conversations.ts';
 import { type Reconciled, reconcileCandidates } from './jobs/reconcile-candidates.ts';
 import type { Parts } from './parts.ts';
 import { deviceDirectory } from './peers/device-directory.ts';
 import { addMembers } from './rpc/add-members.ts';
 import { checkEntitlement } from './rpc/check-entitlement.ts';
 import { createConversation } from './rpc/create-conversation.ts';
+import { forActiveDevices } from './rpc/for-active-devices.ts';
 import { getConversation } from './rpc/get-conversation.ts';
 import { listConversations } from './rpc/list-conversations.ts';
 import { listMessages } from './rpc/list-messages.ts';
@@ -98,23 +103,36 @@ export function createConversationServer(
     reconcile = (ageMs) => reconcileCandidates(parts, ageMs, log);
     const jobs = [
       startJob('reconcile candidates', config.reconcileIntervalMs, log, () => reconcile(config.candidateAgeMs)),
-      startJob('forget request ids', config.purgeIntervalMs, log, () => purgeRequestIds(db)),
+      startJob('forget old ids', config.purgeIntervalMs, log, () =>
+        Promise.all([purgeRequestIds(db), purgeInbox(db), purgeDeadLetters(db)]),
+      ),
     ];
     closing.push(() => Promise.all(jobs.map((job) => job.stop())));
+
+    const reach = reachConversations({ ...parts, log }, config.revocationsPullMs);
+    closing.push(() => reach.stop());
+    const pull = pullRevocations({ db, identityKeys, reach, log }, config.revocationsPullMs);
+    closing.push(() => pull.stop());
+    const changedDevices = noteChangedDevices({ db, bus, reach, log });
+    closing.push(() => changedDevices.stop());
+    const erasing = eraseUsers({ ...parts, bus, log, config });
+    closing.push(() => erasing.stop());
 
     const server = await startServer({
       service,
       services: [ConversationService],
       rpcs: [
-        createConversation(parts),
-        rotateSession(parts),
-        requestRotation(parts),
-        addMembers(parts),
-        removeMembers(parts),
-        getConversation(parts),
-        listConversations(parts),
-        sendMessage(parts),
-        listMessages(parts),
+        ...[
+          createConversation(parts),
+          rotateSession(parts),
+          requestRotation(parts),
+          addMembers(parts),
+          removeMembers(parts),
+          getConversation(parts),
+          listConversations(parts),
+          sendMessage(parts),
+          listMessages(parts),
+        ].map((rpc) => forActiveDevices(parts, rpc)),
         checkEntitlement(parts),
         listSharedUsers(parts),
       ],

@@ -162,6 +162,8 @@ describe('the database, by straight SQL, refuses', () => {
   it('a removal that does not refuse messages, and a refusal without a removal', async () => {
     const due = await failureOf(['UPDATE conversations SET rotation_due = 2 WHERE conversation_id = $1', group]);
     expect(isCheckViolation(due, 'conversations_removal_refuses_messages')).toBe(true);
+    const revoked = await failureOf(['UPDATE conversations SET rotation_due = 4 WHERE conversation_id = $1', group]);
+    expect(isCheckViolation(revoked, 'conversations_removal_refuses_messages')).toBe(true);
     const refused = await failureOf([
       'UPDATE conversations SET min_send_epoch = epoch + 1 WHERE conversation_id = $1',
       group,

@@ -146,7 +146,7 @@ describe('sending', () => {
 
 describe('the reason of a rotation', () => {
   it('is never replaced by one that weighs less', () => {
-    const { REQUESTED, MEMBER_ADDED, MEMBER_REMOVED } = RotationDueReason;
+    const { REQUESTED, MEMBER_ADDED, DEVICE_REVOKED, MEMBER_REMOVED } = RotationDueReason;
     expect(rotationDueAfter(none, 'requested', own)).toBe(REQUESTED);
     expect(rotationDueAfter(REQUESTED, 'added', own)).toBe(MEMBER_ADDED);
     expect(rotationDueAfter(REQUESTED, 'added', shared)).toBe(REQUESTED);
@@ -154,6 +154,9 @@ describe('the reason of a rotation', () => {
     for (const change of ['requested', 'added', 'removed'] as const)
       expect(rotationDueAfter(MEMBER_REMOVED, change, own)).toBe(MEMBER_REMOVED);
     expect(rotationDueAfter(MEMBER_ADDED, 'requested', own)).toBe(MEMBER_ADDED);
+    for (const change of ['requested', 'added'] as const)
+      expect(rotationDueAfter(DEVICE_REVOKED, change, own)).toBe(DEVICE_REVOKED);
+    expect(rotationDueAfter(DEVICE_REVOKED, 'removed', own)).toBe(MEMBER_REMOVED);
   });
 });
 

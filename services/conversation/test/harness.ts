@@ -92,6 +92,8 @@ export interface Harness extends AsyncDisposable {
   user(devices?: number): Promise<TestUser>;
   addDevice(user: TestUser): Promise<TestDevice>;
   revoke(device: DeviceRef): void;
+  /** What the stand-in for identity-keys lists as revoked, in the order of their numbers; tests add to it. */
+  readonly revocations: { readonly userId: string; readonly deviceId: string }[];
   deviceListVersion(userId: string): bigint;
   activeDevices(userIds: readonly string[]): DeviceRef[];
   query<R>(text: string, ...values: unknown[]): Promise<R[]>;
@@ -142,6 +144,7 @@ export async function startHarness(overrides: Record<string, string> = {}): Prom
 
   const users = new Map<string, KnownUser>();
   const stored = new Map<string, StoreSessionRequest>();
+  const revocations: { userId: string; deviceId: string }[] = [];
   const allow = ['service:conversation'] as const;
   const identityKeys = await startServer({
     service: 'identity-keys',
@@ -150,6 +153,14 @@ export async function startHarness(overrides: Record<string, string> = {}): Prom
     authenticator,
     telemetry,
     rpcs: [
+      unary(IdentityKeysService.method.listRevokedDevices, {
+        allow,
+        handle({ after }) {
+          const numbered = revocations.map((device, index) => ({ number: BigInt(index + 1), device }));
+          const rest = numbered.filter(({ number }) => number > after);
+          return { revocations: rest.slice(0, 2), more: rest.length > 2 };
+        },
+      }),
       unary(IdentityKeysService.method.getDevices, {
         allow,
         handle: ({ userIds, includeRevoked }) => ({
@@ -279,6 +290,7 @@ export async function startHarness(overrides: Record<string, string> = {}): Prom
     issuer,
     natsUrl: nats.url,
     stored,
+    revocations,
     grpcTarget,
     webUrl,
     atFaultPoint: async () => {},

@@ -61,7 +61,10 @@ export function successorOfLastAdmin(remaining: readonly CurrentMember[]): Curre
   );
 }
 
-/** Why a rotation is due after a change; a removal outweighs an addition, and an addition a request. */
+/**
+ * Why a rotation is due after a change: a removal outweighs a revocation, that an addition, and that a request. Removal and revocation
+ * refuse messages under the current epoch; what comes later does not take that back.
+ */
 export function rotationDueAfter(
   due: RotationDueReason,
   change: 'requested' | 'added' | 'removed',
@@ -82,5 +85,6 @@ const byWeight: readonly RotationDueReason[] = [
   RotationDueReason.UNSPECIFIED,
   RotationDueReason.REQUESTED,
   RotationDueReason.MEMBER_ADDED,
+  RotationDueReason.DEVICE_REVOKED,
   RotationDueReason.MEMBER_REMOVED,
 ];

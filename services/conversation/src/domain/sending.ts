@@ -4,7 +4,7 @@ import { isEntitled, type MembershipSpan } from './entitlement.ts';
 /** Where a conversation stands when a message comes. */
 export interface SendingState {
   readonly epoch: bigint;
-  /** Messages under earlier epochs are refused: a member left since. */
+  /** Messages under earlier epochs are refused: a member left since, or a device of one was revoked. */
   readonly minSendEpoch: bigint;
   readonly rotationDue: RotationDueReason;
   readonly historyPolicy: HistoryPolicy;
@@ -14,7 +14,7 @@ export type SendingVerdict = 'accepted' | 'rotation-required' | 'not-entitled';
 
 /**
  * Whether a current member may send under the session of an epoch. Earlier epochs are accepted as long as no member has left
- * since; a member for whom no session has been made yet must wait for the rotation that is due.
+ * since, and no member's device was revoked; a member for whom no session has been made yet must wait for the rotation that is due.
  */
 export function judgeSending(
   state: SendingState,

@@ -14,12 +14,14 @@ import { answerOnce, askedRequest, earlierAnswer } from '../answer-once.ts';
 import { inRosterOrder, problemOfNewRoster } from '../domain/roster.ts';
 import { type CheckedSession, checkSession } from '../epochs/check-session.ts';
 import { commitSession } from '../epochs/commit-session.ts';
+import { refuseRevoked } from '../epochs/refuse-revoked.ts';
 import { storeCandidate } from '../epochs/store-candidate.ts';
 import type { Parts } from '../parts.ts';
 import { directConversationExists, requestIdReused } from '../refusals.ts';
 import { findDirectConversation, insertConversation, readConversation } from '../store/conversations.ts';
 import { openMemberships } from '../store/memberships.ts';
 import { writerOf } from '../writer.ts';
+import { refuseErased, refuseErasedMembers } from './refuse-erased.ts';
 import { tellCommitted } from './tell-committed.ts';
 
 /** Makes a conversation with its first session: the session is stored first, and the commit makes both visible at once. */
@@ -37,6 +39,7 @@ export function createConversation(parts: Parts): Rpc {
       if (before) return before;
 
       const members = inRosterOrder(request.members);
+      await refuseErasedMembers(parts.db, members);
       const pair = request.kind === ConversationKind.DIRECT ? members.map(({ userId }) => userId) : undefined;
       const existing = pair && (await findDirectConversation(parts.db, pair));
       if (existing) throw directConversationExists(existing);
@@ -54,6 +57,7 @@ export function createConversation(parts: Parts): Rpc {
 
       await parts.atFaultPoint('conversation.before-commit');
       const answer = await answerOnce(parts.db, asked, CreateConversationResponseSchema, async (tx) => {
+        await refuseRevoked(tx, session);
         await commitSession(tx, session, stored, by, () => insertNew(tx, session));
         await openMemberships(
           tx,
@@ -67,7 +71,7 @@ export function createConversation(parts: Parts): Rpc {
           conversation,
           envelopesWritten: stored.envelopesWritten,
         });
-      });
+      }).catch((error: unknown) => refuseErased(parts.db, members, error));
       await parts.atFaultPoint('conversation.after-commit');
       tellCommitted(call, 'conversation created', session, stored);
       return answer;

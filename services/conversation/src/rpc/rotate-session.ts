@@ -7,9 +7,10 @@ import { announceChange } from '../announcements.ts';
 import { answerOnce, askedRequest, earlierAnswer } from '../answer-once.ts';
 import { checkSession, type SessionPlace } from '../epochs/check-session.ts';
 import { commitSession } from '../epochs/commit-session.ts';
+import { refuseRevoked } from '../epochs/refuse-revoked.ts';
 import { storeCandidate } from '../epochs/store-candidate.ts';
 import type { Parts } from '../parts.ts';
-import { epochConflict, notFoundOrNotPermitted, rosterConflict } from '../refusals.ts';
+import { epochConflict, notFoundOrNotPermitted, refuseClosed, rosterConflict } from '../refusals.ts';
 import {
   advanceToSession,
   type ConversationState,
@@ -42,6 +43,7 @@ export function rotateSession(parts: Parts): Rpc {
       await parts.atFaultPoint('conversation.before-commit');
       const { conversationId } = place;
       const answer = await answerOnce(parts.db, asked, RotateSessionResponseSchema, async (tx) => {
+        await refuseRevoked(tx, session);
         await commitSession(tx, session, stored, by, async () => {
           const won = await advanceToSession(tx, { conversationId, ...expected }, session.sessionId, by);
           if (!won) throw conflictWith(await findConversation(tx, conversationId), expected);
@@ -72,6 +74,7 @@ async function nextPlace(
   const current = await lockConversation(tx, conversationId);
   const members = current ? await readRoster(tx, conversationId) : [];
   if (!current || !members.some((member) => member.userId === userId)) throw notFoundOrNotPermitted();
+  refuseClosed(current);
   if (current.epoch !== expected.epoch || current.rosterVersion !== expected.rosterVersion)
     throw conflictWith(current, expected);
   return {
