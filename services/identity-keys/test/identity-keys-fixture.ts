@@ -17,7 +17,7 @@ export type IdentityKeysClient = Client<typeof IdentityKeysService>;
 export type Wire = 'grpc' | 'web';
 export const wires: readonly Wire[] = ['grpc', 'web'];
 
-const serviceCredential = 'shared-by-these-services-in-development';
+export const serviceCredential = 'shared-by-these-services-in-development';
 
 /** The service as it is, in as many replicas as wanted, over its own PostgreSQL and NATS. */
 export interface IdentityKeysUnderTest {

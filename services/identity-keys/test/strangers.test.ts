@@ -1,9 +1,18 @@
 import { toBinary } from '@bufbuild/protobuf';
 import { Code } from '@connectrpc/connect';
-import { GetDevicesResponseSchema } from '@keytrail/contracts';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { createServiceIdentity } from '@keytrail/auth';
+import { ConversationService, GetDevicesResponseSchema } from '@keytrail/contracts';
+import { connectPeer } from '@keytrail/rpc';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { createSharing } from '../src/sharing.ts';
 import type { TestDevice } from './device-keys.ts';
-import { type IdentityKeysUnderTest, newUser, startIdentityKeys, wires } from './identity-keys-fixture.ts';
+import {
+  type IdentityKeysUnderTest,
+  newUser,
+  serviceCredential,
+  startIdentityKeys,
+  wires,
+} from './identity-keys-fixture.ts';
 import { refusalOf } from './refusal-of.ts';
 
 const rememberedMs = 60_000;
@@ -79,29 +88,56 @@ test('conversation is asked once for all users that are not remembered; a conver
   expect(service.peers.asked).toEqual([{ userId: caller, otherUserIds: [b.userId] }]);
 });
 
-test('calls at the same time ask once when they hear yes, and again when they hear no', async () => {
-  const { userId } = await newDevice();
-  const caller = newUser();
-  const clients = await Promise.all(
-    Array.from({ length: 5 }, () => service.asDevice({ userId: caller, deviceId: 'phone' })),
-  );
-  const looked = Promise.withResolvers<void>();
-  const mayAnswer = Promise.withResolvers<void>();
-  service.peers.beforeAnswering = () => {
-    looked.resolve();
-    return mayAnswer.promise;
-  };
-  service.peers.asked.length = 0;
-  const [first, ...others] = clients;
-  const early = first?.getDevices({ userIds: [userId] });
-  await looked.promise;
-  // The first one looked before the two had a conversation; nobody else may be told what it saw.
-  service.peers.share(caller, userId);
-  const late = others.map((client) => client.getDevices({ userIds: [userId] }));
-  mayAnswer.resolve();
-  service.peers.beforeAnswering = () => {};
-  expect((await early)?.deviceLists[0]?.devices).toHaveLength(0);
-  for (const answer of await Promise.all(late)) expect(answer.deviceLists[0]?.devices).toHaveLength(1);
+describe('who asks while another call asks the same', () => {
+  /** Begins one question, and once conversation has looked, others; `meanwhile` happens in between. */
+  async function askAtOnce(callerId: string, userId: string, meanwhile: () => void) {
+    const conversation = connectPeer(ConversationService, {
+      target: service.peers.targets.KEYTRAIL_PEER_CONVERSATION ?? '',
+      identity: createServiceIdentity({ serviceCredential }, 'identity-keys'),
+      peer: 'conversation',
+      timeoutMs: 10_000,
+    });
+    const sharing = createSharing(conversation, { rememberMs: rememberedMs });
+    const caller = {
+      kind: 'device',
+      userId: callerId,
+      deviceId: 'phone',
+      expiresAtMs: Number.POSITIVE_INFINITY,
+      scopes: new Set<string>(),
+    } as const;
+    const looked = Promise.withResolvers<void>();
+    const mayAnswer = Promise.withResolvers<void>();
+    service.peers.beforeAnswering = () => {
+      looked.resolve();
+      return mayAnswer.promise;
+    };
+    service.peers.asked.length = 0;
+    try {
+      const early = sharing.knownTo(caller, [userId]);
+      await looked.promise;
+      meanwhile();
+      const late = [sharing.knownTo(caller, [userId]), sharing.knownTo(caller, [userId])];
+      service.peers.beforeAnswering = () => {};
+      mayAnswer.resolve();
+      const [first, ...others] = await Promise.all([early, ...late]);
+      return { early: first?.has(userId), late: others.map((known) => known.has(userId)) };
+    } finally {
+      conversation.close();
+    }
+  }
+
+  test('takes its yes', async () => {
+    const [caller, userId] = [newUser(), newUser()];
+    service.peers.share(caller, userId);
+    expect(await askAtOnce(caller, userId, () => {})).toEqual({ early: true, late: [true, true] });
+    expect(service.peers.asked).toHaveLength(1);
+  });
+
+  test('does not take its no: it may have looked before the conversation began', async () => {
+    const [caller, userId] = [newUser(), newUser()];
+    const known = await askAtOnce(caller, userId, () => service.peers.share(caller, userId));
+    expect(known).toEqual({ early: false, late: [true, true] });
+  });
 });
 
 test('nobody is guessed about: without conversation the call is refused, what is remembered still counts', async () => {
