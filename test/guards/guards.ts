@@ -5,6 +5,7 @@ import { epochs } from './epochs.ts';
 import type { Guard } from './guard.ts';
 import { keyRequests } from './key-requests.ts';
 import { explainedMisses } from './misses.ts';
+import { prekeyUpkeep } from './prekey-upkeep.ts';
 import { presence } from './presence.ts';
 import { revocation } from './revocation.ts';
 import { trust } from './trust.ts';
@@ -18,6 +19,7 @@ export const guards: readonly Guard[] = [
   ...claimFaults,
   ...drainDefence,
   ...uploadVerification,
+  ...prekeyUpkeep,
   ...epochs,
   ...keyRequests,
   ...presence,
