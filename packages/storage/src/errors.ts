@@ -40,6 +40,11 @@ export function isStatementTimeout(error: unknown): boolean {
   return hasState(error, '57014');
 }
 
+/** The statement waited for a lock for longer than `lock_timeout`, and did nothing. */
+export function isLockTimeout(error: unknown): boolean {
+  return hasState(error, '55P03');
+}
+
 /** Refused because an earlier statement of the transaction had failed. */
 export function isInFailedTransaction(error: unknown): boolean {
   return hasState(error, '25P02');

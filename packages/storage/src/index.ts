@@ -11,6 +11,7 @@ export {
   isConnectionFailure,
   isDatabaseError,
   isForeignKeyViolation,
+  isLockTimeout,
   isNotNullViolation,
   isSerializationFailure,
   isStatementTimeout,

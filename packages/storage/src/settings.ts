@@ -6,7 +6,7 @@ export const databaseSettings = {
   databaseConnections: setting(
     'KEYTRAIL_DATABASE_CONNECTIONS',
     rule.count().min(1).default(10),
-    'connections in the pool of one process',
+    'connections in the pool of one process; for small statements that come often up to four more are shared',
   ),
   statementTimeoutMs: setting(
     'KEYTRAIL_STATEMENT_TIMEOUT_MS',

@@ -2,9 +2,11 @@ import type { Ref } from '@keytrail/crypto';
 import {
   type Database,
   isCheckViolation,
+  isLockTimeout,
   isStatementTimeout,
   isUniqueViolation,
   type Queryable,
+  type Statement,
   statement,
   type Transaction,
 } from '@keytrail/storage';
@@ -259,7 +261,7 @@ export async function claimPrekeyBundles(db: Database, claim: Claim, options: Cl
 }
 
 /** Undefined when the claim is recorded already, or must wait. */
-async function takeAtOnce(db: Queryable, claim: Claim, { lowBelow }: ClaimOptions): Promise<ClaimedRow[] | undefined> {
+async function takeAtOnce(db: Database, claim: Claim, { lowBelow }: ClaimOptions): Promise<ClaimedRow[] | undefined> {
   const { caller, claimId, devicesDigest, devices, users, notPermitted } = claim;
   const versions = versionsOf(users);
   if (devices.length === 0) {
@@ -272,12 +274,26 @@ async function takeAtOnce(db: Queryable, claim: Claim, { lowBelow }: ClaimOption
   try {
     const rows =
       users === undefined && notPermitted === undefined
-        ? await db.query<ClaimedRow>(claimWithoutWaiting, values)
-        : await db.query<ClaimedRow>(claimFromUsers, [...values, ...versions, notPermitted ?? null]);
+        ? await takeBy(db, devices.length, claimWithoutWaiting, values)
+        : await takeBy(db, devices.length, claimFromUsers, [...values, ...versions, notPermitted ?? null]);
     return rows.length > 0 ? rows : undefined;
   } catch (error) {
     if (isRecordedAlready(error) || hasPassedOver(error)) return undefined;
     throw error;
+  }
+}
+
+/** Claims of few devices share connections; one of many devices would hold up those behind it. */
+const fewDevices = 8;
+
+async function takeBy(db: Database, devices: number, taking: Statement, values: unknown[]): Promise<ClaimedRow[]> {
+  if (devices > fewDevices) return db.query<ClaimedRow>(taking, values);
+  try {
+    return await db.pipelined.query<ClaimedRow>(taking, values);
+  } catch (error) {
+    // Another call holds this claim id: it is waited for without holding up other claims.
+    if (!isLockTimeout(error)) throw error;
+    return db.query<ClaimedRow>(taking, values);
   }
 }
 
