@@ -225,7 +225,7 @@ describe('an operator', () => {
 });
 
 describe('the list of revocations', () => {
-  test('is for session, in the order of the numbers, page by page', async () => {
+  test('is for services that follow it, in the order of the numbers, page by page', async () => {
     const before = await newest();
     const users = [];
     for (let i = 0; i < 3; i++) {
@@ -252,10 +252,10 @@ describe('the list of revocations', () => {
         [userId, 'laptop'],
       ]),
     );
-    expect(await session.listRevokedDevices({ after: 2n ** 64n - 1n })).toMatchObject({ revocations: [], more: false });
-    expect(await refusalOf(service.asService('conversation').listRevokedDevices({}))).toMatchObject({
-      reason: 'CALLER_NOT_ALLOWED',
-    });
+    expect(await session.listRevokedDevices({ after: 2n ** 63n - 1n })).toMatchObject({ revocations: [], more: false });
+    await service.asService('conversation').listRevokedDevices({ after, pageSize: 1 });
+    const someone = await service.asDevice({ userId: 'someone', deviceId: 'phone' });
+    expect(await refusalOf(someone.listRevokedDevices({}))).toMatchObject({ reason: 'CALLER_NOT_ALLOWED' });
   });
 
   test('shows no number before all lower ones: a later revocation waits for the commit of an earlier one', async () => {

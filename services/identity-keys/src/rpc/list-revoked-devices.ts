@@ -9,7 +9,7 @@ const largestPage = 1_000;
 /** All revocations in the order of their numbers: who has read up to one has missed none below it. */
 export function listRevokedDevices({ db }: { readonly db: Database }): Rpc {
   return unary(IdentityKeysService.method.listRevokedDevices, {
-    allow: ['service:session'],
+    allow: ['service:session', 'service:conversation', 'service:presence'],
     async handle({ after, pageSize }) {
       const page = pageSize || largestPage;
       const revocations = await listRevocations(db, after, page + 1);
