@@ -1,5 +1,5 @@
 import { authSettings } from '@keytrail/auth';
-import { eventSettings } from '@keytrail/events';
+import { erasureSettings, eventSettings } from '@keytrail/events';
 import { serverSettings } from '@keytrail/rpc';
 import { readSettings, rule, type SettingsValues, secretSetting, setting, z } from '@keytrail/settings';
 import { databaseSettings } from '@keytrail/storage';
@@ -12,6 +12,12 @@ export const identityKeysSettings = {
   ...telemetrySettings,
   ...databaseSettings,
   ...eventSettings,
+  ...erasureSettings,
+  erasedUsersRememberedMs: setting(
+    'KEYTRAIL_ERASED_USERS_REMEMBERED_MS',
+    rule.durationMs().default(1_000),
+    'how long a process remembers of a calling user whether the user is erased: as late it notices DeleteUser at most; registration notices at once',
+  ),
   peerConversation: setting('KEYTRAIL_PEER_CONVERSATION', rule.text(), 'gRPC target of the service conversation'),
   peerSession: setting('KEYTRAIL_PEER_SESSION', rule.text(), 'gRPC target of the service session'),
   peerTimeoutMs: setting(

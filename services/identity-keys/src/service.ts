@@ -8,25 +8,31 @@ import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
 import { createClaimLimits } from './claim-limits.ts';
 import { createClaimPolicy } from './claim-policy.ts';
 import { type IdentityKeysConfig, prekeyLimitsOf } from './config.ts';
+import { gatherErasureReports } from './consumers/gather-erasure-reports.ts';
 import { ratePerHour } from './domain/gcra.ts';
 import { createDrainSignals } from './drain-signals.ts';
+import { createErasedUsers } from './erased-users.ts';
+import { completeErasures } from './jobs/complete-erasures.ts';
 import { startForgetting } from './jobs/forget-old-ids.ts';
 import { startWatchingPrekeys } from './jobs/watch-prekeys.ts';
 import { createLowPrekeys } from './low-prekeys.ts';
 import { changeRootKey } from './rpc/change-root-key.ts';
 import { checkKeys } from './rpc/check-keys.ts';
 import { claimPrekeyBundles } from './rpc/claim-prekey-bundles.ts';
+import { deleteUser } from './rpc/delete-user.ts';
+import { forLivingUsers } from './rpc/for-living-users.ts';
 import { getDevices } from './rpc/get-devices.ts';
-import { getRecovery } from './rpc/get-recovery.ts';
+import { getErasure } from './rpc/get-erasure.ts';
 import { getPrekeyStatus } from './rpc/get-prekey-status.ts';
+import { getRecovery } from './rpc/get-recovery.ts';
 import { listDeviceLog } from './rpc/list-device-log.ts';
 import { listRevokedDevices } from './rpc/list-revoked-devices.ts';
 import { registerDevice } from './rpc/register-device.ts';
 import { replenishPrekeys } from './rpc/replenish-prekeys.ts';
 import { revokeDevice } from './rpc/revoke-device.ts';
-import { setRecovery } from './rpc/set-recovery.ts';
 import { rotateSignedPrekey } from './rpc/rotate-signed-prekey.ts';
 import { setClaimPermission } from './rpc/set-claim-permission.ts';
+import { setRecovery } from './rpc/set-recovery.ts';
 import { createSharing } from './sharing.ts';
 import { PrismaClient } from './store/generated/client.ts';
 import { RedisLimits } from './store/redis-limits.ts';
@@ -73,6 +79,18 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
     closing.push(() => relay.stop());
     const forgetting = startForgetting({ db, log, everyMs: config.purgeIntervalMs, graceMs: config.prekeyGraceMs });
     closing.push(() => forgetting.stop());
+
+    const completing = completeErasures({
+      db,
+      log,
+      everyMs: config.erasureRoundMs,
+      batch: config.erasureBatch,
+      rememberMs: config.erasedUserRetentionMs,
+    });
+    closing.push(() => completing.stop());
+    const erasureReports = gatherErasureReports({ db, bus, log, completing });
+    closing.push(() => erasureReports.stop());
+    const erasedUsers = createErasedUsers(db, { rememberedMs: config.erasedUsersRememberedMs });
 
     const prekeyLimits = prekeyLimitsOf(config);
     const watch = startWatchingPrekeys(
@@ -138,7 +156,9 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
         getPrekeyStatus({ db, limits: prekeyLimits }),
         rotateSignedPrekey({ db, prisma, limits: prekeyLimits }),
         checkKeys({ db, limits: prekeyLimits }),
-      ],
+        deleteUser({ db }),
+        getErasure({ db }),
+      ].map((rpc) => forLivingUsers(erasedUsers, rpc)),
       config,
       authenticator: createAuthenticator(config),
       telemetry,

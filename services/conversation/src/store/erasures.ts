@@ -5,7 +5,7 @@ const isErased = statement(
   'SELECT DISTINCT user_id FROM erasures WHERE user_id = ANY($1::text[]) ORDER BY user_id',
 );
 const nextOpen = statement(
-  'erasure_next_open_membership',
+  'conversation_erasure_next_open_membership',
   'SELECT conversation_id FROM memberships WHERE user_id = $1 AND to_epoch IS NULL ORDER BY conversation_id LIMIT 1',
 );
 const close = statement(
@@ -14,12 +14,12 @@ const close = statement(
    WHERE conversation_id = $1 AND closed_at IS NULL`,
 );
 const nextEnded = statement(
-  'erasure_next_ended_membership',
+  'conversation_erasure_next_ended_membership',
   'SELECT conversation_id FROM memberships WHERE user_id = $1 ORDER BY conversation_id LIMIT 1',
 );
 // By session, as the index of senders is. A message that is blanked names no sender, so that it is not found again.
 const blank = statement(
-  'erasure_blank_messages',
+  'conversation_erasure_blank_messages',
   `WITH found AS (
      SELECT m.conversation_id, m.sequence FROM epochs e
      JOIN messages m ON m.conversation_id = e.conversation_id AND m.session_id = e.session_id AND m.sender_user_id = $2
@@ -31,29 +31,29 @@ const blank = statement(
    SELECT count(*)::integer AS erased FROM blanked`,
 );
 const forgetMemberships = statement(
-  'erasure_forget_memberships',
+  'conversation_erasure_forget_memberships',
   `WITH gone AS (DELETE FROM memberships WHERE conversation_id = $1 AND user_id = $2 RETURNING 1)
    SELECT count(*)::integer AS erased FROM gone`,
 );
 // The reconciler needs the row, to discard what it stands for, and nobody needs to know whose it was.
 const blankCandidates = statement(
-  'erasure_blank_candidates',
+  'conversation_erasure_blank_candidates',
   `WITH blanked AS (UPDATE candidates SET caller_user_id = '' WHERE caller_user_id = $1 RETURNING 1)
    SELECT count(*)::integer AS erased FROM blanked`,
 );
 const deleteRequestIds = statement(
-  'erasure_delete_request_ids',
+  'conversation_erasure_delete_request_ids',
   `WITH gone AS (DELETE FROM request_ids WHERE (caller, request_id) IN (
      SELECT caller, request_id FROM request_ids WHERE caller = $1 LIMIT $2) RETURNING 1)
    SELECT count(*)::integer AS erased FROM gone`,
 );
 const countKept = statement(
-  'erasure_count_kept',
+  'conversation_erasure_count_kept',
   `SELECT (SELECT count(*)::integer FROM epochs WHERE initiator_user_id = $1) AS epochs,
      (SELECT count(*)::integer FROM revoked_devices WHERE user_id = $1) AS revoked_devices`,
 );
 const forgetRevoked = statement(
-  'erasure_forget_revoked_devices',
+  'conversation_erasure_forget_revoked_devices',
   'DELETE FROM revoked_devices WHERE user_id = ANY($1::text[])',
 );
 

@@ -76,7 +76,7 @@ async function claimFromUsers(parts: ClaimPrekeyBundlesParts, call: Call, asked:
     const rows = await readClaim(db, { ...asked, devicesDigest }, { lowBelow: parts.lowPrekeysBelow });
     if (rows) {
       parts.signals.claimed('repeated');
-      return recordedAnswer(parts, call, asked, rows);
+      return recordedAnswer(parts, call, { ...asked, userIds }, rows);
     }
     const resolved = await resolveUsers(db, userIds, maxDevicesPerClaim);
     const about = { devices: resolved.devices, userIds, keyRequestId: asked.keyRequestId };
@@ -95,7 +95,7 @@ async function claimFromUsers(parts: ClaimPrekeyBundlesParts, call: Call, asked:
     };
     try {
       const taken = await takeBundles(parts, call, claim);
-      if (taken.repeated) return await recordedAnswer(parts, call, asked, taken.rows);
+      if (taken.repeated) return await recordedAnswer(parts, call, { ...asked, userIds }, taken.rows);
       return { results: await resultsOf(parts, call, devices, taken.rows), users: users.map(claimedUserMessage) };
     } catch (error) {
       // A device came or went meanwhile: its user is looked up again.
@@ -109,7 +109,7 @@ async function claimFromUsers(parts: ClaimPrekeyBundlesParts, call: Call, asked:
 async function recordedAnswer(
   parts: ClaimPrekeyBundlesParts,
   call: Call,
-  asked: Asked,
+  asked: Asked & { readonly userIds: readonly string[] },
   rows: readonly ClaimedRow[],
 ): Promise<{ results: ClaimResult[]; users: ReturnType<typeof claimedUserMessage>[] }> {
   const { users, devices } = await readClaimedUsers(parts.db, asked);
@@ -124,7 +124,8 @@ async function recordedAnswer(
     refs,
     there.map(({ row }) => row),
   );
-  return { results, users: users.map(claimedUserMessage) };
+  // A user who was erased since has no name here any more; the caller knows whom it asked for.
+  return { results, users: users.map((user, i) => claimedUserMessage({ ...user, user_id: asked.userIds[i] ?? '' })) };
 }
 
 function untold({ user_id }: ClaimedUserRow): ClaimedUserRow {

@@ -10,10 +10,8 @@ export interface Shrunk {
 
 // A one-time prekey is in one claim at most: with the claim goes the need for its bytes. A claim of 1,500 devices shrinks 3,000 prekeys, so
 // few claims at once.
-const forget = statement(
-  'claims_forget',
-  `WITH old AS MATERIALIZED (
-  SELECT caller, claim_id FROM claims WHERE claimed_at < now() - $1 * interval '1 millisecond' LIMIT $2 FOR UPDATE SKIP LOCKED
+export const forgetting = (which: string) => `WITH old AS MATERIALIZED (
+  SELECT caller, claim_id FROM claims WHERE ${which} LIMIT $2 FOR UPDATE SKIP LOCKED
 ), forgotten AS (
   DELETE FROM claims c USING old o WHERE c.caller = o.caller AND c.claim_id = o.claim_id
   RETURNING c.device_numbers, c.one_time_prekey_ids, c.kem_prekey_ids
@@ -27,8 +25,8 @@ const forget = statement(
   UPDATE one_time_kem_prekeys k SET public_key_digest = sha256(k.public_key), public_key = NULL, signature = NULL FROM taken t
    WHERE k.device_number = t.device_number AND k.key_id = t.kem_id AND k.public_key IS NOT NULL RETURNING 1
 )
-SELECT (SELECT count(*) FROM forgotten) AS claims, (SELECT count(*) FROM one_time) AS one_time, (SELECT count(*) FROM kem) AS kem`,
-);
+SELECT (SELECT count(*) FROM forgotten) AS claims, (SELECT count(*) FROM one_time) AS one_time, (SELECT count(*) FROM kem) AS kem`;
+const forget = statement('claims_forget', forgetting("claimed_at < now() - $1 * interval '1 millisecond'"));
 
 const shrink = (table: string) => `WITH old AS MATERIALIZED (
   SELECT device_number, key_id FROM ${table} WHERE replaced_at < now() - $1 * interval '1 millisecond' AND public_key IS NOT NULL

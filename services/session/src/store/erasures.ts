@@ -18,7 +18,7 @@ export function isOfErasedUser(error: unknown): boolean {
 }
 
 const lockOpen = statement(
-  'erasure_lock_open_requests',
+  'session_erasure_lock_open_requests',
   `SELECT ${columns} FROM key_requests WHERE user_id = $1 AND state IN ('WAITING_FOR_HOLDER', 'OFFERED')
    ORDER BY key_request_id LIMIT $2 FOR UPDATE`,
 );
@@ -30,7 +30,7 @@ export async function lockOpenRequestsOf(tx: Transaction, userId: string, most: 
 
 // Requests are locked in the order of their keys, as everywhere, before their offers go; those that stood on such an offer go on now.
 const deleteOffers = statement(
-  'erasure_delete_offers',
+  'session_erasure_delete_offers',
   `WITH asked AS (
      SELECT key_request_id FROM key_requests WHERE key_request_id IN (
        SELECT key_request_id FROM offers WHERE user_id = $1 ORDER BY key_request_id LIMIT $2)
@@ -46,7 +46,7 @@ const deleteOffers = statement(
 // Every session is looked at once, by its key. Envelopes that the user sealed for others stay: they are how those others decrypt. Only a
 // device that has the key seals, so that they are looked for in sessions that the user made or had an envelope of.
 const walk = statement(
-  'erasure_walk_sessions',
+  'session_erasure_walk_sessions',
   `WITH page AS MATERIALIZED (
      SELECT conversation_id, session_id, initiator_user_id = $2 AS initiated FROM sessions
      WHERE (conversation_id, session_id) > (
@@ -94,24 +94,24 @@ export async function walkSessions(
 }
 
 const deleteRequests = statement(
-  'erasure_delete_key_requests',
+  'session_erasure_delete_key_requests',
   `WITH gone AS (DELETE FROM key_requests WHERE key_request_id IN (
      SELECT key_request_id FROM key_requests WHERE user_id = $1 ORDER BY key_request_id LIMIT $2) RETURNING 1)
    SELECT count(*)::integer AS erased FROM gone`,
 );
 // Callers are devices, written as user, space, device (domain/device.ts).
 const deleteRequestIds = statement(
-  'erasure_delete_request_ids',
+  'session_erasure_delete_request_ids',
   `WITH gone AS (DELETE FROM request_ids WHERE (caller, request_id) IN (
      SELECT caller, request_id FROM request_ids WHERE starts_with(caller, $1 || ' ') LIMIT $2) RETURNING 1)
    SELECT count(*)::integer AS erased FROM gone`,
 );
 const countRevoked = statement(
-  'erasure_count_revoked_devices',
+  'session_erasure_count_revoked_devices',
   'SELECT count(*)::integer AS kept FROM revoked_devices WHERE user_id = $1',
 );
 const forgetRevoked = statement(
-  'erasure_forget_revoked_devices',
+  'session_erasure_forget_revoked_devices',
   'DELETE FROM revoked_devices WHERE user_id = ANY($1::text[])',
 );
 
