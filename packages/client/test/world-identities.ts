@@ -22,6 +22,8 @@ export class WorldIdentities {
   readonly logs = new Map<string, DeviceLogWriter>();
   readonly recoveries = new Map<string, Pick<SetRecoveryRequest, 'rootKey' | 'sealedRootKey'>>();
   entriesPerAnswer = 100;
+  /** Users whose lists and logs are told to nobody, as to those who share no conversation with them. */
+  readonly hidden = new Set<string>();
 
   constructor(devices: Map<string, Device[]>) {
     this.devices = devices;
@@ -47,6 +49,7 @@ export class WorldIdentities {
   }
 
   list(userId: string, includeRevoked: boolean) {
+    if (this.hidden.has(userId)) return create(DeviceListSchema, { userId });
     const log = this.logOf(userId);
     const devices = this.devices.get(userId) ?? [];
     return create(DeviceListSchema, {
@@ -59,6 +62,7 @@ export class WorldIdentities {
   }
 
   log({ userId, afterVersion }: DeviceLogPosition) {
+    if (this.hidden.has(userId)) return { userId };
     const { entries, version, head } = this.logOf(userId);
     const news = entries.slice(Number(afterVersion), Number(afterVersion) + this.entriesPerAnswer);
     const more = Number(afterVersion) + news.length < entries.length;

@@ -50,6 +50,7 @@ interface Stream {
     sessionId?: string;
     keyRequestId?: string;
     traceparent?: string;
+    userId?: string;
   }): void;
   end(error?: unknown): void;
 }
@@ -129,11 +130,19 @@ export class World {
         ),
         setRecovery: answer('setRecovery', (request) => this.identities.setRecovery(caller, request)),
         getRecovery: answer('getRecovery', () => this.identities.getRecovery(caller)),
-        claimPrekeyBundles: answer('claimPrekeyBundles', ({ claimId, devices }) => {
-          this.claims.push({ claimId, devices: devices.map(keyOf) });
-          const results = this.#claimed.get(claimId) ?? devices.map((ref) => this.#claim(ref));
+        claimPrekeyBundles: answer('claimPrekeyBundles', ({ claimId, devices, userIds }) => {
+          const active = userIds.flatMap((userId) =>
+            (this.devices.get(userId) ?? []).filter(({ revokedAt }) => !revokedAt),
+          );
+          const asked = [...devices, ...active];
+          this.claims.push({ claimId, devices: asked.map(keyOf) });
+          const results = this.#claimed.get(claimId) ?? asked.map((ref) => this.#claim(ref));
           this.#claimed.set(claimId, results);
-          return { results: results as ReturnType<World['_claimType']> };
+          const users = userIds.map((userId) => {
+            const { version, rootKey, head } = this.identities.logOf(userId);
+            return { userId, deviceListVersion: version, rootKey, logHead: head };
+          });
+          return { results: results as ReturnType<World['_claimType']>, users };
         }),
       });
       service(ConversationService, {
