@@ -7,8 +7,10 @@ import {
   RegisterDeviceRequestSchema,
   type ReplenishPrekeysRequest,
   ReplenishPrekeysRequestSchema,
+  type RotateSignedPrekeyRequest,
+  RotateSignedPrekeyRequestSchema,
 } from '@keytrail/contracts';
-import { createRootKey } from '@keytrail/crypto';
+import { createKemPrekey, createRootKey, createSignedPrekey } from '@keytrail/crypto';
 import { nodePrimitives } from '@keytrail/crypto/node';
 import { statement } from '@keytrail/storage';
 import fc from 'fast-check';
@@ -217,7 +219,7 @@ const mutations: fc.Arbitrary<Mutation<Registration>> = fc.oneof(
 );
 
 const devices = fc.record({ oneTime: fc.integer({ min: 2, max: 6 }), kem: fc.integer({ min: 1, max: 4 }) });
-const runs = { numRuns: 60 };
+const runs = { numRuns: 40 };
 
 describe('a registration', () => {
   test('with any one thing changed is refused as bad input, with the field named, and nothing of it is stored', async () => {
@@ -527,5 +529,131 @@ describe('new prekeys', () => {
         fields: [{ field: Object.keys(upload)[0] === 'oneTimePrekeys' ? 'one_time_prekeys' : 'one_time_kem_prekeys' }],
       });
     expect(await stored(device.userId)).toEqual(before);
+  });
+});
+
+const rotations: fc.Arbitrary<Mutation<RotateSignedPrekeyRequest>> = fc.oneof(
+  fc.tuple(fc.boolean(), fc.boolean(), anyBit).map(
+    ([signed, ofKey, bit]): Mutation<RotateSignedPrekeyRequest> => [
+      `bit ${bit} of the ${signed ? 'signed' : 'last-resort'} prekey's ${ofKey ? 'key' : 'signature'}`,
+      ['SIGNATURE_INVALID', 'KEY_INVALID'],
+      ({ signedPrekey, lastResortPrekey }) => {
+        const prekey = signed ? signedPrekey : lastResortPrekey;
+        if (!prekey) return;
+        if (ofKey) prekey.publicKey = flipped(prekey.publicKey, bit);
+        else prekey.signature = flipped(prekey.signature, bit);
+      },
+    ],
+  ),
+  fc.tuple(fc.boolean(), fc.integer({ min: 1, max: 1_000 })).map(
+    ([signed, by]): Mutation<RotateSignedPrekeyRequest> => [
+      `another id by ${by}`,
+      ['SIGNATURE_INVALID'],
+      ({ signedPrekey, lastResortPrekey }) => {
+        const prekey = signed ? signedPrekey : lastResortPrekey;
+        if (prekey) prekey.keyId += by;
+      },
+    ],
+  ),
+  fc.constantFrom<Mutation<RotateSignedPrekeyRequest>>(
+    [
+      'the signatures swapped',
+      ['SIGNATURE_INVALID'],
+      ({ signedPrekey, lastResortPrekey }) => {
+        if (signedPrekey && lastResortPrekey)
+          [signedPrekey.signature, lastResortPrekey.signature] = [lastResortPrekey.signature, signedPrekey.signature];
+      },
+    ],
+    [
+      'a signed prekey of zeros',
+      ['KEY_INVALID'],
+      ({ signedPrekey }) => {
+        if (signedPrekey) signedPrekey.publicKey = new Uint8Array(32);
+      },
+    ],
+    [
+      'a last-resort prekey beyond the modulus',
+      ['KEY_INVALID'],
+      ({ lastResortPrekey }) => {
+        if (lastResortPrekey) lastResortPrekey.publicKey = new Uint8Array(1184).fill(0xff);
+      },
+    ],
+    [
+      'a last-resort prekey that is one byte short',
+      ['INVALID_FIELD'],
+      ({ lastResortPrekey }) => {
+        if (lastResortPrekey) lastResortPrekey.publicKey = lastResortPrekey.publicKey.slice(1);
+      },
+    ],
+  ),
+);
+
+describe('a rotation', () => {
+  let device: TestDevice;
+  let lastId = 100;
+  beforeAll(async () => {
+    device = await newDevice();
+  });
+
+  const rotation = (signer: Parameters<typeof createSignedPrekey>[1], keyId: number) =>
+    create(RotateSignedPrekeyRequestSchema, {
+      requestId: randomUUID(),
+      signedPrekey: createSignedPrekey(nodePrimitives, signer, keyId).upload,
+      lastResortPrekey: createKemPrekey(nodePrimitives, signer, keyId, 'kem-last-resort').upload,
+    });
+
+  test('with any one thing changed is refused as bad input, and the current prekeys stay', async () => {
+    const client = await service.asDevice(device);
+    const before = await stored(device.userId);
+    await fc.assert(
+      fc.asyncProperty(rotations, async ([, reasons, change]) => {
+        lastId += 2_000;
+        const changed = rotation(device, lastId);
+        change(changed);
+        const refusal = await refusalOf(client.rotateSignedPrekey(changed));
+        expect(reasons).toContain(refusal.reason);
+        expect(refusal.code).toBe(Code.InvalidArgument);
+        expect(refusal.fields[0]?.field).toMatch(/^(signed|last_resort)_prekey\./);
+        expect(await stored(device.userId)).toEqual(before);
+      }),
+      runs,
+    );
+  });
+
+  test('is verified with the stored signing key, and a one-time KEM prekey cannot be passed off as the last resort', async () => {
+    const client = await service.asDevice(device);
+    const before = await stored(device.userId);
+    const [oneTime] = makeKemPrekeys(device, 90, 1);
+    const hostile = [
+      rotation({ ...device, signingKey: nodePrimitives.ed25519.keyPair() }, 90),
+      rotation({ ...device, signingKey: device.rootKey }, 90),
+      rotation({ ...device, deviceId: 'tablet' }, 90),
+      { requestId: randomUUID(), lastResortPrekey: oneTime as KemPrekey },
+    ];
+    for (const request of hostile)
+      expect(await refusalOf(client.rotateSignedPrekey(request))).toMatchObject({
+        code: Code.InvalidArgument,
+        reason: 'SIGNATURE_INVALID',
+        metadata: { key_id: '90' },
+      });
+    expect(await stored(device.userId)).toEqual(before);
+  });
+
+  test('that is valid is stored as it came', async () => {
+    const target = await newDevice();
+    const request = rotation(target, 70);
+    await (await service.asDevice(target)).rotateSignedPrekey(request);
+    const [row] = await stored(target.userId);
+    for (const [kind, prekey] of [
+      ['signed', request.signedPrekey],
+      ['last_resort', request.lastResortPrekey],
+    ] as const)
+      expect(row?.[kind]).toContainEqual(
+        expect.objectContaining({
+          key_id: 70,
+          public_key: `\\x${hexOf(prekey?.publicKey ?? new Uint8Array())}`,
+          signature: `\\x${hexOf(prekey?.signature ?? new Uint8Array())}`,
+        }),
+      );
   });
 });
