@@ -3,10 +3,15 @@ import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import { TimestampSchema } from '@bufbuild/protobuf/wkt';
 import { Code } from '@connectrpc/connect';
 import {
+  ChangeRootKeyRequestSchema,
   ClaimPrekeyBundlesRequestSchema,
   GetDevicesRequestSchema,
+  ListDeviceLogRequestSchema,
   RegisterDeviceRequestSchema,
   ReplenishPrekeysRequestSchema,
+  type RevokeDeviceRequest,
+  type RevokeDeviceRequestSchema,
+  SetRecoveryRequestSchema,
 } from '@keytrail/contracts';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { wholeKeySet } from '../src/domain/key-set.ts';
@@ -19,6 +24,8 @@ import {
   wires,
 } from './identity-keys-fixture.ts';
 import { refusalOf } from './refusal-of.ts';
+import { revocationOf } from './revoking.ts';
+import { changeKeeping } from './root-key-changing.ts';
 
 let service: IdentityKeysUnderTest;
 const { device, registration } = makeDevice({ userId: newUser(), deviceId: 'phone', oneTime: 1, kem: 1 });
@@ -49,6 +56,43 @@ const getDevices =
   (userIds: string[]): Case[1] =>
   (client) =>
     client.getDevices(create(GetDevicesRequestSchema, { userIds }));
+
+const logOf =
+  (users: { userId: string; afterVersion?: bigint }[]): Case[1] =>
+  (client) =>
+    client.listDeviceLog(create(ListDeviceLogRequestSchema, { users }));
+const revoke =
+  (changes: Exclude<MessageInitShape<typeof RevokeDeviceRequestSchema>, RevokeDeviceRequest>): Case[1] =>
+  (client) => {
+    const { requestId, revokedAt, signature } = revocationOf(device);
+    const target = { userId: device.userId, deviceId: device.deviceId };
+    return client.revokeDevice({ requestId, device: target, revokedAt, signature, ...changes });
+  };
+const { rootKeyChange: keyChange, certifiedDevices } = changeKeeping([device], { version: 1n });
+const [certified] = certifiedDevices;
+if (!keyChange || !certified) throw new Error('no change');
+const changeKey =
+  (changes: MessageInitShape<typeof ChangeRootKeyRequestSchema>): Case[1] =>
+  (client) =>
+    client.changeRootKey(
+      create(ChangeRootKeyRequestSchema, {
+        requestId: randomUUID(),
+        rootKeyChange: keyChange,
+        certifiedDevices,
+        ...changes,
+      }),
+    );
+const setRecovery =
+  (changes: MessageInitShape<typeof SetRecoveryRequestSchema>): Case[1] =>
+  (client) =>
+    client.setRecovery(
+      create(SetRecoveryRequestSchema, {
+        requestId: randomUUID(),
+        rootKey: device.rootKey.publicKey,
+        sealedRootKey: new Uint8Array(76),
+        ...changes,
+      }),
+    );
 
 const oneTime = makeOneTimePrekeys(1, 101);
 const [kem] = makeKemPrekeys(device, 2, 1);
@@ -105,13 +149,48 @@ const cases: Case[] = [
   ['user_ids', getDevices(Array.from({ length: 1001 }, (_, i) => `u${i}`))],
   ['user_ids', getDevices(['u', 'u'])],
   ['user_ids[1]', getDevices(['u', "'; DROP TABLE users; --"])],
+  ['users', logOf([])],
+  ['users', logOf(Array.from({ length: 201 }, (_, i) => ({ userId: `u${i}` })))],
+  ['users[1].user_id', logOf([{ userId: 'u' }, { userId: 'a/b' }])],
+  ['users[1].user_id', logOf([{ userId: 'u' }, { userId: 'u', afterVersion: 3n }])],
+  ['users[0].after_version', logOf([{ userId: 'u', afterVersion: 2n ** 63n }])],
+  ['request_id', revoke({ requestId: '' })],
+  ['device', revoke({ device: undefined })],
+  ['device.device_id', revoke({ device: { ...device, deviceId: 'a/b' } })],
+  ['signature', revoke({ signature: short })],
+  ['signature', revoke({ signature: new Uint8Array() })],
+  ['revoked_at', revoke({ revokedAt: undefined })],
+  ['revoked_at', revoke({ revokedAt: { seconds: 2n ** 62n } })],
+  ['revoked_at', revoke({ revokedAt: { seconds: 1n, nanos: 1 } })],
+  ['revoked_at', revoke({ revokedAt: { seconds: 1n } })],
+  ['audit_note', revoke({ auditNote: 'for operators' })],
+  ['audit_note', revoke({ auditNote: 'n'.repeat(501) })],
+  ['request_id', changeKey({ requestId: 'no uuid' })],
+  ['root_key_change', changeKey({ rootKeyChange: undefined })],
+  ['root_key_change.previous_root_key', changeKey({ rootKeyChange: { ...keyChange, previousRootKey: short } })],
+  ['root_key_change.new_root_key', changeKey({ rootKeyChange: { ...keyChange, newRootKey: long } })],
+  ['root_key_change.device_list_version', changeKey({ rootKeyChange: { ...keyChange, deviceListVersion: 0n } })],
+  ['root_key_change.device_list_version', changeKey({ rootKeyChange: { ...keyChange, deviceListVersion: 2n ** 63n } })],
+  ['root_key_change.new_signature', changeKey({ rootKeyChange: { ...keyChange, newSignature: new Uint8Array() } })],
+  ['root_key_change.previous_signature', changeKey({ rootKeyChange: { ...keyChange, previousSignature: short } })],
+  ['certified_devices', changeKey({ certifiedDevices: [] })],
+  ['certified_devices', changeKey({ certifiedDevices: Array.from({ length: 201 }, () => certified) })],
+  ['certified_devices', changeKey({ certifiedDevices: [{ ...certified, deviceId: 'other' }] })],
+  ['certified_devices[0].device_id', changeKey({ certifiedDevices: [{ ...certified, deviceId: '' }] })],
+  ['certified_devices[0].certificate', changeKey({ certifiedDevices: [{ ...certified, certificate: undefined }] })],
+  ['certified_devices[1].device_id', changeKey({ certifiedDevices: [certified, certified] })],
+  ['root_key_change.new_root_key', register({ rootKeyChange: { ...keyChange, newRootKey: short } })],
+  ['request_id', setRecovery({ requestId: '' })],
+  ['root_key', setRecovery({ rootKey: short })],
+  ['sealed_root_key', setRecovery({ sealedRootKey: short })],
+  ['sealed_root_key', setRecovery({ sealedRootKey: long })],
 ];
 
 describe.for(wires)('bad input over %s', (wire) => {
   test.for(cases.map(([field, call], i) => ({ field, call, i })))(
     'is INVALID_ARGUMENT naming $field (case $i)',
     async ({ field, call }) => {
-      if (field.startsWith('one_time') || field === 'request_id')
+      if (field.startsWith('one_time') || field === 'request_id' || field === 'revoked_at')
         await (await service.asDevice(device)).registerDevice(registration);
       const refusal = await refusalOf(call(await service.asDevice(device, { wire })));
       expect(refusal).toMatchObject({ code: Code.InvalidArgument, reason: 'INVALID_FIELD' });
@@ -119,6 +198,21 @@ describe.for(wires)('bad input over %s', (wire) => {
       expect(refusal.traceId).toMatch(/^[0-9a-f]{32}$/);
     },
   );
+
+  test.for([
+    ['audit_note', {}],
+    ['audit_note', { auditNote: ' ' }],
+    ['signature', { auditNote: 'lost', signature: new Uint8Array(64) }],
+    ['revoked_at', { auditNote: 'lost', revokedAt: create(TimestampSchema, { seconds: 1n }) }],
+  ] as const)('of an operator’s revocation names %s', async ([field, changes]) => {
+    const operator = await service.asOperator({ wire });
+    const request = { requestId: randomUUID(), device: { userId: device.userId, deviceId: 'phone' }, ...changes };
+    expect(await refusalOf(operator.revokeDevice(request))).toMatchObject({
+      code: Code.InvalidArgument,
+      reason: 'INVALID_FIELD',
+      metadata: { field },
+    });
+  });
 
   test('from a service is refused where devices speak for themselves', async () => {
     const client = service.asService('session');

@@ -117,9 +117,6 @@ const read = statement(
  ORDER BY a.position, e.version`,
 );
 
-// The contract's versions have 64 bits, the database's 63.
-const largestVersion = 2n ** 62n;
-
 export interface LogPosition {
   readonly userId: string;
   readonly afterVersion: bigint;
@@ -133,7 +130,7 @@ export function readDeviceLogs(
 ): Promise<DeviceLogRow[]> {
   return db.query<DeviceLogRow>(read, [
     positions.map(({ userId }) => userId),
-    positions.map(({ afterVersion }) => (afterVersion < largestVersion ? afterVersion : largestVersion)),
+    positions.map(({ afterVersion }) => afterVersion),
     limit,
   ]);
 }

@@ -98,12 +98,9 @@ export async function revokeDevices(
   return entries;
 }
 
-// The contract's numbers have 64 bits, the database's 63.
-const largestNumber = 2n ** 62n;
-
 /** Revocations after a number, in their order. */
 export function listRevocations(db: Queryable, after: bigint, limit: number): Promise<NumberedRevocation[]> {
-  return db.query<NumberedRevocation>(list, [after < largestNumber ? after : largestNumber, limit]);
+  return db.query<NumberedRevocation>(list, [after, limit]);
 }
 
 async function removeAll(
