@@ -16,9 +16,8 @@ const pool = new pg.Pool({
 });
 pool.on('error', () => {});
 pg.types.setTypeParser(pg.types.builtins.INT8, BigInt);
-const db = {
-  query: async ({ name, text }: Statement, values: unknown[]) => (await pool.query({ name, text, values })).rows,
-};
+const query = async ({ name, text }: Statement, values: unknown[]) => (await pool.query({ name, text, values })).rows;
+const db = { query, pipelined: { query } };
 const sharing = {
   knownTo: async (_: unknown, userIds: readonly string[]) => new Set(userIds),
   rememberedFor: (_: unknown, userIds: readonly string[]) => new Set(userIds),

@@ -12,6 +12,9 @@ export interface GetDevicesParts {
   readonly maxDevicesPerAnswer: number;
 }
 
+/** Short lists share connections; long ones would hold up those behind them. */
+const fewUsers = 8;
+
 /**
  * The device lists of users, in the order asked, in one statement; users about whom the caller may not know look like ones without devices.
  * Throws LIMIT_EXCEEDED when the lists do not fit into one answer, PEER_UNAVAILABLE.
@@ -24,7 +27,11 @@ export function getDevices({ db, sharing, maxDevicesPerAnswer }: GetDevicesParts
       const limit = userIds.length + maxDevicesPerAnswer;
       // A stranger's id is looked up as one that nobody has, so that strangers and users without devices take the same way.
       const asked = userIds.map((userId) => (known.has(userId) ? userId : ''));
-      const rows = await readDeviceLists(db, { userIds: asked, includeRevoked, limit });
+      const rows = await readDeviceLists(userIds.length > fewUsers ? db : db.pipelined, {
+        userIds: asked,
+        includeRevoked,
+        limit,
+      });
       if (rows.filter((row) => row.device_id !== null).length > maxDevicesPerAnswer)
         throw refuse('LIMIT_EXCEEDED', `more than ${maxDevicesPerAnswer} devices: ask for fewer users at once`, {
           metadata: { limit: String(maxDevicesPerAnswer), scope: 'devices in one answer' },
