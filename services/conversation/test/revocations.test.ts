@@ -38,6 +38,11 @@ import {
   type TestDevice,
 } from './harness.ts';
 
+/** Until it holds; a busy machine may take its time. */
+function eventually<T>(holds: () => T | Promise<T>): Promise<T> {
+  return vi.waitFor(holds, { timeout: 15_000 });
+}
+
 const { DEVICE_REVOKED, MEMBER_REMOVED, UNSPECIFIED } = RotationDueReason;
 
 let harness: Harness;
@@ -103,7 +108,7 @@ async function got(device: TestDevice, conversationId: string): Promise<Conversa
 }
 
 function untilDue(device: TestDevice, conversationId: string, due: RotationDueReason): Promise<Conversation> {
-  return vi.waitFor(async () => {
+  return eventually(async () => {
     const conversation = await got(device, conversationId);
     expect(conversation.rotationDue).toBe(due);
     return conversation;
@@ -160,7 +165,7 @@ describe('the revocation of a device', () => {
     });
     expect((await alice.device.client.listMessages({ conversationId })).messages).toHaveLength(1);
 
-    await vi.waitFor(() => {
+    await eventually(() => {
       expect(told(NotificationKind.ROTATION_DUE, { conversationId })).toMatchObject([
         { userIds: [alice.userId, bob.userId].sort() },
       ]);
@@ -179,7 +184,7 @@ describe('the revocation of a device', () => {
     await alice.device.client.sendMessage(message(alice.device, session, 0n));
     expect((await phone.client.listMessages({ conversationId })).messages).toHaveLength(1);
     await revoke(phone);
-    await vi.waitFor(async () => expect(await isNoted(phone)).toBe(true));
+    await eventually(async () => expect(await isNoted(phone)).toBe(true));
 
     const requestId = randomUUID();
     for (const client of [phone.client, phone.web]) {
@@ -219,7 +224,7 @@ describe('the revocation of a device', () => {
     const rotated = await rotatedBy(harness, alice.device, due);
     const before = await received();
     await tellRevoked(phone);
-    await vi.waitFor(async () => expect(await received()).toBe(before + 1));
+    await eventually(async () => expect(await received()).toBe(before + 1));
     const told = await harness.db.transaction((tx) =>
       noteRevokedDevices(tx, [{ userId: phone.userId, deviceId: phone.deviceId, revokedAt: new Date() }]),
     );
@@ -242,7 +247,7 @@ describe('the revocation of a device', () => {
       userIds: [bob.userId],
     });
     await revoke(alice.devices[1] as TestDevice);
-    await vi.waitFor(() => expect(told(NotificationKind.DEVICES_CHANGED, { userId: alice.userId })).toHaveLength(1));
+    await eventually(() => expect(told(NotificationKind.DEVICES_CHANGED, { userId: alice.userId })).toHaveLength(1));
     expect((await got(alice.device, conversationId)).rotationDue).toBe(MEMBER_REMOVED);
   });
 
@@ -265,7 +270,7 @@ describe('the revocation of a device', () => {
     expect(await dueReasons(conversationIds)).toEqual(Array(7).fill(DEVICE_REVOKED));
     expect(await harness.query('SELECT 1 FROM identity_changes')).toEqual([]);
     // Each peer once, however many conversations they share.
-    const outbox = await vi.waitFor(() => {
+    const outbox = await eventually(() => {
       const changed = told(NotificationKind.DEVICES_CHANGED, { userId: alice.userId });
       expect(changed).toHaveLength(2);
       return changed.flatMap(({ userIds }) => userIds).sort();
@@ -319,7 +324,7 @@ describe('a session that was checked before a revocation and is committed after 
     const noting = harness.db.transaction((tx) =>
       noteRevokedDevices(tx, [{ userId: phone.userId, deviceId: phone.deviceId, revokedAt: new Date() }]),
     );
-    await vi.waitFor(async () =>
+    await eventually(async () =>
       expect(
         await harness.query(
           "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND NOT granted",
@@ -349,7 +354,7 @@ describe('a session that was checked before a revocation and is committed after 
       }),
     );
     const made = outcomes.flatMap((conversationId) => conversationId ?? []);
-    await vi.waitFor(async () => {
+    await eventually(async () => {
       for (const alice of alices) expect(await isNoted(alice.devices[1] as TestDevice)).toBe(true);
       expect(await harness.query('SELECT 1 FROM identity_changes')).toEqual([]);
       expect(await dueReasons(made)).toEqual(Array(made.length).fill(DEVICE_REVOKED));
@@ -362,7 +367,7 @@ describe('a changed root key', () => {
     const [alice, bob] = [await harness.user(), await harness.user()];
     const { conversation } = await createdBy(harness, alice.device, [bob]);
     await publishHint(bus, rootKeyChanged, { userId: alice.userId, version: 3n, signedByPrevious: true });
-    await vi.waitFor(() =>
+    await eventually(() =>
       expect(told(NotificationKind.DEVICES_CHANGED, { userId: alice.userId })).toMatchObject([
         { userIds: [alice.userId, bob.userId].sort() },
       ]),
@@ -383,7 +388,7 @@ describe('a revocation whose event was lost', () => {
     }
     await untilDue(bob.device, conversation.conversationId, DEVICE_REVOKED);
     for (const device of revoked)
-      await vi.waitFor(async () =>
+      await eventually(async () =>
         expect(
           await refusalOf(device.client.getConversation({ conversationId: conversation.conversationId })),
         ).toMatchObject({ reason: 'DEVICE_REVOKED' }),

@@ -6,6 +6,11 @@ import { createPerson, makeSession, type Person, type TestDevice } from './peopl
 import { keyOf } from './stand-ins.ts';
 import { offersTo, refusalOf, startWorld, type World } from './world.ts';
 
+/** Until it holds; a busy machine may take its time. */
+function eventually<T>(holds: () => T | Promise<T>): Promise<T> {
+  return vi.waitFor(holds, { timeout: 15_000 });
+}
+
 let world: World;
 beforeAll(async () => {
   world = await startWorld({ revocationsPullMs: 3_600_000, waitMs: 60_000, offerMs: 60_000, offersAtOnce: 1 });
@@ -48,14 +53,14 @@ describe('the list of revoked devices', () => {
     revokeUntold(phone);
     const pulling = await world.another({ revocationsPullMs: 20 }, { consumers: false, sweep: false });
     try {
-      await vi.waitFor(async () => {
+      await eventually(async () => {
         const { miss } = await refusalOf(world.as(phone).getInitialSession(named));
         expect(miss?.cause).toBe(MissCause.DEVICE_REVOKED);
       });
       await world.as(laptop).getInitialSession(named);
       // Told while it runs, and pulled in a later round.
       revokeUntold(laptop);
-      await vi.waitFor(async () => expect(await revokedRows(bob.userId)).toEqual(['device-1', 'device-2']));
+      await eventually(async () => expect(await revokedRows(bob.userId)).toEqual(['device-1', 'device-2']));
     } finally {
       await pulling.stop();
     }
@@ -71,8 +76,8 @@ describe('the list of revoked devices', () => {
       world.another(differing, { consumers: false, sweep: false }),
     ]);
     try {
-      await vi.waitFor(async () => expect(await revokedRows(carol.userId)).toEqual(all));
-      await vi.waitFor(async () => {
+      await eventually(async () => expect(await revokedRows(carol.userId)).toEqual(all));
+      await eventually(async () => {
         const { rows } = await world.sql.query('SELECT complete_to::int FROM revocation_pull');
         expect(rows).toEqual([{ complete_to: world.peers.revocations.numbered.length }]);
       });
@@ -91,7 +96,7 @@ describe('the list of revoked devices', () => {
     try {
       expect((await pulling.as(phone).getInitialSession(named)).sessionId).toBe(named.sessionId);
       world.peers.revocations.away = false;
-      await vi.waitFor(async () => expect(await revokedRows(dave.userId)).toEqual([phone.deviceId]));
+      await eventually(async () => expect(await revokedRows(dave.userId)).toEqual([phone.deviceId]));
     } finally {
       world.peers.revocations.away = false;
       await pulling.stop();
@@ -131,7 +136,7 @@ describe('with a revocation', () => {
       );
       return rows[0];
     };
-    await vi.waitFor(async () =>
+    await eventually(async () =>
       expect(await stateOf(ofPhone?.keyRequestId)).toEqual({
         state: 'UNFULFILLABLE',
         ended_because: 'requester_revoked',
@@ -156,7 +161,7 @@ describe('with a revocation', () => {
     // identity-keys knows at once; the event comes after.
     world.peers.revoked.set(keyOf(offered), new Date());
     await tellRevoked(offered);
-    await vi.waitFor(async () => expect(await offersTo(world.as(other))).toHaveLength(1));
+    await eventually(async () => expect(await offersTo(world.as(other))).toHaveLength(1));
     expect(await offersTo(world.as(offered))).toEqual([]);
   });
 });
