@@ -1,3 +1,4 @@
+import { purgeDeadLetters } from '@keytrail/events';
 import { type Database, purgeRequestIds, requestIdRetentionMs } from '@keytrail/storage';
 import type { Logger } from '@keytrail/telemetry';
 import { purgeClaimPermissions } from '../store/claim-permissions.ts';
@@ -49,6 +50,7 @@ export function startForgetting({ db, log, everyMs, graceMs }: Forgetting) {
   let running = Promise.resolve();
   const timer = setInterval(() => {
     running = running
+      .then(() => purgeDeadLetters(db))
       .then(() => forgetOldIds(db, graceMs))
       .then(
         (forgotten) => log.info(forgotten, 'old ids forgotten'),

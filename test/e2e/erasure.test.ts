@@ -1,0 +1,182 @@
+import { randomUUID } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { type Client, createClient } from '@connectrpc/connect';
+import { operatorScope } from '@keytrail/auth';
+import type { KeytrailClient } from '@keytrail/client';
+import { type Erasure, ErasureState, IdentityKeysService } from '@keytrail/contracts';
+import { createGrpcTransport, type GrpcTransport } from '@keytrail/rpc';
+import { Redis } from 'ioredis';
+import pg from 'pg';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { someone, startWorld, type World } from './world.ts';
+
+const retention = readFileSync(join(import.meta.dirname, '../../docs/retention.md'), 'utf8');
+
+let world: World;
+let transport: GrpcTransport;
+let operator: Client<typeof IdentityKeysService>;
+let redis: Redis;
+const databases: { readonly service: string; readonly sql: pg.Client }[] = [];
+
+beforeAll(async () => {
+  world = await startWorld({
+    name: 'test-erasure',
+    env: { KEYTRAIL_ERASURE_ROUND_MS: '500', KEYTRAIL_ERASURE_BATCH: '2', KEYTRAIL_REVOCATIONS_PULL_MS: '500' },
+  });
+  const { constellation } = world;
+  transport = createGrpcTransport({
+    target: constellation.grpcTarget('identity-keys'),
+    authorization: async () =>
+      `Bearer ${await constellation.issuer.token({ userId: 'ops', deviceId: 'console', scopes: [operatorScope] })}`,
+  });
+  operator = createClient(IdentityKeysService, transport);
+  redis = new Redis(constellation.redis.url);
+  for (const [service, connectionString] of Object.entries(constellation.databaseUrls)) {
+    const sql = new pg.Client({ connectionString });
+    await sql.connect();
+    databases.push({ service, sql });
+  }
+});
+afterAll(async () => {
+  transport?.close();
+  redis?.disconnect();
+  await Promise.all(databases.map(({ sql }) => sql.end()));
+  await world?.[Symbol.asyncDispose]();
+});
+
+async function erase(userId: string): Promise<string> {
+  const { erasure } = await operator.deleteUser({
+    requestId: randomUUID(),
+    userId,
+    auditNote: 'the user asked for it',
+  });
+  if (!erasure) throw new Error('no erasure in the answer');
+  return erasure.erasureId;
+}
+
+function completed(erasureId: string): Promise<Erasure> {
+  return vi.waitFor(
+    async () => {
+      const { erasure } = await operator.getErasure({ erasureId });
+      if (!erasure) throw new Error('no erasure in the answer');
+      expect(erasure.state).toBe(ErasureState.COMPLETED);
+      return erasure;
+    },
+    { timeout: 30_000, interval: 50 },
+  );
+}
+
+function counts({ services }: Erasure, service: string) {
+  const of = services.find((each) => each.service === service);
+  return Object.fromEntries((of?.counts ?? []).map(({ kind, erased, kept }) => [kind, [Number(erased), Number(kept)]]));
+}
+
+/** Service, table and column of each text or bytes in any database that is, or has within it, the user's id; then keys of Redis. */
+async function placesNaming(userId: string): Promise<string[]> {
+  const found: string[] = [];
+  for (const { service, sql } of databases) {
+    const { rows: columns } = await sql.query<{ table_name: string; column_name: string; data_type: string }>(
+      `SELECT table_name, column_name, data_type FROM information_schema.columns
+       WHERE table_schema = 'public' AND data_type IN ('text', 'bytea', 'ARRAY')`,
+    );
+    for (const { table_name, column_name, data_type } of columns) {
+      const text = data_type === 'bytea' ? `encode(${column_name}, 'escape')` : `${column_name}::text`;
+      const { rows } = await sql.query(`SELECT 1 FROM ${table_name} WHERE strpos(${text}, $1) > 0 LIMIT 1`, [userId]);
+      if (rows.length > 0) found.push(`${service}: ${table_name}.${column_name}`);
+    }
+  }
+  for (const key of await redis.keys('*')) {
+    if (!key.includes(userId)) continue;
+    // Buckets of the limits on claims go by themselves when they are full again.
+    const bucket = key.startsWith('keytrail:{claims}:') && (await redis.pttl(key)) !== -1;
+    if (!bucket) found.push(`redis: ${key}`);
+  }
+  return found.sort();
+}
+
+/** What docs/retention.md says is kept of an erased user. */
+const kept = new Set(
+  [...retention.matchAll(/^\| `((?:identity-keys|session|conversation): [a-z_]+\.[a-z_]+)` \|/gm)].map(
+    ([, place]) => place,
+  ),
+);
+
+async function people() {
+  const [a, b, c] = [someone('alice'), someone('bob'), someone('carol')];
+  const laptop = await world.online(a, 'laptop');
+  const phone = await world.further(laptop, a, 'phone');
+  await phone.attach();
+  const bob = await world.online(b, 'phone');
+  const carol = await world.online(c, 'phone');
+  const group = (await laptop.createConversation({ kind: 'group', members: [b, c] })).conversationId;
+  const direct = (await bob.createConversation({ kind: 'direct', members: [a] })).conversationId;
+  await laptop.send(group, 'from the laptop');
+  await phone.send(group, 'from the phone');
+  await bob.send(group, 'from bob');
+  await phone.send(direct, 'from the phone');
+  await bob.send(direct, 'from bob');
+  for (const reader of [bob, carol]) expect(await texts(reader, group)).toHaveLength(3);
+  return { a, b, c, laptop, phone, bob, carol, group, direct };
+}
+
+async function texts(reader: KeytrailClient, conversationId: string): Promise<string[]> {
+  return (await reader.messages(conversationId)).map((message) =>
+    'text' in message ? message.text : `${message.error}`,
+  );
+}
+
+describe('an erased user', () => {
+  test('is gone from every service, and the others go on', async () => {
+    const { a, b, phone, bob, carol, group, direct } = await people();
+    const erasure = await completed(await erase(a));
+
+    expect(erasure.services.map(({ service }) => service)).toEqual([
+      'conversation',
+      'identity-keys',
+      'presence',
+      'session',
+    ]);
+    expect(counts(erasure, 'identity-keys')).toMatchObject({ users: [1, 0], devices: [2, 0] });
+    expect(counts(erasure, 'conversation')).toMatchObject({ messages: [3, 0], conversations: [2, 0], epochs: [0, 1] });
+    expect(counts(erasure, 'session')).toMatchObject({ envelopes: [4, 2], sessions: [0, 1], revoked_devices: [0, 2] });
+
+    await vi.waitFor(async () => {
+      const places = await placesNaming(a);
+      expect(places.filter((place) => !kept.has(place))).toEqual([]);
+      expect(places).toContain('session: sessions.header');
+    }, 10_000);
+
+    const sent = await bob.send(group, 'after');
+    expect(sent.epoch).toBe(2n);
+    expect(await texts(carol, group)).toEqual(['from bob', 'after']);
+    expect(await texts(bob, direct)).toEqual(['from bob']);
+    await expect(bob.send(direct, 'anybody there?')).rejects.toMatchObject({ reason: 'CONVERSATION_CLOSED' });
+
+    // The first session was made by a device that is known nowhere any more; what is stored with it is enough to open it.
+    const tablet = await world.further(bob, b, 'tablet');
+    expect(await texts(tablet, group)).toEqual(['from bob', 'after']);
+
+    await expect(world.device(a, 'new').register()).rejects.toMatchObject({ reason: 'USER_ERASED' });
+    await expect(phone.send(group, 'still here')).rejects.toThrow();
+    await expect(bob.createConversation({ kind: 'direct', members: [a] })).rejects.toThrow();
+  });
+
+  test('is erased to the end, and counted right, when a service is killed in the middle', async () => {
+    const { a } = await people();
+    const [replica] = world.constellation.of('conversation');
+    if (!replica) throw new Error('there is no conversation service');
+    await replica.process.restart({ env: { KEYTRAIL_FAULT_POINT: 'conversation.during-erasure' } });
+    const died = replica.process.exited;
+    const erasureId = await erase(a);
+    expect((await died).signal).toBe('SIGKILL');
+    const { erasure } = await operator.getErasure({ erasureId });
+    expect(erasure?.state).toBe(ErasureState.RUNNING);
+    await replica.process.restart({ env: { KEYTRAIL_FAULT_POINT: '' } });
+    expect(counts(await completed(erasureId), 'conversation')).toMatchObject({
+      messages: [3, 0],
+      memberships: [2, 0],
+      conversations: [2, 0],
+    });
+  });
+});
