@@ -5,6 +5,7 @@ import { epochs } from './epochs.ts';
 import type { Guard } from './guard.ts';
 import { keyRequests } from './key-requests.ts';
 import { explainedMisses } from './misses.ts';
+import { prekeyLife } from './prekey-life.ts';
 import { prekeyUpkeep } from './prekey-upkeep.ts';
 import { presence } from './presence.ts';
 import { revocation } from './revocation.ts';
@@ -16,6 +17,7 @@ import { wholeSessions } from './whole-sessions.ts';
 export const guards: readonly Guard[] = [
   ...wholeSessions,
   ...devicesAndClaims,
+  ...prekeyLife,
   ...claimFaults,
   ...drainDefence,
   ...uploadVerification,

@@ -143,7 +143,7 @@ export const identityKeysSettings = {
   ),
   prekeyWatchIntervalMs: setting(
     'KEYTRAIL_PREKEY_WATCH_INTERVAL_MS',
-    rule.durationMs().default(1_000),
+    rule.durationMs().default(5_000),
     'how often to remind devices of low or overdue prekeys and to look at the next 1,000 devices: all are looked at within (devices / 1,000) times this',
   ),
   prekeyGraceMs: setting(

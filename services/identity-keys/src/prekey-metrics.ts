@@ -5,7 +5,6 @@ import type { PoolCounts } from './store/prekeys.ts';
 export type Retirement = 'age' | 'device';
 
 let retired: Counter | undefined;
-let lastResort: Counter | undefined;
 let told: Counter | undefined;
 
 export function countRetired({ oneTime, kem }: PoolCounts, because: Retirement): void {
@@ -14,14 +13,6 @@ export function countRetired({ oneTime, kem }: PoolCounts, because: Retirement):
   });
   if (oneTime > 0) retired.add(oneTime, { kind: 'one_time', because });
   if (kem > 0) retired.add(kem, { kind: 'kem', because });
-}
-
-/** Bundles that carried the last-resort prekey, repetitions included. */
-export function countLastResort(bundles: number): void {
-  lastResort ??= meter().createCounter('keytrail.prekeys.last_resort', {
-    description: 'Bundles handed out with the last-resort prekey, as no one-time KEM prekey was left',
-  });
-  if (bundles > 0) lastResort.add(bundles);
 }
 
 export function countNotices(notices: number): void {

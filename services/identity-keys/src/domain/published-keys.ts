@@ -1,13 +1,11 @@
 import type { KeyFingerprint } from '@keytrail/contracts';
 import type { PrekeyHash } from '@keytrail/crypto';
 
-/** What the service knows of a prekey that the device named, or that the device did not name and is in its pool. */
+/** What the service knows of a prekey that the device named. */
 export interface KnownPrekey {
   readonly keyId: number;
-  readonly named: boolean;
   /** SHA-256 of the public key; undefined when none was uploaded under the id. */
   readonly hash: Uint8Array | undefined;
-  readonly unclaimed: boolean;
   readonly retired: boolean;
   /** The id names a prekey of another kind. */
   readonly otherKind: boolean;
@@ -23,21 +21,29 @@ export interface PoolDifference {
   readonly hashes: PrekeyHash[];
 }
 
-/** Compares what a device holds of one pool with what the service has. `known` has all named ids, and all of the pool. */
-export function comparePool(held: readonly KeyFingerprint[], known: readonly KnownPrekey[]): PoolDifference {
-  const fingerprints = new Map(held.map(({ keyId, fingerprint }) => [keyId, fingerprint]));
-  const difference = { neverUploaded: [] as number[], otherKey: [] as number[], notHeld: [] as number[], claimed: 0 };
-  const hashes: PrekeyHash[] = [];
-  for (const { keyId, named, hash, unclaimed, retired, otherKind } of known) {
-    const fingerprint = fingerprints.get(keyId);
-    if (hash) hashes.push({ keyId, hash });
-    if (!named) difference.notHeld.push(keyId);
-    else if (otherKind) difference.otherKey.push(keyId);
-    else if (!hash) difference.neverUploaded.push(keyId);
-    else if (!fingerprint || !matches(fingerprint, hash)) difference.otherKey.push(keyId);
-    else if (!unclaimed && !retired) difference.claimed += 1;
+/**
+ * Compares what a device holds of one pool with what the service has: `known` of the prekeys that the device named, and the ids that
+ * nobody has claimed.
+ */
+export function comparePool(
+  held: readonly KeyFingerprint[],
+  known: readonly KnownPrekey[],
+  unclaimed: ReadonlySet<number>,
+): PoolDifference {
+  const knownById = new Map(known.map((prekey) => [prekey.keyId, prekey]));
+  const neverUploaded: number[] = [];
+  const otherKey: number[] = [];
+  let claimed = 0;
+  for (const { keyId, fingerprint } of held) {
+    const { hash, retired, otherKind } = knownById.get(keyId) ?? { retired: false, otherKind: false };
+    if (otherKind || (hash && !matches(fingerprint, hash))) otherKey.push(keyId);
+    else if (!hash) neverUploaded.push(keyId);
+    else if (!unclaimed.has(keyId) && !retired) claimed += 1;
   }
-  return { ...difference, hashes };
+  const heldIds = new Set(held.map(({ keyId }) => keyId));
+  const notHeld = [...unclaimed].filter((keyId) => !heldIds.has(keyId)).sort((a, b) => a - b);
+  const hashes = known.flatMap(({ keyId, hash }) => (hash ? [{ keyId, hash }] : []));
+  return { neverUploaded, otherKey, notHeld, claimed, hashes };
 }
 
 export function sameKey(held: KeyFingerprint | undefined, known: PrekeyHash): boolean {

@@ -51,8 +51,8 @@ export function checkKeys({ db, limits }: CheckKeysParts): Rpc {
 function compare(device: Ref, request: CheckKeysRequest, stored: PrekeyStatusRow, rows: readonly PublishedPrekeyRow[]) {
   const signedPrekey = { keyId: Number(stored.signed_prekey_id), hash: stored.signed_prekey_hash };
   const lastResortPrekey = { keyId: Number(stored.last_resort_prekey_id), hash: stored.last_resort_prekey_hash };
-  const oneTime = comparePool(request.oneTimePrekeys, rows.filter(({ kem }) => !kem).map(known));
-  const kem = comparePool(request.oneTimeKemPrekeys, rows.filter(({ kem }) => kem).map(known));
+  const oneTime = comparePool(request.oneTimePrekeys, ...poolOf(rows, false));
+  const kem = comparePool(request.oneTimeKemPrekeys, ...poolOf(rows, true));
   const digest = publishedKeysDigest({
     ...device,
     identityKey: stored.identity_key,
@@ -86,15 +86,16 @@ function differenceMessage({ neverUploaded, otherKey, notHeld, claimed }: PoolDi
   return { neverUploaded, otherKey, notHeld, claimed };
 }
 
-function known(row: PublishedPrekeyRow): KnownPrekey {
-  return {
-    keyId: Number(row.key_id),
-    named: row.named,
-    hash: row.hash ?? undefined,
-    unclaimed: row.unclaimed,
-    retired: row.retired,
-    otherKind: row.last_resort,
-  };
+function poolOf(rows: readonly PublishedPrekeyRow[], kem: boolean): [KnownPrekey[], Set<number>] {
+  const known: KnownPrekey[] = [];
+  const unclaimed = new Set<number>();
+  for (const row of rows) {
+    if (row.kem !== kem) continue;
+    const keyId = Number(row.key_id);
+    if (row.from_pool) unclaimed.add(keyId);
+    else known.push({ keyId, hash: row.hash ?? undefined, retired: row.retired, otherKind: row.last_resort });
+  }
+  return [known, unclaimed];
 }
 
 function refuseOutOfOrder(field: string, prekeys: CheckKeysRequest['oneTimePrekeys']): void {

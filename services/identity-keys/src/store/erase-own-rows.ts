@@ -90,9 +90,9 @@ const rowsOfUser = ['recoveries', 'revocations', 'device_log', 'root_keys', 'use
 
 const parts: readonly ((tx: Transaction, userId: string, most: number) => Promise<Batch>)[] = [
   async (tx, userId, most) => {
-    const [row] = await tx.query<{ claims: bigint }>(claimsBy, [userId, most]);
-    const claims = Number(row?.claims);
-    return { erased: { claims }, more: claims === most };
+    const [row] = await tx.query<{ found: bigint; claims: bigint }>(claimsBy, [userId, most]);
+    const [found, claims] = [Number(row?.found), Number(row?.claims)];
+    return { erased: { claims }, more: found > claims || found === most };
   },
   async (tx, userId, most) => {
     const claims_blanked = await erasedBy(tx, claimsNaming, [userId, most]);
