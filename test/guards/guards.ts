@@ -1,4 +1,5 @@
 import { claimFaults } from './claim-faults.ts';
+import { deviceLogs } from './device-logs.ts';
 import { devicesAndClaims } from './devices-and-claims.ts';
 import { drainDefence } from './drain-defence.ts';
 import { epochs } from './epochs.ts';
@@ -17,6 +18,7 @@ import { wholeSessions } from './whole-sessions.ts';
 export const guards: readonly Guard[] = [
   ...wholeSessions,
   ...devicesAndClaims,
+  ...deviceLogs,
   ...prekeyLife,
   ...claimFaults,
   ...drainDefence,
