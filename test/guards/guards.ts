@@ -3,6 +3,7 @@ import { deviceLogs } from './device-logs.ts';
 import { devicesAndClaims } from './devices-and-claims.ts';
 import { drainDefence } from './drain-defence.ts';
 import { epochs } from './epochs.ts';
+import { erasure } from './erasure.ts';
 import type { Guard } from './guard.ts';
 import { keyRequests } from './key-requests.ts';
 import { explainedMisses } from './misses.ts';
@@ -29,5 +30,6 @@ export const guards: readonly Guard[] = [
   ...presence,
   ...trust,
   ...revocation,
+  ...erasure,
   ...explainedMisses,
 ];
