@@ -37,7 +37,7 @@ export const identityKeysSettings = {
   ),
   limitsTimeoutMs: setting(
     'KEYTRAIL_LIMITS_TIMEOUT_MS',
-    rule.durationMs().default(150),
+    rule.durationMs().default(300),
     'longest time that a claim waits for Redis before it counts as away',
   ),
   limitsWithoutRedis: setting(

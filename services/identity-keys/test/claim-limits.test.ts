@@ -23,6 +23,8 @@ const settings = {
   KEYTRAIL_CLAIMS_PER_TARGET_BURST: '4',
   KEYTRAIL_CLAIMS_PER_PAIR: '1',
   KEYTRAIL_CLAIMS_PER_PAIR_BURST: '2',
+  // A busy machine must not make Redis look away.
+  KEYTRAIL_LIMITS_TIMEOUT_MS: '20000',
 };
 let service: IdentityKeysUnderTest;
 beforeAll(async () => {
