@@ -4,7 +4,7 @@ import { KemPrekeySchema, OneTimePrekeySchema } from '@keytrail/contracts';
 import { openDatabase } from '@keytrail/storage';
 import pg from 'pg';
 import { addKemPrekeys, addOneTimePrekeys, lockDevice } from '../../services/identity-keys/src/store/prekeys.ts';
-import { connectClaimer, type LargeDatabase } from './large-claims.ts';
+import { connectClaimer, type LargeDatabase, sumOf } from './large-claims.ts';
 import { quantile, rounded } from './measurement.ts';
 import type { SeededDevice } from './seed-devices.ts';
 
@@ -70,7 +70,7 @@ export async function measureChurn(database: LargeDatabase, seconds: number, pro
   const buffers = async () => {
     const found: number[] = [];
     for (let n = 0; n < probesPerSample; n += 1)
-      found.push(await probe.buffersOfClaim(busy[Math.floor(Math.random() * busy.length)] as SeededDevice));
+      found.push(sumOf(await probe.buffersOfClaim(busy[Math.floor(Math.random() * busy.length)] as SeededDevice)));
     return { median: quantile(found, 0.5), worst: quantile(found, 1) };
   };
   const pools = async () => {

@@ -65,8 +65,8 @@ export async function makeLargeDatabase(
 export interface Claimer {
   /** Milliseconds, with the round trip. Throws WrongAnswers unless the bundle is whole. */
   claim(device: SeededDevice): Promise<number>;
-  /** Pages of tables and indexes that a claim looked at, cached or not: the same on every machine. */
-  buffersOfClaim(device: SeededDevice): Promise<number>;
+  /** Pages that a claim looked at, cached or not, by table and index: the same on every machine. */
+  buffersOfClaim(device: SeededDevice): Promise<Readonly<Record<string, number>>>;
   end(): Promise<void>;
 }
 
@@ -85,11 +85,11 @@ export async function connectClaimer(url: string): Promise<Claimer> {
   };
   // What this connection has counted and not handed in yet, which it does between transactions alone.
   const fetched = async () => {
-    const { rows } = await sql.query<{ fetched: string }>(
-      `SELECT sum(pg_stat_get_xact_blocks_fetched(oid)) AS fetched FROM pg_class
+    const { rows } = await sql.query<{ name: string; fetched: string }>(
+      `SELECT relname AS name, pg_stat_get_xact_blocks_fetched(oid) AS fetched FROM pg_class
         WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'i')`,
     );
-    return Number(rows[0]?.fetched);
+    return rows.map((row) => [row.name, Number(row.fetched)] as const);
   };
   return {
     async claim(device) {
@@ -101,12 +101,17 @@ export async function connectClaimer(url: string): Promise<Claimer> {
       await sql.query('BEGIN');
       const before = await fetched();
       await run(device);
-      const after = await fetched();
+      const after = new Map(await fetched());
       await sql.query('COMMIT');
-      return after - before;
+      const looked = before.map(([relation, count]) => [relation, (after.get(relation) ?? 0) - count] as const);
+      return Object.fromEntries(looked.filter(([, count]) => count > 0));
     },
     end: () => sql.end(),
   };
+}
+
+export function sumOf(buffers: Readonly<Record<string, number>>): number {
+  return Object.values(buffers).reduce((sum, each) => sum + each, 0);
 }
 
 interface Compared {
@@ -119,7 +124,7 @@ interface Compared {
 export async function measureClaimsAtSize(
   databases: { readonly small: LargeDatabase; readonly large: LargeDatabase },
   progress: (line: string) => void,
-): Promise<Compared[]> {
+): Promise<{ readonly compared: readonly Compared[]; readonly buffersByRelation: object }> {
   const sizes = ['small', 'large'] as const;
   const claimers = {
     small: await connectClaimer(databases.small.url),
@@ -133,6 +138,7 @@ export async function measureClaimsAtSize(
     progress(`claims: ${claims} at either size, in turns`);
     const ms = { small: [] as number[], large: [] as number[] };
     const buffers = { small: [] as number[], large: [] as number[] };
+    const byRelation = { small: {}, large: {} };
     const full = { small: [] as number[], large: [] as number[] };
     for (let n = -100; n < claims; n += 1)
       for (const size of sizes) {
@@ -141,21 +147,24 @@ export async function measureClaimsAtSize(
       }
     for (let n = 0; n < probes; n += 1)
       for (const size of sizes) {
-        buffers[size].push(await claimers[size].buffersOfClaim(next[size]()));
-        full[size].push(await claimers[size].buffersOfClaim(databases[size].full));
+        byRelation[size] = await claimers[size].buffersOfClaim(next[size]());
+        buffers[size].push(sumOf(byRelation[size]));
+        full[size].push(sumOf(await claimers[size].buffersOfClaim(databases[size].full)));
       }
     const compared = (what: string, values: typeof ms, q: number): Compared => ({
       what,
       small: { value: rounded(quantile(values.small, q)) },
       large: { value: rounded(quantile(values.large, q)) },
     });
-    return [
+    const lines = [
       compared('buffers of a claim, median', buffers, 0.5),
       compared('buffers of a claim, p99', buffers, 0.99),
       compared('milliseconds of a claim, median', ms, 0.5),
       compared('milliseconds of a claim, p99', ms, 0.99),
       compared(`buffers of a claim from a pool of ${fullPool}, median`, full, 0.5),
     ];
+    // Of the last claim at either size.
+    return { compared: lines, buffersByRelation: byRelation };
   } finally {
     await Promise.all([claimers.small.end(), claimers.large.end()]);
   }

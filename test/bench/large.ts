@@ -61,7 +61,7 @@ interface Result {
 }
 
 function table({ claims, churn }: Result): string {
-  const lines = claims.map(
+  const lines = claims.compared.map(
     ({ what, small, large }) =>
       `${what.padEnd(58)} ${String(small.value).padStart(8)} ${String(large.value).padStart(8)}   ratio ${rounded(large.value / small.value)}`,
   );

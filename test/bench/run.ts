@@ -16,7 +16,7 @@ import { writeResults } from './results-file.ts';
 import { measureSessionReads } from './session-rows.ts';
 import { measureUploads } from './upload-row.ts';
 
-const help = `Usage: make bench              all rows, about four minutes
+const help = `Usage: make bench              all rows, about nine minutes
        bin/with-node node test/bench/run.ts [--only NAME]... [--json] [--rate N] [--profile SERVICE]
 
 Measures Keytrail on this machine, each row beside a bare program in the same run. docs/benchmarks.md says what the rows are.
@@ -29,7 +29,7 @@ With --only, the other rows of the file stay when they were measured at the same
   --profile SERVICE  write a V8 profile of this service (session, identity-keys, …) to .local/bench/profile; slows it down
 
 Exit codes: 0 all rows measured, 1 a row could not be measured (a wrong answer, say), 2 the servers could not be started,
-3 a load program (ghz, vegeta) is missing and Go is not there to build it, 64 wrong use.`;
+3 a load program (ghz, vegeta) is missing and Go is not there to build it, 64 wrong use. Without pgbench the rows of claims have no baseline.`;
 
 interface RowGroup {
   readonly rows: readonly string[];
