@@ -330,7 +330,7 @@ export function createClient(options: ClientOptions): KeytrailClient {
 
     register: () => run('register device', (operation) => registerFirstDevice(registration, operation)),
     createLinkRequest: () => makeLinkRequest(registration),
-    linkCode: linkCodeOf,
+    linkCode: (link) => linkCodeOf(registration, link),
     approveDevice: (link, code) => approveLink(registration, link, code),
     registerApproved: (approval) =>
       run('register device', (operation) => acceptApproval(registration, operation, approval)),

@@ -222,9 +222,11 @@ export class DeviceLogs {
     if (rootKey !== undefined && (await rootKeys.confirm(userId, rootKey)) === false) {
       await rootKeys.judge(userId, rootKey);
     }
-    if (log.version > 0n) {
-      const added = devices.filter(({ addedInVersion }) => addedInVersion > log.version);
-      const revoked = devices.filter(({ revokedInVersion }) => (revokedInVersion ?? 0n) > log.version);
+    // Of a user who was never seen before, nothing changed.
+    const seen = log.version > 0n ? log.version : log.toldHeads[0]?.version;
+    if (seen !== undefined && version > seen) {
+      const added = devices.filter(({ addedInVersion }) => addedInVersion > seen);
+      const revoked = devices.filter(({ revokedInVersion }) => (revokedInVersion ?? 0n) > seen);
       const ids = (some: typeof devices) => some.map(({ deviceId }) => deviceId);
       events.emit('devicesChanged', { userId, version, added: ids(added), revoked: ids(revoked) });
     }

@@ -34,8 +34,8 @@ export async function makeLinkRequest(parts: RegistrationParts): Promise<string>
 }
 
 /** The code of a link request, to be compared by a person: 12 digits. @throws LinkTextError. */
-export function linkCodeOf(link: string): Promise<string> {
-  return linkCode(parseLinkRequest(link));
+export async function linkCodeOf({ primitives }: RegistrationParts, link: string): Promise<string> {
+  return linkCode(primitives, parseLinkRequest(link));
 }
 
 /**
@@ -47,7 +47,7 @@ export async function approveLink(parts: RegistrationParts, link: string, code: 
   const { primitives, clock } = parts;
   const own = await parts.own.registered();
   const request = parseLinkRequest(link);
-  if (!sameLinkCode(await linkCode(request), code)) throw new LinkCodeMismatchError();
+  if (!sameLinkCode(await linkCode(primitives, request), code)) throw new LinkCodeMismatchError();
   const sealedRootKey = sealRootKeyToDevice(primitives, { rootKey: own.rootKey, approver: own, request });
   const certificate = certifyDevice(primitives, own.rootKey, request, clock.now());
   return approvalText({ sealedRootKey, certificate });

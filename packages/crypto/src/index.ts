@@ -84,7 +84,7 @@ export {
   verifyBundle,
   verifyDevice,
 } from './prekeys.ts';
-export { type Encapsulation, type KeyPair, lengths, type Primitives, suite } from './primitives.ts';
+export { type Encapsulation, type KeyPair, lengths, type Primitives, type ScryptCost, suite } from './primitives.ts';
 export {
   CertificateError,
   type CertificateProblem,

@@ -1,10 +1,9 @@
-import { scryptAsync } from '@noble/hashes/scrypt.js';
-import { suite } from './primitives.ts';
+import { type Primitives, type ScryptCost, suite } from './primitives.ts';
 import type { LinkRequest } from './root-key.ts';
 import { transcript } from './transcript.ts';
 
-/** 64 MiB and about half a second of JavaScript. */
-export const linkCodeCost = { N: 2 ** 16, r: 8, p: 1 } as const;
+/** 64 MiB, and about half a second of JavaScript. */
+export const linkCodeCost: ScryptCost = { N: 2 ** 16, r: 8, p: 1 };
 
 /** Everything of a link request: whoever changes any of it gets another code. */
 export function linkRequestTranscript(request: LinkRequest): Uint8Array {
@@ -33,8 +32,8 @@ export function linkCodeSalt({ userId, deviceId }: Pick<LinkRequest, 'userId' | 
  * The code that a new device shows beside its link request, and that the approving device computes from the request as it came: 12 digits in 3
  * groups. Gives way to the event loop while it works.
  */
-export async function linkCode(request: LinkRequest): Promise<string> {
-  const hash = await scryptAsync(linkRequestTranscript(request), linkCodeSalt(request), { ...linkCodeCost, dkLen: 8 });
+export async function linkCode(primitives: Primitives, request: LinkRequest): Promise<string> {
+  const hash = await primitives.scrypt(linkRequestTranscript(request), linkCodeSalt(request), linkCodeCost, 8);
   const digits = String(new DataView(hash.buffer, hash.byteOffset, 8).getBigUint64(0) % 10n ** 12n).padStart(12, '0');
   return digits.replace(/^(\d{4})(\d{4})(\d{4})$/, '$1 $2 $3');
 }

@@ -1,6 +1,7 @@
 import { chacha20poly1305 } from '@noble/ciphers/chacha.js';
 import { ed25519, x25519 } from '@noble/curves/ed25519.js';
 import { hkdf } from '@noble/hashes/hkdf.js';
+import { scryptAsync } from '@noble/hashes/scrypt.js';
 import { sha256, sha512 } from '@noble/hashes/sha2.js';
 import { randomBytes } from '@noble/hashes/utils.js';
 import { ml_kem768 } from '@noble/post-quantum/ml-kem.js';
@@ -14,6 +15,7 @@ export const noblePrimitives: Primitives = {
   randomBytes: (length) => randomBytes(length),
   sha256: (bytes) => sha256(bytes),
   hkdfSha256: (secret, salt, info, length) => hkdf(sha256, secret, salt, info, length),
+  scrypt: (secret, salt, { N, r, p }, length) => scryptAsync(secret, salt, { N, r, p, dkLen: length }),
   x25519: {
     keyPair() {
       const { publicKey, secretKey } = x25519.keygen();

@@ -10,6 +10,7 @@ import {
   hkdfSync,
   type KeyObject,
   randomBytes,
+  scrypt,
   sign,
   verify,
 } from 'node:crypto';
@@ -70,6 +71,14 @@ export const nodePrimitives: Primitives = {
   randomBytes: (length) => plain(randomBytes(length)),
   sha256: (bytes) => plain(createHash('sha256').update(bytes).digest()),
   hkdfSha256: (secret, salt, info, length) => plain(hkdfSync('sha256', secret, salt, info, length)),
+  scrypt: (secret, salt, { N, r, p }, length) =>
+    new Promise((resolve, reject) => {
+      // Node counts a little more than 128 · N · r.
+      const maxmem = 256 * N * r;
+      scrypt(secret, salt, length, { N, r, p, maxmem }, (error, hash) =>
+        error ? reject(error) : resolve(plain(hash)),
+      );
+    }),
   x25519: {
     keyPair: () => keyPair(der.x25519, lengths.x25519Key),
     publicKey(privateKey) {

@@ -7,6 +7,13 @@ export interface KeyPair {
   readonly privateKey: Uint8Array;
 }
 
+/** 128 · N · r bytes of memory. */
+export interface ScryptCost {
+  readonly N: number;
+  readonly r: number;
+  readonly p: number;
+}
+
 export interface Encapsulation {
   /** 1088 bytes. */
   readonly ciphertext: Uint8Array;
@@ -26,6 +33,8 @@ export interface Primitives {
   sha256(bytes: Uint8Array): Uint8Array;
   /** RFC 5869 with SHA-256. `info` is at most 1024 bytes. */
   hkdfSha256(secret: Uint8Array, salt: Uint8Array, info: Uint8Array, length: number): Uint8Array;
+  /** RFC 7914; gives way to the event loop while it works. */
+  scrypt(secret: Uint8Array, salt: Uint8Array, cost: ScryptCost, length: number): Promise<Uint8Array>;
   /** RFC 7748 §5. */
   readonly x25519: {
     keyPair(): KeyPair;

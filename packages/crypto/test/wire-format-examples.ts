@@ -225,7 +225,7 @@ export const wireFormatExamples: Record<string, Uint8Array | string> = {
   }),
   'link-request': linkRequestTranscript(linkRequest),
   'link-code-salt': linkCodeSalt(linkRequest),
-  'link-code': await linkCode(linkRequest),
+  'link-code': await linkCode(noblePrimitives, linkRequest),
   'device-log-added': deviceLogEntryText('alice', added),
   'device-log-added-hash': deviceLogEntryHash('alice', added),
   'device-log-revoked': deviceLogEntryText('alice', revoked),
