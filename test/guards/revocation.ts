@@ -189,7 +189,7 @@ export const revocation: readonly Guard[] = [
       {
         file: 'services/presence/src/domain/attachments.ts',
         find: "if (attachment.tokenExpiresAtMs <= now) attachment.end('token-expired');",
-        replace: '',
+        replace: 'void attachment;',
       },
     ],
     test: {
