@@ -158,13 +158,11 @@ async function adopt(
   rootKey: KeyPair,
   { certifiedDevices }: ChangeRootKeyRequest,
 ): Promise<void> {
-  const device = await own.stored();
   const certificate = certifiedDevices.find(({ deviceId }) => deviceId === own.deviceId)?.certificate;
-  if (device === undefined || certificate === undefined) throw new Error('the change leaves this device out');
+  if (certificate === undefined) throw new Error('the change leaves this device out');
   await rootKeys.accept(own.userId, rootKey.publicKey);
-  await store.saveDevice({ ...device, rootKey, certificate: toBinary(DeviceCertificateSchema, certificate) });
+  await own.change((device) => ({ ...device, rootKey, certificate: toBinary(DeviceCertificateSchema, certificate) }));
   await store.removePending(changeName);
-  own.reload();
 }
 
 /**

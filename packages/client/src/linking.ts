@@ -100,8 +100,8 @@ export async function currentUnder(
 }
 
 async function takeOver(
-  { store, rootKeys, own, primitives }: RegistrationParts,
-  { linkSecret: _, ...device }: StoredDevice,
+  { rootKeys, own, primitives }: RegistrationParts,
+  device: StoredDevice,
   rootKey: KeyPair,
   list: DeviceList,
 ): Promise<void> {
@@ -110,6 +110,9 @@ async function takeOver(
   if (certificate === undefined) throw new NotRegisteredError();
   verifyDeviceCertificate(primitives, publicKeys(device), certificate, rootKey.publicKey);
   await rootKeys.accept(own.userId, rootKey.publicKey);
-  await store.saveDevice({ ...device, rootKey, certificate: toBinary(DeviceCertificateSchema, certificate) });
-  own.reload();
+  await own.change(({ linkSecret: _, ...stored }) => ({
+    ...stored,
+    rootKey,
+    certificate: toBinary(DeviceCertificateSchema, certificate),
+  }));
 }

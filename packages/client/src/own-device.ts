@@ -2,6 +2,7 @@ import { fromBinary } from '@bufbuild/protobuf';
 import { type DeviceCertificate, DeviceCertificateSchema, type Envelope } from '@keytrail/contracts';
 import type { KeyPair, Opener, Ref, Sealer } from '@keytrail/crypto';
 import { NotRegisteredError } from './errors.ts';
+import { Turns } from './flights.ts';
 import type { KeyStore, StoredDevice, StoredPrekeyKind } from './key-store.ts';
 
 /** This device once it is registered. */
@@ -20,6 +21,7 @@ export class OwnDevice implements Ref {
   readonly userId: string;
   readonly deviceId: string;
   readonly #store: KeyStore;
+  readonly #changes = new Turns();
   #registered: RegisteredDevice | undefined;
 
   constructor(ref: Ref, store: KeyStore) {
@@ -33,6 +35,18 @@ export class OwnDevice implements Ref {
     this.#registered ??= registeredDevice(await this.stored());
     if (this.#registered === undefined) throw new NotRegisteredError();
     return this.#registered;
+  }
+
+  /** Changes what is stored of this device, one change after the other, so that a rotation and a new root key lose nothing of each other. */
+  change(alter: (device: StoredDevice) => StoredDevice): Promise<StoredDevice> {
+    return this.#changes.take('device', async () => {
+      const stored = await this.stored();
+      if (stored === undefined) throw new NotRegisteredError();
+      const changed = alter(stored);
+      await this.#store.saveDevice(changed);
+      this.reload();
+      return changed;
+    });
   }
 
   /** The store has other long-term keys of this device now. */

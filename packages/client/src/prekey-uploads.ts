@@ -156,14 +156,11 @@ export class PrekeyUploads {
     keepOldUntil: Date,
   ): Promise<void> {
     const { store, own } = this.#parts;
-    const device = await own.stored();
-    if (device === undefined) return;
-    const current = {
+    const current = await own.change((device) => ({
       ...device,
       signedPrekeyId: signedPrekeyId ?? device.signedPrekeyId,
       lastResortPrekeyId: lastResortPrekeyId ?? device.lastResortPrekeyId,
-    };
-    await store.saveDevice(current);
+    }));
     const old = [
       ...(await store.prekeys('signed')).filter(({ keyId }) => keyId !== current.signedPrekeyId),
       ...(await store.prekeys('kem-last-resort')).filter(({ keyId }) => keyId !== current.lastResortPrekeyId),
