@@ -156,13 +156,15 @@ describe('a claim tried again', () => {
     const [a, b] = [await newDevice(), await newDevice()];
     const claimId = randomUUID();
     const first = await claim(client, a, { claimId });
-    for (let i = 0; i < 10; i++) expect(await claim(client, a, { claimId })).toEqual(first);
+    for (let i = 0; i < 10; i++) await expect(claim(client, a, { claimId })).resolves.toEqual(first);
     const users = { claimId: randomUUID(), userIds: [a.userId] };
-    const byUser = await client.claimPrekeyBundles(users);
-    for (let i = 0; i < 10; i++) expect(await client.claimPrekeyBundles(users)).toEqual(byUser);
+    const taken = client.claimPrekeyBundles(users);
+    await expect(taken).resolves.toMatchObject({ users: [{ userId: a.userId }] });
+    const byUser = await taken;
+    for (let i = 0; i < 10; i++) await expect(client.claimPrekeyBundles(users)).resolves.toEqual(byUser);
     expect(await refusalOf(claim(client, a))).toMatchObject({ metadata: { scope: 'pair' } });
-    expect(await claim(client, a, { claimId })).toEqual(first);
-    expect(await client.claimPrekeyBundles(users)).toEqual(byUser);
+    await expect(claim(client, a, { claimId })).resolves.toEqual(first);
+    await expect(client.claimPrekeyBundles(users)).resolves.toEqual(byUser);
     // Of eight bundles, two were spent.
     for (const target of [b, b]) await claim(client, target);
     const rest = await Promise.all(Array.from({ length: 4 }, () => newDevice()));
@@ -299,7 +301,7 @@ describe.each([
           retryAfterMs: 1_000,
         });
       }
-      expect(await claim(client, device, { claimId })).toEqual(first);
+      await expect(claim(client, device, { claimId })).resolves.toEqual(first);
       await own.redis.restart?.();
       // Redis came back empty: somebody new is counted there, and no more by the process.
       await vi.waitFor(
