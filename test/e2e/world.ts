@@ -1,4 +1,10 @@
-import { type ClientOptions, createClient, type KeytrailClient, memoryKeyStore } from '@keytrail/client';
+import {
+  type ClientOptions,
+  createClient,
+  type KeytrailClient,
+  memoryKeyStore,
+  type Transports,
+} from '@keytrail/client';
 import { createNodeTransports, nodePrimitives } from '@keytrail/client/node';
 import { type Constellation, type ConstellationOptions, startConstellation } from '@keytrail/local/constellation';
 
@@ -7,6 +13,7 @@ export type { Constellation };
 /** All four services on real servers of their own, and SDK clients on top. */
 export interface World extends AsyncDisposable {
   readonly constellation: Constellation;
+  transportsOf(user: string, device: string): Transports;
   /** The SDK of a device that is not registered yet. */
   device(user: string, device: string, options?: Partial<ClientOptions>): KeytrailClient;
   /** A device that is registered and attached; the first of its user. */
@@ -32,21 +39,23 @@ export async function startWorld(options: ConstellationOptions): Promise<World> 
   const clients: KeytrailClient[] = [];
   const world: World = {
     constellation,
+    transportsOf: (user, device) =>
+      createNodeTransports({
+        targets: {
+          identityKeys: constellation.grpcTarget('identity-keys'),
+          conversation: constellation.grpcTarget('conversation'),
+          session: constellation.grpcTarget('session'),
+          presence: constellation.grpcTarget('presence'),
+        },
+        token: () => constellation.issuer.token({ userId: user, deviceId: device }),
+      }),
     device(user, device, more = {}) {
       const client = createClient({
         user,
         device,
         primitives: nodePrimitives,
         keyStore: memoryKeyStore(),
-        transports: createNodeTransports({
-          targets: {
-            identityKeys: constellation.grpcTarget('identity-keys'),
-            conversation: constellation.grpcTarget('conversation'),
-            session: constellation.grpcTarget('session'),
-            presence: constellation.grpcTarget('presence'),
-          },
-          token: () => constellation.issuer.token({ userId: user, deviceId: device }),
-        }),
+        transports: world.transportsOf(user, device),
         ...more,
       });
       clients.push(client);
