@@ -5,6 +5,7 @@ import { drainDefence } from './drain-defence.ts';
 import { epochs } from './epochs.ts';
 import { erasure } from './erasure.ts';
 import type { Guard } from './guard.ts';
+import { identitiesSdk } from './identities-sdk.ts';
 import { keyRequests } from './key-requests.ts';
 import { explainedMisses } from './misses.ts';
 import { prekeyLife } from './prekey-life.ts';
@@ -29,6 +30,7 @@ export const guards: readonly Guard[] = [
   ...keyRequests,
   ...presence,
   ...trust,
+  ...identitiesSdk,
   ...revocation,
   ...erasure,
   ...explainedMisses,
