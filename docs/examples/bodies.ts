@@ -5,6 +5,7 @@ import { parseArgs } from 'node:util';
 import { create, type DescMessage, fromJsonString, type MessageInitShape, toJsonString } from '@bufbuild/protobuf';
 import { timestampNow } from '@bufbuild/protobuf/wkt';
 import {
+  ClaimPrekeyBundlesResponseSchema,
   type Conversation,
   ConversationKind,
   CreateConversationRequestSchema,
@@ -40,6 +41,8 @@ import {
   sealEnvelope,
   signHeader,
   suite,
+  type VerifiedRecipient,
+  verifyBundle,
   verifyDevice,
   verifyHeader,
 } from '@keytrail/crypto';
@@ -50,13 +53,13 @@ const usage = `Usage: node docs/examples/bodies.ts [--keys <folder>] <what> <use
 Prints the JSON body of a call, made and signed for <user>'s <device>. Files are answers of earlier calls, as curl saved them.
 
   register                                       RegisterDevice
-  conversation <other user> <GetDevices>         CreateConversation, with the initial session
+  conversation <other user> <ClaimPrekeyBundles> CreateConversation, with the initial session
   rotation <GetDevices> <GetConversation>        RotateSession
   envelope <GetDevices> <ListKeyRequests>        FulfillKeyRequest for the first request, as a holder of the session's key
   open <GetDevices> <GetInitialSession>          no call: opens the session's key and tells whether all of it verifies
 
 Private keys are kept readable in <folder>, by default .local/examples: they are examples, to be thrown away. A device of
-a real application uses @keytrail/client, which also pins root keys and spends one-time prekeys.`;
+a real application uses @keytrail/client, which also pins root keys, checks device logs and forgets spent prekeys.`;
 
 /** What is kept of a device: private keys in base64. The root key is the user's, and all example devices of a user have it. */
 interface ExampleDevice {
@@ -64,6 +67,8 @@ interface ExampleDevice {
   readonly signingKey: KeyPair;
   readonly signedPrekey: KeyPair;
   readonly lastResortPrekey: KeyPair;
+  readonly oneTimePrekey: KeyPair;
+  readonly oneTimeKemPrekey: KeyPair;
   readonly certificate: DeviceCertificate;
   readonly register: string;
 }
@@ -76,6 +81,10 @@ interface SessionPlace {
   readonly historyPolicy: HistoryPolicy;
   readonly previousHeaderHash: Uint8Array;
 }
+
+const oneTimeId = 1;
+/** KEM prekeys of both kinds share their ids: 1 is the last-resort prekey's. */
+const oneTimeKemId = 2;
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -98,13 +107,19 @@ function register(): string {
 }
 
 function conversation(): string {
-  const [other = '', devices] = args;
+  const [other = '', bundles] = args;
+  const { users, results } = read(bundles, ClaimPrekeyBundlesResponseSchema);
+  const recipients = results.flatMap(({ bundle }) => {
+    const rootKey = users.find((user) => user.userId === bundle?.userId)?.rootKey;
+    return bundle && rootKey ? [verifyBundle(primitives, bundle, rootKey)] : [];
+  });
+  const deviceLists = users.map((user) => ({ userId: user.userId, version: user.deviceListVersion }));
   const requestId = randomUUID();
   const members = [
     { userId, role: MemberRole.ADMIN },
     { userId: other, role: MemberRole.MEMBER },
   ];
-  const initialSession = newSession(devices, {
+  const initialSession = newSession(recipients, deviceLists, {
     conversationId: deriveConversationId(userId, requestId),
     epoch: 1n,
     rosterVersion: 1n,
@@ -118,7 +133,9 @@ function conversation(): string {
 function rotation(): string {
   const [devices, conversationFile] = args;
   const current = read(conversationFile, GetConversationResponseSchema).conversation as Conversation;
-  const session = newSession(devices, {
+  const { deviceLists } = read(devices, GetDevicesResponseSchema);
+  const versions = deviceLists.map(({ userId, version }) => ({ userId, version }));
+  const session = newSession(recipientsOf(devices), versions, {
     ...current,
     epoch: current.epoch + 1n,
     previousHeaderHash: current.headerHash,
@@ -168,7 +185,8 @@ function open(): string {
       identityKey: own.identityKey,
       signingKey: own.signingKey.publicKey,
       signedPrekey: own.signedPrekey,
-      kemPrekey: own.lastResortPrekey,
+      oneTimePrekey: envelope.oneTimePrekeyId === oneTimeId ? own.oneTimePrekey : undefined,
+      kemPrekey: envelope.kemPrekeyId === oneTimeKemId ? own.oneTimeKemPrekey : own.lastResortPrekey,
     },
   });
   keepSession(session.sessionId, sessionKey, signedHeader);
@@ -176,9 +194,12 @@ function open(): string {
   return `opened ${session.sessionId}, epoch ${session.epoch}, sealed by ${sealerUser}/${sealerDevice}: header, certificate, envelope and key commitment verify`;
 }
 
-function newSession(devices: string | undefined, place: SessionPlace): InitialSession {
+function newSession(
+  recipients: readonly VerifiedRecipient[],
+  deviceLists: { userId: string; version: bigint }[],
+  place: SessionPlace,
+): InitialSession {
   const own = ownDevice();
-  const { deviceLists } = read(devices, GetDevicesResponseSchema);
   const { conversationId, epoch, rosterVersion, historyPolicy, previousHeaderHash, members } = place;
   const sessionId = randomUUID();
   const sessionKey = primitives.randomBytes(32);
@@ -190,7 +211,7 @@ function newSession(devices: string | undefined, place: SessionPlace): InitialSe
     epoch,
     rosterVersion,
     rosterHash: rosterHash(members),
-    deviceLists: deviceLists.map(({ userId, version }) => ({ userId, version })),
+    deviceLists,
     initiator: self,
     initiatorIdentityKey: own.identityKey.publicKey,
     initiatorSigningKey: own.signingKey.publicKey,
@@ -201,7 +222,7 @@ function newSession(devices: string | undefined, place: SessionPlace): InitialSe
     createdAt: timestampNow(),
   });
   keepSession(sessionId, sessionKey, signedHeader);
-  const envelopes = recipientsOf(devices).map((recipient) =>
+  const envelopes = recipients.map((recipient) =>
     sealEnvelope({ primitives, sealer: sealer(), recipient, session, attempt: 0, ephemeralKey, sessionKey }),
   );
   return create(InitialSessionSchema, { signedHeader, initiatorCertificate: own.certificate, envelopes });
@@ -214,6 +235,8 @@ function newDevice(): ExampleDevice {
   const signer = { ...self, signingKey };
   const signedPrekey = createSignedPrekey(primitives, signer, 1);
   const lastResortPrekey = createKemPrekey(primitives, signer, 1, 'kem-last-resort');
+  const oneTimePrekey = createOneTimePrekey(primitives, oneTimeId);
+  const oneTimeKemPrekey = createKemPrekey(primitives, signer, oneTimeKemId, 'kem-one-time');
   const keys = { ...self, identityKey: identityKey.publicKey, signingKey: signingKey.publicKey };
   const certificate = certifyDevice(primitives, rootKey, keys, new Date());
   const body = json(RegisterDeviceRequestSchema, {
@@ -223,8 +246,8 @@ function newDevice(): ExampleDevice {
     certificate,
     signedPrekey: signedPrekey.upload,
     lastResortPrekey: lastResortPrekey.upload,
-    oneTimePrekeys: [createOneTimePrekey(primitives, 1).upload],
-    oneTimeKemPrekeys: [createKemPrekey(primitives, signer, 2, 'kem-one-time').upload],
+    oneTimePrekeys: [oneTimePrekey.upload],
+    oneTimeKemPrekeys: [oneTimeKemPrekey.upload],
   });
   keep(
     `${userId}.${deviceId}`,
@@ -233,6 +256,8 @@ function newDevice(): ExampleDevice {
       signingKey: keyPairText(signingKey),
       signedPrekey: keyPairText(signedPrekey.keyPair),
       lastResortPrekey: keyPairText(lastResortPrekey.keyPair),
+      oneTimePrekey: keyPairText(oneTimePrekey.keyPair),
+      oneTimeKemPrekey: keyPairText(oneTimeKemPrekey.keyPair),
       certificate: json(DeviceCertificateSchema, certificate),
       register: body,
     }),
@@ -295,6 +320,8 @@ function deviceFromText(text: string): ExampleDevice {
     signingKey: keyPairFromText(kept.signingKey),
     signedPrekey: keyPairFromText(kept.signedPrekey),
     lastResortPrekey: keyPairFromText(kept.lastResortPrekey),
+    oneTimePrekey: keyPairFromText(kept.oneTimePrekey),
+    oneTimeKemPrekey: keyPairFromText(kept.oneTimeKemPrekey),
     certificate: fromJsonString(DeviceCertificateSchema, kept.certificate),
     register: kept.register,
   };
