@@ -64,7 +64,7 @@ export const DeviceListChangedSchema: GenMessage<DeviceListChanged> = /*@__PURE_
   messageDesc(file_keytrail_identitykeys_v1_events, 0);
 
 /**
- * PrekeysLow is published when a claim left a pool below its threshold. Subject: keytrail.identitykeys.v1.prekeys_low.
+ * PrekeysLow is published when a pool is below its threshold or a signed or last-resort prekey is overdue, and again until that is settled. Subject: keytrail.identitykeys.v1.prekeys_low.
  *
  * @generated from message keytrail.identitykeys.v1.PrekeysLow
  */

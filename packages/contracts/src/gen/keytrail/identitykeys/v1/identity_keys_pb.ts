@@ -1417,7 +1417,7 @@ export const IdentityKeysService: GenService<{
     output: typeof SetClaimPermissionResponseSchema;
   },
   /**
-   * ListRevokedDevices pages through all revocations in their order, so that the session service's own list is right also after events were lost.
+   * ListRevokedDevices pages through all revocations in their order, so that what other services know of them is right also after events were lost. For services.
    *
    * @generated from rpc keytrail.identitykeys.v1.IdentityKeysService.ListRevokedDevices
    */
