@@ -46,6 +46,20 @@ test('users who share nothing yet begin a group: every device of theirs has the 
   }
 });
 
+test('a new device verifies what was written by somebody who has left', async () => {
+  const [a, b, c] = [someone('alice'), someone('bob'), someone('carol')];
+  const alice = await world.online(a, 'laptop');
+  const bob = await world.online(b, 'laptop');
+  const carol = await world.online(c, 'laptop');
+  const { conversationId } = await alice.createConversation({ kind: 'group', members: [b, c] });
+  await carol.send(conversationId, 'before I go');
+  await alice.removeMembers(conversationId, [c]);
+  await alice.rotate(conversationId);
+  const tablet = await world.further(bob, b, 'tablet');
+  await tablet.attach();
+  expect(await tablet.messages(conversationId)).toMatchObject([{ text: 'before I go', sender: { userId: c } }]);
+});
+
 test('a device that comes while a first contact is being made is in the session too', async () => {
   const [a, b] = [someone('alice'), someone('bob')];
   const bob = await world.online(b, 'laptop');

@@ -520,6 +520,18 @@ describe('what other services ask', () => {
     });
     expect(userIds).toEqual([bob.userId]);
   });
+
+  it('names those who have left to those who stayed, and not the reverse', async () => {
+    const { alice, others, conversation } = await group(3);
+    const [bob, carol] = others as [TestUser, TestUser];
+    await remove(alice.device, conversation, carol);
+    const sharedWith = async ({ userId }: TestUser, ...asked: TestUser[]) => {
+      const otherUserIds = asked.map((user) => user.userId);
+      return (await harness.services.listSharedUsers({ userId, otherUserIds, includeFormerMembers: true })).userIds;
+    };
+    expect((await sharedWith(alice, bob, carol)).sort()).toEqual([bob.userId, carol.userId].sort());
+    expect(await sharedWith(carol, alice, bob)).toEqual([]);
+  });
 });
 
 describe('a list of conversations', () => {

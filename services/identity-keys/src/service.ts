@@ -114,7 +114,10 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
       onError: (error) => log.debug({ err: error }, 'Redis reported an error'),
     });
     closing.push(() => redisLimits.close());
-    const sharing = createSharing(conversation, { rememberMs: config.sharedUsersRememberedMs });
+    const rememberMs = config.sharedUsersRememberedMs;
+    const sharing = createSharing(conversation, { rememberMs, formerMembers: false });
+    // What a former member wrote must stay verifiable: lists and logs are also told to those who are still where the member was.
+    const readers = createSharing(conversation, { rememberMs, formerMembers: true });
     const server = await startServer({
       service,
       services: [IdentityKeysService],
@@ -146,8 +149,8 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
           maxAnswerBytes: config.claimAnswerBytes,
         }),
         setClaimPermission({ db }),
-        getDevices({ db, sharing, maxDevicesPerAnswer: config.maxDevicesPerAnswer }),
-        listDeviceLog({ db, sharing, maxEntriesPerAnswer: config.maxLogEntriesPerAnswer }),
+        getDevices({ db, sharing: readers, maxDevicesPerAnswer: config.maxDevicesPerAnswer }),
+        listDeviceLog({ db, sharing: readers, maxEntriesPerAnswer: config.maxLogEntriesPerAnswer }),
         revokeDevice({ db }),
         changeRootKey({ db, rootKeyReset: config.rootKeyReset }),
         setRecovery({ db }),

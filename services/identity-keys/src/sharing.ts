@@ -8,8 +8,8 @@ export type ConversationPeer = Pick<Client<typeof ConversationService>, 'listSha
 /** Who may know about whom: device lists, device logs and typed claim reasons are for those who share a conversation. */
 export interface Sharing {
   /**
-   * Of the users, those about whom the caller may know: its own and those with whom it shares a conversation; for services and operators,
-   * all. Throws PEER_UNAVAILABLE when conversation must be asked and cannot be.
+   * Of the users, those about whom the caller may know: its own and those with whom it shares a conversation (and, where they count, those who left
+   * one that the caller is in); for services and operators, all. Throws PEER_UNAVAILABLE when conversation must be asked and cannot be.
    */
   knownTo(caller: Caller, userIds: readonly string[]): Promise<ReadonlySet<string>>;
   /** Of the users, those about whom the caller is known to may know without asking anybody: the rest may or may not be strangers. */
@@ -27,13 +27,14 @@ const usersPerCall = 1_000;
  */
 export function createSharing(
   conversation: ConversationPeer,
-  { rememberMs }: { readonly rememberMs: number },
+  { rememberMs, formerMembers }: { readonly rememberMs: number; readonly formerMembers: boolean },
 ): Sharing {
   const sharing = rememberMs > 0 ? new LRUCache<string, true>({ max: remembered, ttl: rememberMs }) : undefined;
   const asking = new Map<string, Promise<ReadonlySet<string>>>();
 
   async function ask(userId: string, others: readonly string[]): Promise<ReadonlySet<string>> {
-    const { userIds } = await conversation.listSharedUsers({ userId, otherUserIds: [...others] });
+    const request = { userId, otherUserIds: [...others], includeFormerMembers: formerMembers };
+    const { userIds } = await conversation.listSharedUsers(request);
     for (const other of userIds) sharing?.set(pairOf(userId, other), true);
     return new Set(userIds);
   }
@@ -82,7 +83,7 @@ export function createSharing(
   };
 }
 
-/** Sharing goes both ways. A space is in no user id. */
-function pairOf(a: string, b: string): string {
-  return a < b ? `${a} ${b}` : `${b} ${a}`;
+/** Who has left knows nothing of who stayed: the order counts. A space is in no user id. */
+function pairOf(asking: string, other: string): string {
+  return `${asking} ${other}`;
 }

@@ -10,7 +10,7 @@ export interface StandIns {
   readonly targets: Readonly<Record<string, string>>;
   /** The users share a conversation from now on. */
   share(...userIds: string[]): void;
-  /** None of the users shares a conversation with anybody any more. */
+  /** The users leave all conversations that they share with anybody. */
   part(...userIds: string[]): void;
   /** What conversation was asked, in order. */
   readonly asked: { readonly userId: string; readonly otherUserIds: readonly string[] }[];
@@ -32,7 +32,7 @@ export async function startStandIns(environment: Readonly<Record<string, string>
   const config = readSettings({ ...serverSettings, ...authSettings, ...telemetrySettings }, environment);
   const telemetry = startTelemetry({ service: 'conversation', config });
   const authenticator: Authenticator = createAuthenticator(config);
-  const conversations: Set<string>[] = [];
+  const conversations: { readonly members: Set<string>; readonly ever: ReadonlySet<string> }[] = [];
   const start = (
     service: 'conversation' | 'session',
     options: Pick<Parameters<typeof startServer>[0], 'services' | 'rpcs'>,
@@ -40,9 +40,9 @@ export async function startStandIns(environment: Readonly<Record<string, string>
 
   const standIns: StandIns = {
     targets: {},
-    share: (...userIds) => void conversations.push(new Set(userIds)),
+    share: (...userIds) => void conversations.push({ members: new Set(userIds), ever: new Set(userIds) }),
     part(...userIds) {
-      for (const members of conversations) for (const userId of userIds) members.delete(userId);
+      for (const { members } of conversations) for (const userId of userIds) members.delete(userId);
     },
     asked: [],
     conversationAway: false,
@@ -59,11 +59,13 @@ export async function startStandIns(environment: Readonly<Record<string, string>
     rpcs: [
       unary(ConversationService.method.listSharedUsers, {
         allow: ['service:identity-keys'],
-        async handle({ userId, otherUserIds }) {
+        async handle({ userId, otherUserIds, includeFormerMembers }) {
           standIns.asked.push({ userId, otherUserIds });
           if (standIns.conversationAway) throw refuse('SHUTTING_DOWN', 'away', { retryAfterMs: 500 });
-          const shared = conversations.filter((members) => members.has(userId));
-          const userIds = otherUserIds.filter((other) => shared.some((members) => members.has(other)));
+          const shared = conversations.filter(({ members }) => members.has(userId));
+          const userIds = otherUserIds.filter((other) =>
+            shared.some(({ members, ever }) => (includeFormerMembers ? ever : members).has(other)),
+          );
           await standIns.beforeAnswering();
           return { userIds };
         },

@@ -97,7 +97,7 @@ describe('who asks while another call asks the same', () => {
       peer: 'conversation',
       timeoutMs: 10_000,
     });
-    const sharing = createSharing(conversation, { rememberMs: rememberedMs });
+    const sharing = createSharing(conversation, { rememberMs: rememberedMs, formerMembers: false });
     const caller = {
       kind: 'device',
       userId: callerId,
@@ -171,8 +171,17 @@ test('with nothing remembered, a conversation that was left counts no more', asy
       (await client.getDevices({ userIds: [device.userId] })).deviceLists[0]?.devices.length;
     forgetful.peers.share(caller, device.userId);
     expect(await devicesSeen()).toBe(1);
+    // Who stays still verifies what the one who left wrote; who left is told nothing more.
+    const stayed = newUser();
+    const staying = await forgetful.asDevice({ userId: stayed, deviceId: 'phone' });
+    const left = await forgetful.register({ userId: caller, deviceId: 'registered' });
+    forgetful.peers.share(caller, device.userId, stayed);
     forgetful.peers.part(caller);
     expect(await devicesSeen()).toBe(0);
+    const { deviceLists } = await staying.getDevices({ userIds: [caller] });
+    expect(deviceLists[0]?.devices.map(({ deviceId }) => deviceId)).toEqual([left.device.deviceId]);
+    const { deviceLogs } = await staying.listDeviceLog({ users: [{ userId: caller }] });
+    expect(deviceLogs[0]?.entries).toHaveLength(1);
   } finally {
     await forgetful.stop();
   }

@@ -7,8 +7,8 @@ import { usersSharingWith } from '../store/memberships.ts';
 export function listSharedUsers({ db }: Parts): Rpc {
   return unary(ConversationService.method.listSharedUsers, {
     allow: ['service'],
-    async handle({ userId, otherUserIds }) {
-      return { userIds: await usersSharingWith(db, userId, otherUserIds) };
+    async handle({ userId, otherUserIds: others, includeFormerMembers: includeFormer }) {
+      return { userIds: await usersSharingWith(db, userId, { others, includeFormer }) };
     },
   });
 }

@@ -33,7 +33,7 @@ const sharing = statement(
   `SELECT DISTINCT theirs.user_id
    FROM memberships mine JOIN memberships theirs ON theirs.conversation_id = mine.conversation_id
    WHERE mine.user_id = $1 AND mine.to_epoch IS NULL
-     AND theirs.user_id = ANY($2::text[]) AND theirs.to_epoch IS NULL
+     AND theirs.user_id = ANY($2::text[]) AND ($3 OR theirs.to_epoch IS NULL)
    ORDER BY 1`,
 );
 
@@ -106,8 +106,12 @@ export async function setRole(
   await tx.query(changeRole, [conversationId, userId, role]);
 }
 
-/** Those of the other users who are members of a conversation that the user is a member of now. */
-export async function usersSharingWith(db: Queryable, userId: string, others: readonly string[]): Promise<string[]> {
-  const rows = await db.query<{ user_id: string }>(sharing, [userId, others]);
+/** Those of the other users who are members of a conversation that the user is a member of now, or have been and left. */
+export async function usersSharingWith(
+  db: Queryable,
+  userId: string,
+  { others, includeFormer }: { readonly others: readonly string[]; readonly includeFormer: boolean },
+): Promise<string[]> {
+  const rows = await db.query<{ user_id: string }>(sharing, [userId, others, includeFormer]);
   return rows.map((row) => row.user_id);
 }
