@@ -120,6 +120,8 @@ async function people() {
   return { a, b, c, laptop, phone, bob, carol, group, direct };
 }
 
+const erased = 'MessageErasedError: the message was erased together with its sender';
+
 async function texts(reader: KeytrailClient, conversationId: string): Promise<string[]> {
   return (await reader.messages(conversationId)).map((message) =>
     'text' in message ? message.text : `${message.error}`,
@@ -149,13 +151,13 @@ describe('an erased user', () => {
 
     const sent = await bob.send(group, 'after');
     expect(sent.epoch).toBe(2n);
-    expect(await texts(carol, group)).toEqual(['from bob', 'after']);
-    expect(await texts(bob, direct)).toEqual(['from bob']);
+    expect(await texts(carol, group)).toEqual([erased, erased, 'from bob', 'after']);
+    expect(await texts(bob, direct)).toEqual([erased, 'from bob']);
     await expect(bob.send(direct, 'anybody there?')).rejects.toMatchObject({ reason: 'CONVERSATION_CLOSED' });
 
     // The first session was made by a device that is known nowhere any more; what is stored with it is enough to open it.
     const tablet = await world.further(bob, b, 'tablet');
-    expect(await texts(tablet, group)).toEqual(['from bob', 'after']);
+    expect(await texts(tablet, group)).toEqual([erased, erased, 'from bob', 'after']);
 
     await expect(world.device(a, 'new').register()).rejects.toMatchObject({ reason: 'USER_ERASED' });
     await expect(phone.send(group, 'still here')).rejects.toThrow();

@@ -204,6 +204,18 @@ export class RootKeyUnknownError extends Error {
   }
 }
 
+/** The server says that it erased the message together with its sender; no signature says so. */
+export class MessageErasedError extends Error {
+  override readonly name = 'MessageErasedError';
+  /** The server's time. */
+  readonly erasedAt: Date;
+
+  constructor(erasedAt: Date) {
+    super('the message was erased together with its sender');
+    this.erasedAt = erasedAt;
+  }
+}
+
 export class NotRegisteredError extends Error {
   override readonly name = 'NotRegisteredError';
 

@@ -39,6 +39,7 @@ export {
   type KeyMissCause,
   KeyMissError,
   LinkCodeMismatchError,
+  MessageErasedError,
   NotRegisteredError,
   type RecoveryName,
   RefusalError,

@@ -3,7 +3,7 @@ import type { Message, RotationDueReason } from '@keytrail/contracts';
 import { decryptMessage, encryptMessage, type Ref } from '@keytrail/crypto';
 import { randomUuid } from './bytes.ts';
 import type { Conversations } from './conversations.ts';
-import { KeyMissError, RefusalError, RotationLost } from './errors.ts';
+import { KeyMissError, MessageErasedError, RefusalError, RotationLost } from './errors.ts';
 import type { KeyStore } from './key-store.ts';
 import type { OpeningParts, OpenOptions, SessionOpener } from './open-session.ts';
 import type { HeldSession } from './sessions.ts';
@@ -118,8 +118,8 @@ async function newerSession(
 }
 
 /**
- * Reads the log, and decrypts what it can; what it cannot is there with its error. What erased users sent is left out. Each session is opened
- * once.
+ * Reads the log, and decrypts what it can; what it cannot is there with its error, a MessageErasedError for what erased users sent: only the
+ * server says so, and a message left out would be one hidden. Each session is opened once.
  */
 export async function readMessages(
   parts: MessageParts,
@@ -127,10 +127,11 @@ export async function readMessages(
   conversationId: string,
   options: ReadOptions,
 ): Promise<ReadMessage[]> {
-  const messages = (await listMessages(parts, operation, conversationId, options)).filter(({ erasedAt }) => !erasedAt);
+  const messages = await listMessages(parts, operation, conversationId, options);
   const { recover = true, waitForHolder = false, timeoutMs = readTimeoutMs } = options;
   const how = { recover, waitForHolder, timeoutMs, signal: operation.signal };
-  const sessionIds = [...new Set(messages.map(({ sessionId }) => sessionId))];
+  const readable = messages.filter(({ erasedAt }) => erasedAt === undefined);
+  const sessionIds = [...new Set(readable.map(({ sessionId }) => sessionId))];
   const sessions = new Map(
     await Promise.all(
       sessionIds.map(async (sessionId): Promise<[string, HeldSession | Error]> => {
@@ -173,6 +174,7 @@ async function read(
   const { sequence, sessionId, epoch, sentAt } = message;
   const sender = { userId: message.sender?.userId ?? '', deviceId: message.sender?.deviceId ?? '' };
   const received = { sequence, sender, sessionId, epoch, sentAt: sentAt ? timestampDate(sentAt) : new Date(0) };
+  if (message.erasedAt) return { ...received, error: new MessageErasedError(timestampDate(message.erasedAt)) };
   if (session === undefined || session instanceof Error) {
     return { ...received, error: session ?? new Error('the session was not opened') };
   }

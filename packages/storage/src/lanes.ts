@@ -1,3 +1,4 @@
+import type { Writable } from 'node:stream';
 import pg from 'pg';
 
 /** A few connections that many statements share, several on their way on each at once. */
@@ -10,6 +11,14 @@ export interface Lanes {
 interface Lane {
   client: Promise<pg.Client> | undefined;
   onTheWay: number;
+}
+
+/** What one turn of the event loop asks of a connection leaves with one system call. */
+function sendTogether(client: pg.Client): void {
+  const { stream } = (client as unknown as { readonly connection: { readonly stream: Writable } }).connection;
+  if (stream.writableCorked > 0) return;
+  stream.cork();
+  setImmediate(() => stream.uncork());
 }
 
 /** Connects on first use. A connection that breaks fails what is on its way on it, and is replaced. */
@@ -40,7 +49,9 @@ export function openLanes(config: pg.ClientConfig, count: number): Lanes {
       const lane = lanes.reduce((a, b) => (b.onTheWay < a.onTheWay ? b : a));
       lane.onTheWay += 1;
       try {
-        return await work(await connected(lane));
+        const client = await connected(lane);
+        sendTogether(client);
+        return await work(client);
       } finally {
         lane.onTheWay -= 1;
       }

@@ -83,6 +83,8 @@ export class RedisLimits implements LimitStore {
     const redis = new Redis(url, {
       maxRetriesPerRequest: 0,
       enableOfflineQueue: false,
+      // What one turn of the event loop asks leaves with one system call.
+      enableAutoPipelining: true,
       autoResendUnfulfilledCommands: false,
       connectTimeout: 2_000,
       commandTimeout: timeoutMs,
