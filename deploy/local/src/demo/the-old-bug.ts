@@ -104,12 +104,21 @@ async function uncertifiedDevice(stage: Stage, { conversationId, sessionId }: Ca
   const database = new pg.Client({ connectionString: stage.constellation.databaseUrls['identity-keys'] });
   await database.connect();
   await database.query(
-    `WITH listed AS (UPDATE users SET device_list_version = device_list_version + 1 WHERE user_id = 'bob' RETURNING device_list_version, root_key)
-     UPDATE devices SET user_id = 'bob', certificate_root_key = listed.root_key, added_in_version = listed.device_list_version
-     FROM listed WHERE user_id = 'mallory'`,
+    `INSERT INTO device_log (user_id, version, kind, previous_hash, recorded_at, root_key, device_id, identity_key, signing_key,
+                             certified_at, certificate_signature)
+     SELECT u.user_id, u.device_list_version + 1, 1, u.log_head, d.added_at, u.root_key, d.device_id, d.identity_key, d.signing_key,
+            d.certified_at, d.certificate_signature
+       FROM users u, devices d WHERE u.user_id = 'bob' AND d.user_id = 'mallory'`,
+  );
+  await database.query(
+    `UPDATE devices SET user_id = 'bob', certificate_root_key = listed.root_key, added_in_version = listed.device_list_version,
+                        certified_in_version = listed.device_list_version
+       FROM users listed WHERE devices.user_id = 'mallory' AND listed.user_id = 'bob'`,
   );
   await database.end();
-  stage.say('a device bob/phantom was put into the database by hand; its certificate is not by bob’s root key');
+  stage.say(
+    'a device bob/phantom was put into the database and its log by hand; its certificate is not by bob’s root key',
+  );
 
   const phantom = rpcAs(stage, 'bob', 'phantom');
   const { keyRequest } = await phantom.session.requestKey({
