@@ -1,0 +1,30 @@
+import { readFileSync } from 'node:fs';
+import { createClient, type KeytrailClient } from '@keytrail/client';
+import { createNodeTransports, nodePrimitives } from '@keytrail/client/node';
+
+const up = Object.fromEntries(
+  readFileSync(process.argv[2] ?? '.local/up.env', 'utf8')
+    .trim()
+    .split('\n')
+    .map((line) => line.split('=') as [string, string]),
+);
+
+/** The SDK of a device over what `make up` started. Its keys are in memory alone: run again, it is another one. */
+export function device(user: string, name: string): KeytrailClient {
+  const targets = {
+    identityKeys: up.IDENTITY_KEYS_GRPC ?? '',
+    conversation: up.CONVERSATION_GRPC ?? '',
+    session: up.SESSION_GRPC ?? '',
+    presence: up.PRESENCE_GRPC ?? '',
+  };
+  const token = async () => {
+    const answer = await fetch(`${up.ISSUER}/token`, { method: 'POST', body: JSON.stringify({ user, device: name }) });
+    return ((await answer.json()) as { token: string }).token;
+  };
+  return createClient({
+    user,
+    device: name,
+    primitives: nodePrimitives,
+    transports: createNodeTransports({ targets, token }),
+  });
+}
