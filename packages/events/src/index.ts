@@ -15,6 +15,7 @@ export { type DeliveredEvent, type EventHandler, type Handler, on, onInTransacti
 export { deadLetterRetentionMs, inboxMigration, inboxRetentionMs, purgeDeadLetters, purgeInbox } from './inbox.ts';
 export { type AddEventOptions, addEvent, largestEventBytes, outboxMigration } from './outbox.ts';
 export { publishHint } from './publish.ts';
+export { startPurges } from './purges.ts';
 export { type Relay, type RelayOptions, startRelay } from './relay.ts';
 export { type Rounds, type RoundsOptions, startRounds } from './rounds.ts';
 export { erasureSettings, eventSettings } from './settings.ts';

@@ -1,14 +1,15 @@
 import { join } from 'node:path';
 import { createAuthenticator, createServiceIdentity } from '@keytrail/auth';
 import { ConversationService, IdentityKeysService, SessionService } from '@keytrail/contracts';
-import { connectEvents, purgeDeadLetters, purgeInbox, startRelay } from '@keytrail/events';
+import { connectEvents, startRelay } from '@keytrail/events';
 import { connectPeer, startServer } from '@keytrail/rpc';
-import { openDatabase, purgeRequestIds, schemaReadiness } from '@keytrail/storage';
+import { openDatabase, schemaReadiness } from '@keytrail/storage';
 import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
 import type { ConversationConfig } from './config.ts';
 import { eraseUsers } from './consumers/erase-users.ts';
 import { noteChangedDevices } from './consumers/note-changed-devices.ts';
 import { type AtFaultPoint, dieAt } from './fault-points.ts';
+import { forgetOldIds } from './jobs/forget-old-ids.ts';
 import { startJob } from './jobs/job.ts';
 import { pullRevocations } from './jobs/pull-revocations.ts';
 import { reachConversations } from './jobs/reach-conversations.ts';
@@ -103,9 +104,7 @@ export function createConversationServer(
     reconcile = (ageMs) => reconcileCandidates(parts, ageMs, log);
     const jobs = [
       startJob('reconcile candidates', config.reconcileIntervalMs, log, () => reconcile(config.candidateAgeMs)),
-      startJob('forget old ids', config.purgeIntervalMs, log, () =>
-        Promise.all([purgeRequestIds(db), purgeInbox(db), purgeDeadLetters(db)]),
-      ),
+      forgetOldIds(db, log, config.purgeIntervalMs),
     ];
     closing.push(() => Promise.all(jobs.map((job) => job.stop())));
 

@@ -18,8 +18,9 @@ import {
 } from '@keytrail/events';
 import { readSettings } from '@keytrail/settings';
 import { isCheckViolation, statement } from '@keytrail/storage';
-import { startTelemetry } from '@keytrail/telemetry';
+import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { forgetOldIds } from '../src/jobs/forget-old-ids.ts';
 import { conversationSettings } from '../src/service.ts';
 import {
   createdBy,
@@ -34,13 +35,14 @@ import {
 
 let harness: Harness;
 let bus: EventBus;
+let telemetry: Telemetry;
 let stop: () => Promise<void>;
 const reports: UserErased[] = [];
 
 beforeAll(async () => {
   harness = await startHarness({ KEYTRAIL_ERASURE_BATCH: '2' });
   const config = readSettings(conversationSettings, harness.environment());
-  const telemetry = startTelemetry({ service: 'conversation', config });
+  telemetry = startTelemetry({ service: 'conversation', config });
   bus = await connectEvents({ config, log: telemetry.log });
   const subscription = subscribeCore(bus, userErased.conversation.subject, async (bytes) => {
     reports.push(fromBinary(UserErasedSchema, bytes));
@@ -244,6 +246,28 @@ describe('an erased user', () => {
     });
     expect(batches).toBeGreaterThan(4);
     expect(counts).toMatchObject({ messages: { erased: 5 }, memberships: { erased: 1 } });
+  });
+});
+
+describe('the purge', () => {
+  it('forgets all that is past its time in one go, however much it is', async () => {
+    await harness.query(
+      `INSERT INTO request_ids (caller, request_id, method, content_digest, created_at)
+       SELECT 'somebody', gen_random_uuid(), 'm', decode(repeat('00', 32), 'hex'), now() - interval '8 days'
+       FROM generate_series(1, 20500)`,
+    );
+    const forgetting = forgetOldIds(harness.db, telemetry.log, 3_600_000);
+    try {
+      await vi.waitFor(
+        async () =>
+          expect(
+            await harness.query(`SELECT count(*)::int AS left FROM request_ids WHERE caller = 'somebody'`),
+          ).toEqual([{ left: 0 }]),
+        { timeout: 20_000 },
+      );
+    } finally {
+      await forgetting.stop();
+    }
   });
 });
 

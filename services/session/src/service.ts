@@ -68,7 +68,7 @@ export function createSession(config: SessionConfig, overrides: Overrides = {}):
   let consumers: Pick<Consumer, 'ready' | 'stop'>[] = [];
   let sweep: Sweep | undefined;
   let pull: Rounds | undefined;
-  let stopForgetting = () => {};
+  let forgetting: { stop(): Promise<void> } | undefined;
   let stopped: Promise<void> | undefined;
 
   async function start(): Promise<{ grpcPort: number; webPort: number }> {
@@ -78,7 +78,7 @@ export function createSession(config: SessionConfig, overrides: Overrides = {}):
     if (overrides.run?.consumers ?? true) consumers = [...startConsumers(dispatcher, bus), eraseUsers(parts, bus)];
     if (overrides.run?.sweep ?? true) sweep = startSweep(dispatcher, config.sweepMs);
     pull = pullRevocations({ db, peers, log }, config.revocationsPullMs);
-    stopForgetting = startForgetting(db, log, {
+    forgetting = startForgetting(db, log, {
       everyMs: config.purgeIntervalMs,
       endedKeyRequestRetentionMs: config.endedKeyRequestRetentionMs,
     });
@@ -99,8 +99,7 @@ export function createSession(config: SessionConfig, overrides: Overrides = {}):
   async function stop(): Promise<void> {
     try {
       await server?.stop();
-      stopForgetting();
-      await Promise.all([...consumers.map((consumer) => consumer.stop()), sweep?.stop(), pull?.stop()]);
+      await Promise.all([...consumers, sweep, pull, forgetting].map((running) => running?.stop()));
       await relay?.stop();
       await bus?.close();
     } finally {

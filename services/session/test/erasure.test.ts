@@ -2,18 +2,25 @@ import { randomUUID } from 'node:crypto';
 import { timestampFromDate } from '@bufbuild/protobuf/wkt';
 import { KeyRequestKind, type UserErased } from '@keytrail/contracts';
 import { keyRequestEnded, publishHint, userErased, userErasureRequested } from '@keytrail/events';
+import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
 import type pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { startForgetting } from '../src/jobs/forget-old-ids.ts';
 import { purgeEndedKeyRequests } from '../src/store/key-requests.ts';
 import { createPerson, type MadeSession, makeSession, type Person, type TestDevice } from './people.ts';
 import { keyOf } from './stand-ins.ts';
 import { offersTo, startWorld, type World } from './world.ts';
 
 let world: World;
+let telemetry: Telemetry;
 beforeAll(async () => {
   world = await startWorld({ erasureBatch: 1, offerMs: 60_000, waitMs: 60_000, offersAtOnce: 1 });
+  telemetry = startTelemetry({ service: 'session', config: world.config });
 }, 60_000);
-afterAll(() => world?.stop());
+afterAll(async () => {
+  await telemetry?.shutdown();
+  await world?.stop();
+});
 
 async function shared(initiator: TestDevice, covered: TestDevice[], people: Person[], withheld: TestDevice[] = []) {
   const made = makeSession({ initiator, covered, withheld });
@@ -213,6 +220,31 @@ describe('an erased user', () => {
 });
 
 describe('the purge', () => {
+  it('forgets all that is past its time in one go, however much it is', async () => {
+    await world.sql.query(
+      `INSERT INTO request_ids (caller, request_id, method, content_digest, created_at)
+       SELECT 'somebody phone', gen_random_uuid(), 'm', decode(repeat('00', 32), 'hex'), now() - interval '8 days'
+       FROM generate_series(1, 20500)`,
+    );
+    const forgetting = startForgetting(world.service.db, telemetry.log, {
+      everyMs: 3_600_000,
+      endedKeyRequestRetentionMs: 3_600_000,
+    });
+    try {
+      await vi.waitFor(
+        async () => {
+          const { rows } = await world.sql.query(
+            `SELECT count(*)::int AS left FROM request_ids WHERE caller = 'somebody phone'`,
+          );
+          expect(rows).toEqual([{ left: 0 }]);
+        },
+        { timeout: 20_000 },
+      );
+    } finally {
+      await forgetting.stop();
+    }
+  });
+
   it('forgets requests that ended long ago without a key, and offers of all that ended; open and fulfilled ones stay', async () => {
     const [alice, bob] = [createPerson('alice'), createPerson('bob')];
     const [holder, late] = [alice.addDevice(), bob.addDevice()];

@@ -1,4 +1,4 @@
-import { purgeDeadLetters, purgeInbox } from '@keytrail/events';
+import { purgeDeadLetters, purgeInbox, startPurges } from '@keytrail/events';
 import { type Database, purgeRequestIds } from '@keytrail/storage';
 import type { Logger } from '@keytrail/telemetry';
 import { purgeEndedKeyRequests } from '../store/key-requests.ts';
@@ -13,15 +13,15 @@ export function startForgetting(
   db: Database,
   log: Logger,
   { everyMs, endedKeyRequestRetentionMs }: Forgetting,
-): () => void {
-  const timer = setInterval(() => {
-    Promise.all([
-      purgeRequestIds(db),
-      purgeInbox(db),
-      purgeDeadLetters(db),
-      purgeEndedKeyRequests(db, endedKeyRequestRetentionMs),
-    ]).catch((err) => log.warn({ err }, 'old rows could not be forgotten; it is tried again'));
-  }, everyMs);
-  timer.unref();
-  return () => clearInterval(timer);
+): { stop(): Promise<void> } {
+  return startPurges({
+    everyMs,
+    log,
+    purges: {
+      'request ids': (most) => purgeRequestIds(db, most),
+      'handled events': (most) => purgeInbox(db, most),
+      'dead letters': (most) => purgeDeadLetters(db, most),
+      'ended key requests': (most) => purgeEndedKeyRequests(db, endedKeyRequestRetentionMs, most),
+    },
+  });
 }
