@@ -174,11 +174,33 @@ export const revocation: readonly Guard[] = [
     name: 'unknown-device-is-asked-for-again',
     invariant: 'I9',
     what: 'A device that attached while identity-keys could not be asked is asked for until the answer is there.',
-    switchOff: [{ file: follow, find: "if (standing.kind === 'refused') attachment.end(standing.why);", replace: '' }],
+    switchOff: [
+      {
+        file: 'services/presence/src/jobs/ask-again.ts',
+        find: "if (standing.kind === 'refused') attachment.end(standing.why);",
+        replace: '',
+      },
+    ],
     test: {
       file: presenceTest,
       name: 'that attached while identity-keys was away loses its stream once it can be asked',
       hangs: true,
+    },
+  },
+  {
+    name: 'standings-are-asked-for-in-bounds',
+    invariant: 'I9',
+    what: 'A crowd that attaches does not flood identity-keys: past a number, devices attach unknown and are asked for later.',
+    switchOff: [
+      {
+        file: 'services/presence/src/device-standing.ts',
+        find: "if (asking >= most) return { kind: 'unknown' };",
+        replace: '',
+      },
+    ],
+    test: {
+      file: presenceTest,
+      name: 'comes without it, and without waiting, to whoever attaches while as many are being asked for as may be',
     },
   },
   {

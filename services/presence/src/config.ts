@@ -26,6 +26,11 @@ export const presenceSettings = {
     rule.durationMs().default(1_000),
     'how long Attach waits for identity-keys to say whether the device is registered and how its prekeys are; then it attaches without',
   ),
+  standingsAtOnce: setting(
+    'KEYTRAIL_ATTACH_STANDINGS_AT_ONCE',
+    rule.count().default(64),
+    'for how many attaching devices one replica asks identity-keys at the same time; those past them attach without, and are asked for again',
+  ),
   revocationsPullMs: setting(
     'KEYTRAIL_REVOCATIONS_PULL_MS',
     rule.durationMs().default(5000),

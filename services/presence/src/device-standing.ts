@@ -32,6 +32,20 @@ export function standingFrom(
   };
 }
 
+/** Asks for `most` devices at a time; the standing of whoever comes past them is unknown, without waiting. */
+export function atMost(most: number, ask: AskStanding): AskStanding {
+  let asking = 0;
+  return async (device) => {
+    if (asking >= most) return { kind: 'unknown' };
+    asking += 1;
+    try {
+      return await ask(device);
+    } finally {
+      asking -= 1;
+    }
+  };
+}
+
 export function notRegistered(deviceId: string): ConnectError {
   return refuse('DEVICE_NOT_REGISTERED', 'the calling device has not been registered', {
     metadata: { device_id: deviceId },

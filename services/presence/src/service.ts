@@ -16,8 +16,9 @@ import type { PresenceConfig } from './config.ts';
 import { endRevokedDevice } from './consumers/end-revoked-devices.ts';
 import { eraseUser } from './consumers/erase-users.ts';
 import { notifyDevices } from './consumers/notify-devices.ts';
-import { standingFrom } from './device-standing.ts';
+import { atMost, standingFrom } from './device-standing.ts';
 import { Gateway } from './gateway.ts';
+import { askAgain } from './jobs/ask-again.ts';
 import { followRevocations } from './jobs/follow-revocations.ts';
 import { endExpiredTokens, endSilentDevices, keepLease, sweepDevices } from './jobs/gateway-jobs.ts';
 import { attach } from './rpc/attach.ts';
@@ -71,7 +72,8 @@ export async function startPresence(
     config.standingTimeoutMs,
     warnSparingly(log, 'identity-keys could not be asked about a device that attached; it is asked again'),
   );
-  const revocations = followRevocations({ gateway, identityKeys, ask, log }, config.revocationsPullMs);
+  const revocations = followRevocations({ gateway, identityKeys, log }, config.revocationsPullMs);
+  const standings = askAgain({ gateway, ask, log }, config.revocationsPullMs);
 
   const notifier = startConsumer({
     bus,
@@ -110,7 +112,7 @@ export async function startPresence(
       attach({
         gateway,
         bus,
-        ask,
+        ask: atMost(config.standingsAtOnce, ask),
         heartbeatIntervalMs: config.heartbeatIntervalMs,
         maxAttachments: config.maxAttachments,
         maxQueuedNotifications: config.maxQueuedNotifications,
@@ -136,7 +138,8 @@ export async function startPresence(
     webPort: server.webPort,
     async stop() {
       await server.stop();
-      await Promise.all([notifier.stop(), revocationEvents.stop(), erasures.stop(), revocations.stop()]);
+      await Promise.all([notifier.stop(), revocationEvents.stop(), erasures.stop()]);
+      await Promise.all([revocations.stop(), standings.stop()]);
       await Promise.all(jobs.map((stop) => stop()));
       await gateway.close();
       conversation.close();

@@ -43,6 +43,8 @@ interface IdentityKeys {
   older: bigint;
   /** Called before each answer. */
   before: () => Promise<void> | void;
+  /** Called before each answer to GetPrekeyStatus. */
+  beforeStatus: (deviceId: string) => Promise<void> | void;
   refillDue: boolean;
   asked: number;
 }
@@ -55,6 +57,7 @@ function resetIdentityKeys(): void {
     revocations: [],
     older: 0n,
     before: () => {},
+    beforeStatus: () => {},
     refillDue: false,
     asked: 0,
   };
@@ -90,6 +93,7 @@ beforeAll(async () => {
           known.asked += 1;
           await known.before();
           const { userId = '', deviceId = '' } = device ?? {};
+          await known.beforeStatus(deviceId);
           if (known.unregistered.has(key(userId, deviceId)))
             throw refuse('DEVICE_NOT_REGISTERED', 'no such device', { metadata: { device_id: deviceId } });
           if (known.revoked.has(key(userId, deviceId)))
@@ -189,12 +193,10 @@ describe('a revoked device', () => {
     const desk = await attach(watcher);
     // Either gateway takes an event: of so many, some are taken by the one that does not hold the stream.
     const attached = [];
+    // Also when they take turns, as the first half of the streams is here and the second there.
     for (let index = 0; index < 12; index += 1) {
       const deviceId = `phone-${index}`;
-      attached.push([
-        deviceId,
-        await attach(await device([first, second][index % 2] ?? first, 'alice', deviceId)),
-      ] as const);
+      attached.push([deviceId, await attach(await device(index < 6 ? first : second, 'alice', deviceId))] as const);
     }
     for (const [deviceId, { stream }] of attached) {
       await tellRevoked('alice', deviceId);
@@ -237,6 +239,31 @@ describe('a revoked device', () => {
     await other.heartbeat({ connectionId: desk.greeting.connectionId });
   });
 
+  test('loses its stream though its event was lost, and identity-keys has not answered for others who attached', async () => {
+    const answering = Promise.withResolvers<void>();
+    const askedAgain = Promise.withResolvers<void>();
+    try {
+      const presence = await gateway({
+        KEYTRAIL_REVOCATIONS_PULL_MS: '20',
+        KEYTRAIL_ATTACH_STANDING_MS: '600000',
+      });
+      const phone = await attach(await device(presence, 'henry', 'phone'));
+      known.beforeStatus = () => {
+        throw refuse('PEER_UNAVAILABLE', 'away', { metadata: { peer: 'database' } });
+      };
+      await attach(await device(presence, 'henry', 'desk'));
+      known.beforeStatus = () => {
+        askedAgain.resolve();
+        return answering.promise;
+      };
+      await askedAgain.promise;
+      known.revocations.push({ userId: 'henry', deviceId: 'phone' });
+      expect(await refusalOf(phone.stream.next())).toMatchObject({ reason: 'DEVICE_REVOKED' });
+    } finally {
+      answering.resolve();
+    }
+  });
+
   test('that attached while identity-keys was away loses its stream once it can be asked', async () => {
     known.before = () => {
       throw refuse('PEER_UNAVAILABLE', 'away', { metadata: { peer: 'database' } });
@@ -274,6 +301,33 @@ describe('the greeting', () => {
       expect(greeting.prekeyStatus).toBeUndefined();
       expect(await online(phone, 'frank')).toEqual(['phone']);
       expect(known.asked).toBeGreaterThan(0);
+    } finally {
+      answering.resolve();
+    }
+  });
+
+  test('comes without it, and without waiting, to whoever attaches while as many are being asked for as may be', async () => {
+    const answering = Promise.withResolvers<void>();
+    const asked = Promise.withResolvers<void>();
+    try {
+      const presence = await gateway({
+        KEYTRAIL_REVOCATIONS_PULL_MS: '20',
+        KEYTRAIL_ATTACH_STANDING_MS: '600000',
+        KEYTRAIL_ATTACH_STANDINGS_AT_ONCE: '1',
+      });
+      known.beforeStatus = (deviceId) => {
+        if (deviceId !== 'phone') return;
+        asked.resolve();
+        return answering.promise;
+      };
+      const attaching = attach(await device(presence, 'ida', 'phone'));
+      await asked.promise;
+      known.revoked.add('ida/tablet');
+      const tablet = await attach(await device(presence, 'ida', 'tablet'));
+      expect(tablet.greeting.prekeyStatus).toBeUndefined();
+      expect(await refusalOf(tablet.stream.next())).toMatchObject({ reason: 'DEVICE_REVOKED' });
+      answering.resolve();
+      expect((await attaching).greeting.prekeyStatus).toMatchObject({ counts: { oneTime: 7, kem: 8 } });
     } finally {
       answering.resolve();
     }

@@ -28,8 +28,11 @@ export class Attachment {
   /** When the token that opened the stream expires, in ms since the epoch. */
   readonly tokenExpiresAtMs: number;
   lastHeartbeatMs: number;
-  /** Whether identity-keys has said that the device is registered and not revoked, at a time from which on revocations are followed. */
-  standingKnown = false;
+  /**
+   * Known once identity-keys has said that the device is registered and not revoked, at a time from which on revocations are followed. Until
+   * the greeting Attach is asking, afterwards whoever is unknown is asked for again.
+   */
+  standing: 'asking' | 'unknown' | 'known' = 'asking';
   ended: AttachmentEnd | undefined;
   readonly #maxQueued: number;
   readonly #queue: Notification[] = [];

@@ -56,7 +56,7 @@ export function attach(parts: Parts): Rpc {
         const follows = gateway.followsRevocations;
         const standing = await ask(attachment);
         if (standing.kind === 'refused') throw standing.refusal;
-        attachment.standingKnown = standing.kind === 'active' && follows;
+        attachment.standing = standing.kind === 'active' && follows ? 'known' : 'unknown';
         yield {
           message: {
             case: 'greeting',
