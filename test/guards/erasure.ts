@@ -107,6 +107,33 @@ export const erasure: readonly Guard[] = [
     test: { file: sessionTest, name: 'writes nothing for an erased user any more, and skips an offer' },
   },
   {
+    name: 'erased-users-answer-nothing',
+    invariant: 'I9',
+    what: 'An erased user answers no key request, whatever was found before the erasure (trigger).',
+    switchOff: [
+      {
+        file: 'services/session/prisma/migrations/20261123070000_erased_holders/migration.sql',
+        find: `
+     OR EXISTS (SELECT FROM added a JOIN erasures e ON e.user_id = a.sealer_user_id WHERE a.attempt > 0) THEN`,
+        replace: ' THEN',
+      },
+    ],
+    test: { file: 'services/session/test/fulfilment.test.ts', name: 'is not accepted: its holder is erased' },
+  },
+  {
+    name: 'revoked-devices-answer-nothing',
+    invariant: 'I9',
+    what: 'A device that is noted as revoked answers no key request, whatever was found before (in the statement that writes the envelope).',
+    switchOff: [
+      {
+        file: 'services/session/src/store/envelopes.ts',
+        find: 'EXISTS (SELECT FROM revoked_devices WHERE user_id = $7 AND device_id = $8) AS holder_revoked',
+        replace: 'false AS holder_revoked',
+      },
+    ],
+    test: { file: 'services/session/test/fulfilment.test.ts', name: 'is not accepted: its holder is revoked' },
+  },
+  {
     name: 'erasure-waits-for-writers',
     invariant: 'I9',
     what: 'An erasure begins only when whoever found its user not erased has committed (advisory lock).',

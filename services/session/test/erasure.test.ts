@@ -198,6 +198,33 @@ describe('an erased user', () => {
     expect(countsOf(report)).toMatchObject({ envelopes: { erased: 4, kept: 0 } });
   });
 
+  it('is gone through beside a session that is being discarded: neither waits for what the other holds', async () => {
+    const [alice, bob] = [createPerson('alice'), createPerson('bob')];
+    const [phone, other] = [alice.addDevice(), bob.addDevice()];
+    const { conversationId } = named(await shared(other, [other, phone], [alice, bob]));
+    const erasureId = randomUUID();
+    const discarding = await world.sql.connect();
+    try {
+      await discarding.query('BEGIN');
+      await discarding.query('SELECT FROM sessions WHERE conversation_id = $1 FOR UPDATE', [conversationId]);
+      await ask(erasureId, alice);
+      await vi.waitFor(async () => {
+        const { rows } = await world.sql.query(
+          `SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%envelopes_gone%'`,
+        );
+        expect(rows).toHaveLength(1);
+      });
+      await discarding.query('SELECT FROM envelopes WHERE conversation_id = $1 FOR UPDATE NOWAIT', [conversationId]);
+      await discarding.query('DELETE FROM sessions WHERE conversation_id = $1', [conversationId]);
+      await discarding.query('COMMIT');
+    } finally {
+      await discarding.query('ROLLBACK');
+      discarding.release();
+    }
+    const report = await world.event(userErased.session, (event) => event.erasureId === erasureId);
+    expect(countsOf(report)).toMatchObject({ envelopes: { erased: 0, kept: 0 } });
+  });
+
   it('is taken up by a round when every event of it is lost, and forgotten after its time', async () => {
     const [alice, bob] = [createPerson('alice'), createPerson('bob')];
     const [phone, other] = [alice.addDevice(), bob.addDevice()];

@@ -426,6 +426,71 @@ describe('an envelope', () => {
   });
 });
 
+describe('an envelope whose rights end while it is on its way', () => {
+  const erase = (userId: string) =>
+    world.sql.query('INSERT INTO erasures (erasure_id, user_id, requested_at) VALUES ($1, $2, now())', [
+      randomUUID(),
+      userId,
+    ]);
+  const revoke = ({ userId, deviceId }: TestDevice) =>
+    world.sql.query('INSERT INTO revoked_devices VALUES ($1, $2, now())', [userId, deviceId]);
+  const revokedDevice = { reason: 'NOT_ENTITLED', metadata: { cause: 'DEVICE_REVOKED' } };
+
+  it.each([
+    { what: 'its holder is erased', end: ({ holder }: Ways) => erase(holder.userId), refused: revokedDevice },
+    { what: 'its requester is erased', end: ({ late }: Ways) => erase(late.userId), refused: revokedDevice },
+    { what: 'its holder is revoked', end: ({ holder }: Ways) => revoke(holder), refused: revokedDevice },
+    { what: 'its requester is revoked', end: ({ late }: Ways) => revoke(late), refused: revokedDevice },
+    {
+      what: 'the offer is declined',
+      end: ({ keyRequestId }: Ways) =>
+        world.sql.query(
+          `UPDATE offers SET declined_at = now(), decline_reason = 'KEY_NOT_HELD' WHERE key_request_id = $1`,
+          [keyRequestId],
+        ),
+      refused: { reason: 'NOT_OFFERED' },
+    },
+  ])('is not accepted: $what', async ({ end, refused }) => {
+    const { others, late, made } = await lateDevice();
+    const [holder] = others as [TestDevice];
+    world.peers.attach(holder);
+    const { keyRequest } = await world.as(late).requestKey(requestOf(made));
+    const keyRequestId = keyRequest?.keyRequestId ?? '';
+    const holding = await world.sql.connect();
+    try {
+      // The envelope has passed every check, and waits for the request.
+      await holding.query('BEGIN');
+      await holding.query('SELECT FROM key_requests WHERE key_request_id = $1 FOR UPDATE', [keyRequestId]);
+      const refusal = refusalOf(fulfil(holder, made, late, keyRequestId, 1));
+      await vi.waitFor(async () => {
+        const { rows } = await world.sql.query(
+          `SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+             AND query LIKE '%FROM key_requests WHERE key_request_id = $1 FOR UPDATE'`,
+        );
+        expect(rows).toHaveLength(1);
+      }, 10_000);
+      await end({ holder, late, keyRequestId });
+      await holding.query('COMMIT');
+      expect(await refusal).toMatchObject(refused);
+    } finally {
+      await holding.query('ROLLBACK');
+      holding.release();
+    }
+    const { rows } = await world.sql.query(
+      `SELECT state, (SELECT count(*)::int FROM envelopes WHERE key_request_id = $1) AS envelopes
+       FROM key_requests WHERE key_request_id = $1`,
+      [keyRequestId],
+    );
+    expect(rows).toEqual([{ state: 'OFFERED', envelopes: 0 }]);
+  });
+});
+
+interface Ways {
+  readonly holder: TestDevice;
+  readonly late: TestDevice;
+  readonly keyRequestId: string;
+}
+
 describe('straight SQL', () => {
   const copy = (table: string, changes: Record<string, string>) => `DO $$
     DECLARE one ${table};

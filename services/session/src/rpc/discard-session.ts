@@ -10,7 +10,7 @@ export function discardSession({ db }: Pick<Parts, 'db'>): Rpc {
     allow: ['service:conversation'],
     async handle({ conversationId, sessionId }, call) {
       keepTrace('session discarded');
-      const discarded = await discard(db, conversationId, sessionId);
+      const discarded = await db.transaction((tx) => discard(tx, conversationId, sessionId));
       call.log.info({ conversationId, sessionId, discarded }, 'session discarded');
       return { discarded };
     },

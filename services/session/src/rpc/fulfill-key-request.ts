@@ -30,6 +30,7 @@ import {
   signatureInvalid,
 } from '../refusals.ts';
 import { fulfillWithEnvelope } from '../store/envelopes.ts';
+import { erasedAmong, isOfErasedUser } from '../store/erasures.ts';
 import { lockKeyRequest, type OfferedRequest, readOfferedRequest } from '../store/key-requests.ts';
 import { keyRequestMessage } from './messages.ts';
 
@@ -60,20 +61,32 @@ export function fulfillKeyRequest(parts: Parts): Rpc {
         throw refusal;
       }
 
-      return answerOnce(db, once, FulfillKeyRequestResponseSchema, async (tx) => {
+      const { requester } = offered.request;
+      const fulfilling = answerOnce(db, once, FulfillKeyRequestResponseSchema, async (tx) => {
         const locked = await lockKeyRequest(tx, keyRequestId);
         if (!locked) throw notOffered(keyRequestId);
         if (!isOpen(locked.state)) throw keyRequestEnded(locked, attempt);
         const fulfilled = advance(locked, { kind: 'fulfilled', attempt }, offered.now);
-        keepTrace('key delivered');
-        const written = await fulfillWithEnvelope(tx, fulfilled, envelope, locked.version);
+        const { written, ...standing } = await fulfillWithEnvelope(tx, fulfilled, envelope, locked.version);
+        if (!standing.offered) throw notOffered(keyRequestId);
+        if (standing.requester_revoked) throw notEntitled('requester', MissCause.DEVICE_REVOKED);
+        if (standing.holder_revoked) throw notEntitled('holder', MissCause.DEVICE_REVOKED);
         if (written !== envelopesExpected) throw new Error(`${written} envelopes written of a locked key request`);
+        keepTrace('key delivered');
         await announceDelivery(tx, fulfilled, holder);
         tx.afterCommit(() => tell(fulfilled, written, call));
         return create(FulfillKeyRequestResponseSchema, { keyRequest: keyRequestMessage(fulfilled) });
       });
+      return fulfilling.catch((error: unknown) => refuseErased(db, requester, error));
     },
   });
+}
+
+/** Either user may be erased between the look at the device lists and the write; the devices of an erased user are revoked. */
+async function refuseErased(db: Parts['db'], requester: DeviceId, error: unknown): Promise<never> {
+  if (!isOfErasedUser(error)) throw error;
+  const [erased] = await erasedAmong(db, [requester.userId]);
+  throw notEntitled(erased === undefined ? 'holder' : 'requester', MissCause.DEVICE_REVOKED);
 }
 
 async function checkedOffer(

@@ -43,7 +43,8 @@ const deleteOffers = statement(
    SELECT count(*)::integer AS erased FROM gone`,
 );
 
-// Every session is looked at once, by its key. Envelopes that the user sealed for others stay: they are how those others decrypt. Only a
+// Every session is looked at once, by its key, and held before its envelopes are, as DiscardSession does it: neither waits for the other with
+// what the other needs. Envelopes that the user sealed for others stay: they are how those others decrypt. Only a
 // device that has the key seals, so that they are looked for in sessions that the user made or had an envelope of.
 const walk = statement(
   'session_erasure_walk_sessions',
@@ -52,7 +53,7 @@ const walk = statement(
      WHERE (conversation_id, session_id) > (
        (SELECT coalesce(walked_conversation_id, '00000000-0000-0000-0000-000000000000') FROM erasures WHERE erasure_id = $1),
        (SELECT coalesce(walked_session_id, '') FROM erasures WHERE erasure_id = $1))
-     ORDER BY conversation_id, session_id LIMIT $3),
+     ORDER BY conversation_id, session_id LIMIT $3 FOR KEY SHARE),
    envelopes_gone AS (
      DELETE FROM envelopes e USING page p
      WHERE e.conversation_id = p.conversation_id AND e.session_id = p.session_id AND e.user_id = $2 RETURNING 1),
@@ -99,11 +100,11 @@ const deleteRequests = statement(
      SELECT key_request_id FROM key_requests WHERE user_id = $1 ORDER BY key_request_id LIMIT $2) RETURNING 1)
    SELECT count(*)::integer AS erased FROM gone`,
 );
-// Callers are devices, written as user, space, device (domain/device.ts).
+// Callers are devices, written as user, space, device (domain/device.ts), in the order of their bytes: “!” comes right after the space.
 const deleteRequestIds = statement(
   'session_erasure_delete_request_ids',
   `WITH gone AS (DELETE FROM request_ids WHERE (caller, request_id) IN (
-     SELECT caller, request_id FROM request_ids WHERE starts_with(caller, $1 || ' ') LIMIT $2) RETURNING 1)
+     SELECT caller, request_id FROM request_ids WHERE caller > $1 || ' ' AND caller < $1 || '!' LIMIT $2) RETURNING 1)
    SELECT count(*)::integer AS erased FROM gone`,
 );
 const countRevoked = statement(

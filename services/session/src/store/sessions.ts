@@ -174,12 +174,8 @@ async function writeWithholdings(
 }
 
 /** Deletes a session with its envelopes and withholdings. Whether there was one. */
-export async function discardSession(
-  db: Pick<Transaction, 'query'>,
-  conversationId: string,
-  sessionId: string,
-): Promise<boolean> {
-  return (await db.query(deleteSession, [conversationId, sessionId])).length > 0;
+export async function discardSession(tx: Transaction, conversationId: string, sessionId: string): Promise<boolean> {
+  return (await tx.query(deleteSession, [conversationId, sessionId])).length > 0;
 }
 
 /** Inside an array parameter, pg writes a Buffer as bytea. */
