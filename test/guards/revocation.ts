@@ -188,6 +188,45 @@ export const revocation: readonly Guard[] = [
     },
   },
   {
+    name: 'erased-user-is-told-to-all-gateways',
+    invariant: 'I9',
+    what: "An erased user's streams end on every gateway, also when Redis has lost their entries.",
+    switchOff: [
+      { file: 'services/presence/src/consumers/erase-users.ts', find: 'gateway.endErased(requested);', replace: '' },
+    ],
+    test: {
+      file: 'services/presence/test/presence.test.ts',
+      name: 'loses the streams on every gateway, and has no entry, when Redis was emptied',
+      hangs: true,
+    },
+  },
+  {
+    name: 'ended-stream-leaves-no-entry',
+    invariant: 'I9',
+    what: 'The entry of a stream that has ended is not written again, however slowly its device reads it to the end.',
+    switchOff: [{ file: 'services/presence/src/gateway.ts', find: '.filter(({ ended }) => !ended)', replace: '' }],
+    test: {
+      file: 'services/presence/test/presence.test.ts',
+      name: 'whose device does not read its stream to the end gets no entry again',
+    },
+  },
+  {
+    name: 'revoked-device-gets-no-queue',
+    invariant: 'I9',
+    what: 'What was queued for a device when it was revoked is not given to it.',
+    switchOff: [
+      {
+        file: 'services/presence/src/domain/attachment.ts',
+        find: "if (why === 'revoked' || why === 'not-registered') this.#queue.length = 0;",
+        replace: '',
+      },
+    ],
+    test: {
+      file: 'services/presence/test/presence.test.ts',
+      name: 'a revoked device gets nothing of what was queued for it, and one that is only to attach elsewhere gets all of it',
+    },
+  },
+  {
     name: 'standings-are-asked-for-in-bounds',
     invariant: 'I9',
     what: 'A crowd that attaches does not flood identity-keys: past a number, devices attach unknown and are asked for later.',

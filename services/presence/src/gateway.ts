@@ -1,6 +1,11 @@
 import { randomUUID } from 'node:crypto';
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
-import { GatewayDeliverySchema, type Notification } from '@keytrail/contracts';
+import {
+  GatewayDeliverySchema,
+  type Notification,
+  type UserErasureRequested,
+  UserErasureRequestedSchema,
+} from '@keytrail/contracts';
 import { type EventBus, publishCore, subscribeCore } from '@keytrail/events';
 import { attr, currentTraceparent, SpanKind, withSpan } from '@keytrail/telemetry';
 import type { Attachment } from './domain/attachment.ts';
@@ -13,11 +18,14 @@ interface Log {
   warn(fields: object, message: string): void;
 }
 
+/** All gateways listen to it. */
+const erasedSubject = 'keytrail.gateways.user_erased';
+
 type Errand = 'deliver' | 'superseded' | 'heartbeat' | 'revoked';
 
 /**
  * This process as a gateway: it holds the streams of attached devices under a lease, and takes errands for them from other
- * gateways over core NATS (`keytrail.gateway.<id>.<errand>`). The id is random per boot, and changes when the lease was lost.
+ * gateways over core NATS (`keytrail.gateway.<id>.<errand>`, and what is for all of them `keytrail.gateways.user_erased`). The id is random per boot, and changes when the lease was lost.
  */
 export class Gateway {
   readonly attachments = new Attachments();
@@ -29,6 +37,7 @@ export class Gateway {
   readonly #log: Log;
   #id = randomUUID();
   #unsubscribe: (() => void) | undefined;
+  #unsubscribeErased: (() => void) | undefined;
 
   constructor(parts: { leases: LeaseStore; bus: EventBus; leaseMs: number; log: Log }) {
     this.#leases = parts.leases;
@@ -43,6 +52,7 @@ export class Gateway {
 
   async open(): Promise<void> {
     this.#unsubscribe = this.#listen(this.#id);
+    this.#unsubscribeErased = this.#listenForErased();
     await this.#leases.openGateway(this.#id, this.#leaseMs);
   }
 
@@ -75,11 +85,19 @@ export class Gateway {
     unsubscribeLost?.();
   }
 
-  /** Writes every attachment's entry again; those that a newer attachment replaced are ended. Paced by `pageSize` at a time. */
+  /**
+   * Writes the entry of every attachment that has not ended again; those that a newer attachment replaced are ended. Paced by `pageSize` at
+   * a time.
+   */
   async assertAll(pageSize = 200): Promise<void> {
     const all = this.attachments.all();
     for (let from = 0; from < all.length; from += pageSize) {
-      await Promise.all(all.slice(from, from + pageSize).map((attachment) => this.assert(attachment)));
+      await Promise.all(
+        all
+          .slice(from, from + pageSize)
+          .filter(({ ended }) => !ended)
+          .map((attachment) => this.assert(attachment)),
+      );
     }
   }
 
@@ -123,6 +141,14 @@ export class Gateway {
     else this.#send(entry.gatewayId, 'revoked', userId, deviceId, entry.connectionId);
   }
 
+  /**
+   * Ends the user's streams on all gateways, by what each of them holds: Redis may have lost the entries. A gateway that does not hear
+   * of it ends them by the list of revocations.
+   */
+  endErased(requested: UserErasureRequested): void {
+    publishCore(this.#bus, erasedSubject, toBinary(UserErasureRequestedSchema, requested));
+  }
+
   passHeartbeatOn(gatewayId: string, userId: string, deviceId: string, connectionId: string): void {
     this.#send(gatewayId, 'heartbeat', userId, deviceId, connectionId);
   }
@@ -134,6 +160,7 @@ export class Gateway {
 
   async close(): Promise<void> {
     this.#unsubscribe?.();
+    this.#unsubscribeErased?.();
     await this.#leases.closeGateway(this.#id);
   }
 
@@ -169,6 +196,17 @@ export class Gateway {
     publishCore(this.#bus, `keytrail.gateway.${gatewayId}.${errand}`, toBinary(GatewayDeliverySchema, delivery), {
       template: `keytrail.gateway.{gateway}.${errand}`,
     });
+  }
+
+  #listenForErased(): () => void {
+    const subscription = subscribeCore(this.#bus, erasedSubject, async (bytes) => {
+      const { userId } = fromBinary(UserErasureRequestedSchema, bytes);
+      const held = this.attachments.ofUser(userId);
+      for (const attachment of held) attachment.end('revoked');
+      // After all that this gateway has written: it writes no more for those that have ended.
+      if (held.length > 0) await this.#leases.forget(userId);
+    });
+    return () => subscription.stop();
   }
 
   #listen(gatewayId: string): () => void {

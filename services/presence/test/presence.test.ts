@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { fromBinary } from '@bufbuild/protobuf';
+import { create, fromBinary } from '@bufbuild/protobuf';
 import { type Client, Code, createClient } from '@connectrpc/connect';
 import { createConnectTransport } from '@connectrpc/connect-web';
 import { createAuthenticator } from '@keytrail/auth';
@@ -8,6 +8,7 @@ import {
   ConversationService,
   IdentityKeysService,
   NotificationKind,
+  NotificationSchema,
   PresenceService,
   type UserErased,
   UserErasedSchema,
@@ -28,7 +29,10 @@ import { startTelemetry } from '@keytrail/telemetry';
 import { Redis } from 'ioredis';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { readConfig } from '../src/config.ts';
+import { Attachment } from '../src/domain/attachment.ts';
+import { Gateway } from '../src/gateway.ts';
 import { type RunningPresence, startPresence } from '../src/service.ts';
+import { LeaseStore } from '../src/store/lease-store.ts';
 
 const credential = 'a-development-credential-of-32-characters';
 let redis: ServerHandle;
@@ -339,6 +343,19 @@ describe('notifications', () => {
   });
 });
 
+function attachmentOf(userId: string, deviceId: string): Attachment {
+  return new Attachment({
+    userId,
+    deviceId,
+    connectionId: randomUUID(),
+    counter: 1n,
+    attachedAt: new Date(),
+    tokenExpiresAtMs: Number.POSITIVE_INFINITY,
+    nowMs: performance.now(),
+    maxQueued: 3,
+  });
+}
+
 describe('an erased user', () => {
   test('has no stream and no entry left, whichever gateway held them, and is reported each time', async () => {
     const [first, second] = [await gateway(), await gateway()];
@@ -368,6 +385,61 @@ describe('an erased user', () => {
     await notify('bob', 'phone');
     expect((await friend.stream.next()).value?.message.case).toBe('notification');
   });
+
+  test('loses the streams on every gateway, and has no entry, when Redis was emptied', async () => {
+    const hour = '3600000';
+    const never = {
+      KEYTRAIL_GATEWAY_LEASE_MS: hour,
+      KEYTRAIL_GATEWAY_RENEW_MS: hour,
+      KEYTRAIL_PRESENCE_SWEEP_MS: hour,
+    };
+    const [first, second] = [await gateway(never), await gateway(never)];
+    const phone = await attach(await device(first, 'frida', 'phone'), 1n);
+    const tablet = await attach(await device(second, 'frida', 'tablet'), 1n);
+    const client = new Redis(redis.url);
+    perTest.push(() => client.disconnect());
+    await client.flushall();
+    await publishHint(bus, userErasureRequested, { erasureId: randomUUID(), userId: 'frida', deviceIds: [] });
+    for (const { stream } of [phone, tablet])
+      await expect(stream.next()).rejects.toSatisfy((error) => readRefusal(error).reason === 'DEVICE_REVOKED');
+    expect(await client.keys('*frida*')).toEqual([]);
+  });
+
+  test('whose device does not read its stream to the end gets no entry again', async () => {
+    const leases = new LeaseStore({ url: redis.url, deviceTtlMs: 60_000, onError: () => {} });
+    perTest.push(() => leases.close());
+    const holding = new Gateway({ leases, bus, leaseMs: 60_000, log: { info() {}, warn() {} } });
+    await holding.open();
+    perTest.push(() => holding.close());
+    const [phone, desk] = ['phone', 'desk'].map((deviceId) => attachmentOf('gudrun', deviceId));
+    if (!phone || !desk) throw new Error('there are two');
+    for (const attachment of [phone, desk]) {
+      holding.attachments.put(attachment);
+      await holding.assert(attachment);
+    }
+    phone.end('revoked');
+    await leases.forget('gudrun');
+    await holding.assertAll();
+    expect((await leases.findAll(['gudrun'])).map(({ deviceId }) => deviceId)).toEqual(['desk']);
+  });
+});
+
+test('a revoked device gets nothing of what was queued for it, and one that is only to attach elsewhere gets all of it', async () => {
+  const hint = () => create(NotificationSchema, { kind: NotificationKind.PREKEYS_LOW });
+  const never = new AbortController().signal;
+  for (const why of ['revoked', 'not-registered'] as const) {
+    const attachment = attachmentOf('hanna', 'phone');
+    attachment.deliver(hint());
+    // It may have been about to end for another reason.
+    attachment.end('draining');
+    attachment.end(why);
+    expect(await attachment.next(never)).toBeUndefined();
+  }
+  const drained = attachmentOf('hanna', 'phone');
+  for (let i = 0; i < 2; i += 1) drained.deliver(hint());
+  drained.end('draining');
+  expect([await drained.next(never), await drained.next(never)]).toEqual([hint(), hint()]);
+  expect(await drained.next(never)).toBeUndefined();
 });
 
 describe('bad input', () => {

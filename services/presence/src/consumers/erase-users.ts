@@ -13,15 +13,16 @@ interface ErasingParts {
 }
 
 /**
- * Ends the user's streams and deletes the user's entry. Nothing of an erasure is remembered here: asked again it is done again, and a report
- * that is lost is asked for again.
+ * Ends the user's streams, on whichever gateways, and deletes the user's entry. Nothing of an erasure is remembered here: asked again it is
+ * done again, and a report that is lost is asked for again. It counts the entries that there were, so those of a second report are none.
  */
 export async function eraseUser(
   { gateway, leases, bus, log }: ErasingParts,
-  { erasureId, userId }: UserErasureRequested,
+  requested: UserErasureRequested,
 ): Promise<void> {
+  const { erasureId, userId } = requested;
   const found = await leases.findAll([userId]);
-  for (const device of found) gateway.endRevoked(device);
+  gateway.endErased(requested);
   await leases.forget(userId);
   const counts = [{ kind: 'attachments', erased: BigInt(found.length), kept: 0n }];
   const report = { service: 'presence', erasedAt: timestampNow(), counts };

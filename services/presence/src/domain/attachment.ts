@@ -70,8 +70,10 @@ export class Attachment {
     return true;
   }
 
+  /** What is queued is still read, but not by a device that is no good any more. */
   end(why: AttachmentEnd): void {
     this.ended ??= why;
+    if (why === 'revoked' || why === 'not-registered') this.#queue.length = 0;
     this.#wake?.();
   }
 

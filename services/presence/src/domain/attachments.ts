@@ -29,6 +29,10 @@ export class Attachments {
     return [...this.#byDevice.values()];
   }
 
+  ofUser(userId: string): Attachment[] {
+    return this.all().filter((attachment) => attachment.userId === userId);
+  }
+
   /** Ends those whose last heartbeat is older than `silenceMs`; returns them. */
   endSilent(nowMs: number, silenceMs: number): Attachment[] {
     const silent = this.all().filter((attachment) => nowMs - attachment.lastHeartbeatMs > silenceMs);
