@@ -7,7 +7,12 @@ import {
   SessionHeaderSchema,
   SessionService,
 } from '@keytrail/contracts';
-import { type FieldRules, field as fieldRules, Ignore } from '@keytrail/contracts/gen/buf/validate/validate_pb';
+import {
+  type FieldRules,
+  field as fieldRules,
+  Ignore,
+  message as messageRules,
+} from '@keytrail/contracts/gen/buf/validate/validate_pb';
 import { describe, expect, test } from 'vitest';
 
 /** Fields that need no rule, each with the reason. Bools need none: both values are good. */
@@ -63,6 +68,18 @@ describe('a field that a request can carry', () => {
       expect(type?.case === 'repeated' && type.value.maxItems).toBeGreaterThan(0n);
     },
   );
+});
+
+const messages = new Set([
+  ...fields.map(({ parent }) => parent),
+  ...services.flatMap(({ methods }) => methods.map(({ input }) => input)),
+]);
+const overMessages = [...messages].flatMap((desc) =>
+  hasOption(desc, messageRules) ? getOption(desc, messageRules).cel.map(({ id }) => [id, desc] as const) : [],
+);
+
+test.each(overMessages)('the rule %s over a whole message is named after the field that it is told of', (id, desc) => {
+  expect(desc.fields.map(({ name }) => name)).toContain(id.split('.').at(-1));
 });
 
 test('each exemption is of a field that is there', () => {

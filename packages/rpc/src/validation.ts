@@ -24,8 +24,9 @@ export function validate(desc: DescMessage, message: Message): void {
   if (result.kind === 'valid') return;
   if (result.kind === 'error') throw result.error;
   const problems = result.violations.slice(0, mostProblems).map(
-    ({ field, message }): FieldProblem => ({
-      field: pathToString(field),
+    ({ field, message, ruleId }): FieldProblem => ({
+      // A rule over a whole message is named after the field that it is told of: `claim_prekey_bundles.devices`.
+      field: pathToString(field) || (ruleId.split('.').at(-1) ?? ''),
       description: message,
     }),
   );

@@ -543,7 +543,7 @@ describe('the sweep alone', { timeout: 60_000 }, () => {
 
   it('asks one holder first, and the next besides when that one does not answer at once', async () => {
     const hedged = await startWorld(
-      { waitMs: 60_000, sweepMs: 20, offerMs: 60_000, hedgeMs: 100 },
+      { waitMs: 60_000, sweepMs: 20, offerMs: 60_000, hedgeMs: 1_500 },
       { consumers: false },
     );
     const { initiator, others, late, made } = await lateDevice(1, hedged);
