@@ -6,12 +6,12 @@ import { guards } from './guards.ts';
 
 const textOf = (file: string) => readFileSync(join(checkoutFolder, file), 'utf8');
 
-/** Whether a file has a test of this name; `%s` and `$name` in a title stand for anything. */
+/** Whether a file has a test of this name; `%s`, `$name` and `${name}` in a title stand for anything. */
 function hasTest(file: string, name: string): boolean {
   const titles = textOf(file).matchAll(/(['"`])((?:\\.|(?!\1).)+)\1/g);
   return [...titles].some(([, , title = '']) => {
     const literal = title.replaceAll("\\'", "'").replaceAll(/[.*+?^{}()|[\]\\]/g, '\\$&');
-    const pattern = literal.replaceAll(/%s|\$\w+/g, '.+');
+    const pattern = literal.replaceAll(/%s|\$\\\{\w+\\\}|\$\w+/g, '.+');
     return title.length >= 12 && new RegExp(`(?:^|\\s)${pattern}$`).test(name);
   });
 }
