@@ -20,15 +20,7 @@ import { Emitter } from './emitter.ts';
 import { enumName } from './enum-name.ts';
 import { KeyMissError, type RecoveryName, RefusalError } from './errors.ts';
 import type { ClientEvents } from './events.ts';
-import {
-  type ChangedRootKey,
-  changeRootKey,
-  makeRecoveryKey,
-  recover,
-  resetIdentity,
-  revokeDevice,
-  safetyNumberWith,
-} from './identity.ts';
+import { makeRecoveryKey, recover, resetIdentity, revokeDevice, safetyNumberWith } from './identity.ts';
 import type { KeyStore } from './key-store.ts';
 import { acceptApproval, approveLink, linkCodeOf, makeLinkRequest } from './linking.ts';
 import type { DeviceTrust } from './make-session.ts';
@@ -40,6 +32,7 @@ import { OwnDevice } from './own-device.ts';
 import { PrekeyUpkeep, type Upkeep, type UpkeepOptions } from './prekey-upkeep.ts';
 import { SessionReader } from './read-session.ts';
 import { registerFirstDevice } from './registration.ts';
+import { type ChangedRootKey, changeRootKey } from './root-key-change.ts';
 import { type RootKeyPolicy, RootKeys } from './root-keys.ts';
 import { type OpenSession, Sessions } from './sessions.ts';
 import { contextOf, type Operation, type OperationSettings, Tracing } from './tracing.ts';
@@ -189,7 +182,7 @@ export function createClient(options: ClientOptions): KeytrailClient {
     clock,
     prekeys: options.prekeys ?? 50,
   };
-  const sealing = { calls, primitives, store, own, rootKeys, directory, deviceTrust, clock };
+  const sealing = { calls, primitives, store, own, rootKeys, directory, logs, deviceTrust, clock };
   const reading = { calls, primitives, own, rootKeys, directory, sessions };
   const isAttached = () => attachment.isAttached;
   const opening = { ...reading, reader: new SessionReader(reading), tracing, events, clock, isAttached, background };
@@ -224,6 +217,11 @@ export function createClient(options: ClientOptions): KeytrailClient {
   function run<T>(name: string, work: (operation: Operation) => Promise<T>, signal?: AbortSignal): Promise<T> {
     const stop = signal ? AbortSignal.any([signal, closing.signal]) : closing.signal;
     return tracing.run(name, { signal: stop }, work);
+  }
+
+  /** For what has to do with the long-term keys of this device or the root key: one at a time. */
+  function runAlone<T>(name: string, work: (operation: Operation) => Promise<T>): Promise<T> {
+    return run(name, (operation) => own.alone(() => work(operation)));
   }
 
   function openInBackground(
@@ -328,21 +326,21 @@ export function createClient(options: ClientOptions): KeytrailClient {
     user: options.user,
     device: options.device,
 
-    register: () => run('register device', (operation) => registerFirstDevice(registration, operation)),
-    createLinkRequest: () => makeLinkRequest(registration),
+    register: () => runAlone('register device', (operation) => registerFirstDevice(registration, operation)),
+    createLinkRequest: () => own.alone(() => makeLinkRequest(registration)),
     linkCode: (link) => linkCodeOf(registration, link),
-    approveDevice: (link, code) => approveLink(registration, link, code),
+    approveDevice: (link, code) => own.alone(() => approveLink(registration, link, code)),
     registerApproved: (approval) =>
-      run('register device', (operation) => acceptApproval(registration, operation, approval)),
-    makeRecoveryKey: () => run('make recovery key', (operation) => makeRecoveryKey(registration, operation)),
-    recover: (text) => run('recover', (operation) => recover(registration, operation, text)),
+      runAlone('register device', (operation) => acceptApproval(registration, operation, approval)),
+    makeRecoveryKey: () => runAlone('make recovery key', (operation) => makeRecoveryKey(registration, operation)),
+    recover: (text) => runAlone('recover', (operation) => recover(registration, operation, text)),
     async revokeDevice(deviceId) {
-      await run('revoke device', (operation) => revokeDevice(registration, operation, deviceId));
+      await runAlone('revoke device', (operation) => revokeDevice(registration, operation, deviceId));
       if (deviceId === options.device) onRevoked();
     },
     changeRootKey: ({ keep } = {}) =>
-      run('change root key', (operation) => changeRootKey(registration, operation, keep)),
-    resetIdentity: () => run('reset identity', (operation) => resetIdentity(registration, operation)),
+      runAlone('change root key', (operation) => changeRootKey(registration, operation, keep)),
+    resetIdentity: () => runAlone('reset identity', (operation) => resetIdentity(registration, operation)),
     safetyNumber: (userId) => run('safety number', (operation) => safetyNumberWith(registration, operation, userId)),
     compareSafetyNumber: (userId, shown) =>
       run('safety number', async (operation) =>

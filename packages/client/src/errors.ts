@@ -195,6 +195,35 @@ export class RootKeyNotCurrentError extends Error {
   }
 }
 
+/** Devices that were to be kept, but are none of the user's good ones: never registered, or revoked. Nothing was changed. */
+export class UnknownDevicesError extends Error {
+  override readonly name = 'UnknownDevicesError';
+  readonly deviceIds: readonly string[];
+
+  constructor(deviceIds: readonly string[]) {
+    super(`the user has no such devices: ${deviceIds.join(', ')}`);
+    this.deviceIds = deviceIds;
+  }
+}
+
+/** A safety number is for two users. */
+export class SafetyNumberOfOneselfError extends Error {
+  override readonly name = 'SafetyNumberOfOneselfError';
+
+  constructor() {
+    super('a safety number is for two users');
+  }
+}
+
+/** This device is revoked, for good: it attaches no more. */
+export class DeviceRevokedError extends Error {
+  override readonly name = 'DeviceRevokedError';
+
+  constructor() {
+    super('this device is revoked');
+  }
+}
+
 /** There is no root key of this user to compare: the user has no devices, or none that may be known here. */
 export class RootKeyUnknownError extends Error {
   override readonly name = 'RootKeyUnknownError';
@@ -224,12 +253,21 @@ export class NotRegisteredError extends Error {
   }
 }
 
-/** The service has another identity key, signing key or certificate for this device: it must be registered anew, under another device id. */
+/**
+ * - `link-again`: the user has another root key, and this device is certified by it: have it approved, or recover
+ * - `change-root-key-again`: the new root key is one that was made here, in a change that was not answered: call `changeRootKey` again
+ * - `register-anew`: the keys themselves are other ones; register under another device id
+ */
+export type RegistrationRemedy = 'link-again' | 'change-root-key-again' | 'register-anew';
+
+/** The service has another identity key, signing key or certificate for this device. */
 export class RegisteredDifferentlyError extends Error {
   override readonly name = 'RegisteredDifferentlyError';
+  readonly remedy: RegistrationRemedy;
 
-  constructor() {
-    super('other keys are registered for this device than its key store holds');
+  constructor(remedy: RegistrationRemedy) {
+    super(`other keys are registered for this device than its key store holds: ${remedy}`);
+    this.remedy = remedy;
   }
 }
 

@@ -36,6 +36,7 @@ export type { NewConversation, NewMember, SealedConversation, WithheldReasonName
 export {
   type DeviceListProblem,
   DeviceListRefusedError,
+  DeviceRevokedError,
   type KeyMissCause,
   KeyMissError,
   LinkCodeMismatchError,
@@ -44,15 +45,17 @@ export {
   type RecoveryName,
   RefusalError,
   RegisteredDifferentlyError,
+  type RegistrationRemedy,
   type RemedyName,
   RootKeyNotCurrentError,
   RootKeyUnknownError,
   RotationLost,
+  SafetyNumberOfOneselfError,
   type SessionProblem,
   SessionRefusedError,
+  UnknownDevicesError,
 } from './errors.ts';
 export type { ClientEvents, DeclineReasonName, OfferEvent } from './events.ts';
-export type { ChangedRootKey } from './identity.ts';
 export type {
   KeyStore,
   PrekeyName,
@@ -73,5 +76,6 @@ export type { OpenOptions } from './open-session.ts';
 export type { PoolCounts } from './own-prekeys.ts';
 export type { PrekeyRepair, Upkeep, UpkeepOptions } from './prekey-upkeep.ts';
 export type { RotatedPrekeys } from './prekey-uploads.ts';
+export type { ChangedRootKey } from './root-key-change.ts';
 export { acceptSignedRootKeyChanges, type RootKeyChange, type RootKeyPolicy } from './root-keys.ts';
 export type { OpenSession } from './sessions.ts';

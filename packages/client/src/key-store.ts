@@ -14,6 +14,8 @@ export interface StoredDevice extends Ref {
   readonly lastResortPrekeyId: number;
   /** 32 bytes; shown with the link request, until it was approved. */
   readonly linkSecret?: Uint8Array;
+  /** The last-resort prekey in the link request; absent where it is the current one. */
+  readonly linkPrekeyId?: number;
 }
 
 export type StoredPrekeyKind = 'signed' | 'one-time' | 'kem-one-time' | 'kem-last-resort';

@@ -12,25 +12,41 @@ import {
 } from '@keytrail/crypto';
 import { equalBytes } from './bytes.ts';
 import { LinkCodeMismatchError, NotRegisteredError, RootKeyNotCurrentError } from './errors.ts';
-import type { StoredDevice } from './key-store.ts';
+import type { StoredDevice, StoredPrekey } from './key-store.ts';
 import { approvalText, LinkTextError, linkRequestText, parseApproval, parseLinkRequest } from './link-text.ts';
 import { signPrekey } from './own-prekeys.ts';
 import { publicKeys, type RegistrationParts, storedOrMade, upload } from './registration.ts';
 import type { Operation } from './tracing.ts';
 
-/** Text for the device that is to approve this one. Making it again shows the same, until it was answered. */
+/**
+ * Text for the device that is to approve this one. Making it again shows the same, until it was answered or its prekey, which was rotated
+ * meanwhile, is gone.
+ */
 export async function makeLinkRequest(parts: RegistrationParts): Promise<string> {
+  const { primitives, store, own } = parts;
   const made = await storedOrMade(parts);
-  const device = made.linkSecret === undefined ? { ...made, linkSecret: parts.primitives.randomBytes(32) } : made;
-  await parts.store.saveDevice(device);
-  const kemPrekey = await parts.store.prekey('kem-last-resort', device.lastResortPrekeyId);
+  const shown = made.linkSecret && (await linkPrekey(parts, made));
+  const device = shown
+    ? made
+    : await own.change((stored) => ({
+        ...stored,
+        linkSecret: primitives.randomBytes(32),
+        linkPrekeyId: stored.lastResortPrekeyId,
+      }));
+  const kemPrekey = shown ?? (await store.prekey('kem-last-resort', device.lastResortPrekeyId));
   if (kemPrekey === undefined) throw new Error('the key store has lost the last-resort prekey');
-  const linkSecret = device.linkSecret ?? new Uint8Array();
   return linkRequestText({
     ...publicKeys(device),
-    kemPrekey: signPrekey(parts.primitives, device, 'kem-last-resort', kemPrekey),
-    linkSecret,
+    kemPrekey: signPrekey(primitives, device, 'kem-last-resort', kemPrekey),
+    linkSecret: device.linkSecret ?? new Uint8Array(),
   });
+}
+
+function linkPrekey(
+  { store }: RegistrationParts,
+  { linkPrekeyId, lastResortPrekeyId }: StoredDevice,
+): Promise<StoredPrekey | undefined> {
+  return store.prekey('kem-last-resort', linkPrekeyId ?? lastResortPrekeyId);
 }
 
 /** The code of a link request, to be compared by a person: 12 digits. @throws LinkTextError. */
@@ -67,8 +83,8 @@ export async function acceptApproval(parts: RegistrationParts, operation: Operat
     throw new LinkTextError('this device has shown no link request');
   }
   const { sealedRootKey, certificate } = parseApproval(approval);
-  const kemPrekey = await store.prekey('kem-last-resort', made.lastResortPrekeyId);
-  if (kemPrekey === undefined) throw new Error('the key store has lost the last-resort prekey');
+  const kemPrekey = await linkPrekey(parts, made);
+  if (kemPrekey === undefined) throw new LinkTextError('the prekey of the link request is gone: show a new one');
   const { rootKey } = openSealedRootKey(primitives, {
     sealed: sealedRootKey,
     device: { ...made, signingKey: made.signingKey.publicKey, kemPrekey, linkSecret: made.linkSecret },
@@ -95,11 +111,19 @@ export async function currentUnder(
   rootKey: Uint8Array,
 ): Promise<DeviceList> {
   const [list] = await directory.current(operation, [own.userId]);
-  if (list === undefined || !equalBytes(list.rootKey, rootKey)) throw new RootKeyNotCurrentError();
+  // Where there is no log, nothing says that the root key is this one but the server.
+  if (list === undefined || list.version === 0n || !equalBytes(list.rootKey, rootKey)) {
+    throw new RootKeyNotCurrentError();
+  }
   return list;
 }
 
-async function takeOver(
+/**
+ * Takes over a root key that the user has by now, with the certificate by it that the user's verified list has for this device.
+ *
+ * @throws NotRegisteredError (the list has this device no more), CertificateError.
+ */
+export async function takeOver(
   { rootKeys, own, primitives }: RegistrationParts,
   device: StoredDevice,
   rootKey: KeyPair,
@@ -110,7 +134,7 @@ async function takeOver(
   if (certificate === undefined) throw new NotRegisteredError();
   verifyDeviceCertificate(primitives, publicKeys(device), certificate, rootKey.publicKey);
   await rootKeys.accept(own.userId, rootKey.publicKey);
-  await own.change(({ linkSecret: _, ...stored }) => ({
+  await own.change(({ linkSecret: _, linkPrekeyId: __, ...stored }) => ({
     ...stored,
     rootKey,
     certificate: toBinary(DeviceCertificateSchema, certificate),

@@ -22,7 +22,9 @@ export class OwnDevice implements Ref {
   readonly deviceId: string;
   readonly #store: KeyStore;
   readonly #changes = new Turns();
+  readonly #identity = new Turns();
   #registered: RegisteredDevice | undefined;
+  #reloads = 0;
 
   constructor(ref: Ref, store: KeyStore) {
     this.userId = ref.userId;
@@ -32,9 +34,23 @@ export class OwnDevice implements Ref {
 
   /** @throws NotRegisteredError. */
   async registered(): Promise<RegisteredDevice> {
-    this.#registered ??= registeredDevice(await this.stored());
-    if (this.#registered === undefined) throw new NotRegisteredError();
+    while (this.#registered === undefined) {
+      const reloads = this.#reloads;
+      const read = registeredDevice(await this.stored());
+      // What was read before a change must not outlive it.
+      if (reloads !== this.#reloads) continue;
+      if (read === undefined) throw new NotRegisteredError();
+      this.#registered = read;
+    }
     return this.#registered;
+  }
+
+  /**
+   * Runs what makes, registers, certifies or replaces long-term keys, one after the other: two of them at once would each undo what the other one
+   * wrote. Not to be taken within itself.
+   */
+  alone<T>(work: () => Promise<T>): Promise<T> {
+    return this.#identity.take('identity', work);
   }
 
   /** Changes what is stored of this device, one change after the other, so that a rotation and a new root key lose nothing of each other. */
@@ -52,6 +68,7 @@ export class OwnDevice implements Ref {
   /** The store has other long-term keys of this device now. */
   reload(): void {
     this.#registered = undefined;
+    this.#reloads += 1;
   }
 
   /** @throws Error when the store is another device's. */

@@ -2,6 +2,7 @@ import type { CheckKeysResponse, PrekeyDifference, PrekeyStatus } from '@keytrai
 import type { Primitives } from '@keytrail/crypto';
 import { type Clock, pause } from './clock.ts';
 import { heldKeys } from './compare-keys.ts';
+import type { Directory } from './directory.ts';
 import type { Emitter } from './emitter.ts';
 import { RefusalError, RegisteredDifferentlyError } from './errors.ts';
 import type { ClientEvents } from './events.ts';
@@ -10,6 +11,7 @@ import type { KeyStore, PrekeyName, StoredPrekey, StoredPrekeyKind } from './key
 import type { RegisteredDevice } from './own-device.ts';
 import { type PoolCounts, signPrekey, skipPrekeyIds } from './own-prekeys.ts';
 import { type PrekeyUpload, type PrekeyUploadParts, PrekeyUploads, type RotatedPrekeys } from './prekey-uploads.ts';
+import { registrationRemedy } from './registration-remedy.ts';
 import type { Operation } from './tracing.ts';
 
 export interface UpkeepOptions {
@@ -44,6 +46,7 @@ export interface PrekeyRepair {
 export interface PrekeyUpkeepParts extends PrekeyUploadParts {
   readonly primitives: Primitives;
   readonly store: KeyStore;
+  readonly directory: Directory;
   readonly clock: Clock;
   readonly events: Emitter<ClientEvents>;
   readonly options: UpkeepOptions;
@@ -220,7 +223,9 @@ export class PrekeyUpkeep {
     if (held === undefined) throw new Error('the key store keeps no prekeys');
     const request = held;
     const compared = await calls.call(operation, (options) => calls.identityKeys.checkKeys(request, options));
-    if (compared.identityDiffers) throw new RegisteredDifferentlyError();
+    if (compared.identityDiffers) {
+      throw new RegisteredDifferentlyError(await registrationRemedy(this.#parts, operation, own));
+    }
     return compared;
   }
 

@@ -45,13 +45,8 @@ export async function registerFirstDevice(parts: RegistrationParts, operation: O
   const rootKey = made.rootKey ?? createRootKey(parts.primitives);
   const device = made.rootKey === undefined ? certifiedBy(parts, made, rootKey) : made;
   await parts.store.saveDevice(device);
-  try {
-    await upload(parts, operation, device);
-  } catch (error) {
-    // The root key is of no use then; another device may still approve this one.
-    if (isDecided(error)) await parts.store.saveDevice(made);
-    throw error;
-  }
+  // Refused, the root key is of no use; another device may still approve this one.
+  await upload(parts, operation, device, { before: made });
 }
 
 /** The device as the root key certifies it. */
@@ -90,14 +85,17 @@ export async function storedOrMade(parts: RegistrationParts): Promise<StoredDevi
   return device;
 }
 
-/** Sends the whole key set: the same one again when an earlier try was not answered. */
+/**
+ * Sends the whole key set: the same one again when an earlier try was not answered. `device` is stored already; `before` is what is stored again
+ * when it is refused.
+ */
 export async function upload(
   parts: RegistrationParts,
   operation: Operation,
   device: StoredDevice,
-  rootKeyChange?: RootKeyChange,
+  { rootKeyChange, before }: { rootKeyChange?: RootKeyChange | undefined; before?: StoredDevice } = {},
 ): Promise<void> {
-  const { calls, store, rootKeys, logs } = parts;
+  const { calls, store, own, rootKeys, logs } = parts;
   const { rootKey } = device;
   if (rootKey === undefined) throw new NotRegisteredError();
   const pending = await pendingUnder(parts, rootKey.publicKey);
@@ -106,18 +104,55 @@ export async function upload(
     ...(rootKeyChange && { rootKeyChange }),
   };
   if (!pending) await store.savePending(pendingName, { content: toBinary(RegisterDeviceRequestSchema, request) });
-  let answer: RegisterDeviceResponse;
+  let answer: RegisterDeviceResponse | undefined;
   try {
     answer = await calls.call(operation, (options) => calls.identityKeys.registerDevice(request, options));
   } catch (error) {
-    if (isDecided(error)) await store.removePending(pendingName);
-    throw error;
+    if (!isDecided(error)) throw error;
+    // An earlier try may have been accepted, and its request id be forgotten since: the log knows.
+    const listed = await isListed(parts, operation, device).catch(() => undefined);
+    if (listed === false) await giveUp(parts, device, before);
+    if (listed !== true) throw error;
   }
   await rootKeys.accept(device.userId, rootKey.publicKey);
-  const { linkSecret: _, ...registered } = device;
-  await store.saveDevice({ ...registered, state: 'registered' });
+  const sent =
+    request.certificate && toBinary(DeviceCertificateSchema, create(DeviceCertificateSchema, request.certificate));
+  await own.change(({ linkSecret: _, linkPrekeyId: __, ...stored }) => ({
+    ...stored,
+    rootKey,
+    // What was sent before may have another certificate than was made for this try.
+    ...(sent && { certificate: sent }),
+    state: 'registered',
+  }));
   await store.removePending(pendingName);
-  await logs.told(device.userId, { version: answer.deviceListVersion, head: answer.logHead });
+  if (answer) await logs.told(device.userId, { version: answer.deviceListVersion, head: answer.logHead });
+}
+
+/** Whether the user's verified list has this device with these keys, under its root key. */
+async function isListed(
+  { directory }: RegistrationParts,
+  operation: Operation,
+  { userId, deviceId, rootKey, identityKey, signingKey }: StoredDevice,
+): Promise<boolean> {
+  const [list] = await directory.current(operation, [userId]);
+  if (list === undefined || rootKey === undefined || !equalBytes(list.rootKey, rootKey.publicKey)) return false;
+  const listed = list.devices.find((each) => each.deviceId === deviceId && each.revokedAt === undefined);
+  if (listed === undefined || !equalBytes(listed.identityKey, identityKey.publicKey)) return false;
+  return equalBytes(listed.signingKey, signingKey.publicKey);
+}
+
+async function giveUp(
+  { store, own }: RegistrationParts,
+  refused: StoredDevice,
+  before: StoredDevice | undefined,
+): Promise<void> {
+  await store.removePending(pendingName);
+  if (before === undefined) return;
+  const root = refused.rootKey?.publicKey ?? new Uint8Array();
+  // Only what this very call wrote is taken back.
+  await own.change((stored) =>
+    stored.state === 'made' && stored.rootKey && equalBytes(stored.rootKey.publicKey, root) ? before : stored,
+  );
 }
 
 /** What was sent before under this root key. Under another one it is given up: that one did not become the user's here. */

@@ -7,7 +7,7 @@ import type {
   ReplenishPrekeysRequest,
   RotateSignedPrekeyRequest,
 } from '@keytrail/contracts';
-import { publicKeyHash, type Ref } from '@keytrail/crypto';
+import { type PrekeyHash, publicKeyHash, publishedKeysDigest, type Ref } from '@keytrail/crypto';
 import { refuse } from '@keytrail/rpc/refusal';
 
 interface Pools {
@@ -94,14 +94,38 @@ export class WorldPrekeys {
       ...each.otherKey,
       ...each.notHeld,
     ]);
+    const agrees = sameBytes(this.#digest(device, request), request.digest);
+    const prekeysDiffer = [oneTimePrekeys, oneTimeKemPrekeys].some(
+      ({ neverUploaded, otherKey }) => neverUploaded.length + otherKey.length > 0,
+    );
     return {
-      matches: lists.length === 0 && !signedPrekeyDiffers && !lastResortPrekeyDiffers,
+      matches: agrees && lists.length === 0 && !signedPrekeyDiffers && !lastResortPrekeyDiffers,
+      identityDiffers: !agrees && !prekeysDiffer && !signedPrekeyDiffers && !lastResortPrekeyDiffers,
       signedPrekeyDiffers,
       lastResortPrekeyDiffers,
       oneTimePrekeys,
       oneTimeKemPrekeys,
       status: this.status(device),
     };
+  }
+
+  #digest(device: Device, request: CheckKeysRequest): Uint8Array {
+    const ever = (kind: string, held: readonly { keyId: number }[]): PrekeyHash[] =>
+      held.flatMap(({ keyId }) => {
+        const publicKey = this.#ever.get(`${keyOf(device)} ${kind} ${keyId}`);
+        return publicKey ? [{ keyId, hash: publicKeyHash(publicKey) }] : [];
+      });
+    return publishedKeysDigest({
+      userId: device.userId,
+      deviceId: device.deviceId,
+      identityKey: device.identityKey,
+      signingKey: device.signingKey,
+      certificateSignature: device.certificate?.signature ?? new Uint8Array(),
+      signedPrekey: hashed(device.signedPrekey),
+      lastResortPrekey: hashed(device.lastResortPrekey),
+      oneTimePrekeys: ever('one-time', request.oneTimePrekeys),
+      oneTimeKemPrekeys: ever('kem', request.oneTimeKemPrekeys),
+    });
   }
 
   #difference(device: Ref, kind: string, pool: readonly Prekey[], held: readonly KeyFingerprint[]) {
@@ -142,6 +166,15 @@ export class WorldPrekeys {
     const { oneTime, kem } = this.poolsOf(device);
     return { oneTime: oneTime.length, kem: kem.length };
   }
+}
+
+function hashed(prekey: Prekey | undefined): PrekeyHash {
+  if (!prekey) throw new Error('the device has no such prekey');
+  return { keyId: prekey.keyId, hash: publicKeyHash(prekey.publicKey) };
+}
+
+function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
+  return Buffer.compare(a, b) === 0;
 }
 
 function retire(pool: Prekey[], keyIds: readonly number[]): number {
