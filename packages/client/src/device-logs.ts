@@ -4,6 +4,7 @@ import {
   DeviceLogError,
   type DeviceLogState,
   emptyDeviceLog,
+  type LoggedDevice,
   loggedRootKey,
   type Primitives,
   type Ref,
@@ -11,6 +12,7 @@ import {
 } from '@keytrail/crypto';
 import { equalBytes } from './bytes.ts';
 import type { Calls } from './calls.ts';
+import type { ListedDevice } from './directory.ts';
 import type { Emitter } from './emitter.ts';
 import { type DeviceListProblem, DeviceListRefusedError } from './errors.ts';
 import type { ClientEvents } from './events.ts';
@@ -33,6 +35,42 @@ export interface DeviceLogParts {
 interface Step {
   readonly log: StoredDeviceLog;
   readonly state: StoredDeviceLog;
+}
+
+interface ClaimedDevice {
+  readonly device: Ref;
+  /** Without one, none could be had. */
+  readonly bundle: ListedDevice | undefined;
+}
+
+export interface BelievedClaim {
+  /** 32 bytes, Ed25519: the log's, as far as that goes, else the claim's. */
+  readonly rootKey: Uint8Array;
+  /** Ids of devices that may be sealed to once the root key is trusted. */
+  readonly vouched: ReadonlySet<string>;
+}
+
+/** What a log that goes on can never bring about is `impossible`: a revoked device that is back, or other keys under a name. */
+function standingOf(
+  known: LoggedDevice | undefined,
+  bundle: ListedDevice | undefined,
+): 'good' | 'unknown' | 'impossible' {
+  if (known === undefined) return 'unknown';
+  if (known.revokedInVersion !== undefined) return 'impossible';
+  if (bundle === undefined || isLogged(known, bundle)) return 'good';
+  const sameKeys = equalBytes(known.identityKey, bundle.identityKey) && equalBytes(known.signingKey, bundle.signingKey);
+  return sameKeys ? 'unknown' : 'impossible';
+}
+
+/** Whether a device has the keys and the certificate that the log says. */
+export function isLogged(known: LoggedDevice, device: ListedDevice): boolean {
+  const { identityKey, signingKey, certificateRootKey: rootKey, certificateSignature: signature } = known;
+  return (
+    equalBytes(device.identityKey, identityKey) &&
+    equalBytes(device.signingKey, signingKey) &&
+    equalBytes(device.certificate?.rootKey ?? new Uint8Array(), rootKey) &&
+    equalBytes(device.certificate?.signature ?? new Uint8Array(), signature)
+  );
 }
 
 const usersPerCall = 200;
@@ -90,27 +128,21 @@ export class DeviceLogs {
   }
 
   /**
-   * What a claim tells of a user of whom GetDevices may tell nothing yet. What can be looked up is; else the head is remembered, and must be
-   * in the log once that is told. A claim that is repeated is answered as it was then: it may be older than what is remembered, but a device
-   * that was revoked since is not to be sealed to.
+   * What a claim tells of a user of whom GetDevices may tell nothing. What can be looked up is; else the head is remembered, and must be
+   * in the log once that is told. Where anything was seen of the log, only its good devices are vouched for: a device that came later has to
+   * wait until the log is told. A claim that is repeated is answered as it was then, and may be older than what is remembered.
    *
    * @throws DeviceListRefusedError, RefusalError.
    */
   async believeClaim(
     operation: Operation,
     { userId, deviceListVersion: version, rootKey, logHead }: ClaimedUser,
-    devices: readonly Ref[],
-  ): Promise<void> {
+    claimed: readonly ClaimedDevice[],
+  ): Promise<BelievedClaim> {
     const before = await this.remembered(userId);
-    if (version < before.version) {
-      const good = before.devices.filter(({ revokedInVersion }) => revokedInVersion === undefined);
-      const known = devices.every((device) => good.some(({ deviceId }) => deviceId === device.deviceId));
-      if (!known) this.#refuse(before, version, 'rolled-back');
-      return;
-    }
     const asked = { userId, version, logHead };
     const [entries] = version > before.version ? await this.#fetch(operation, [asked]) : [[]];
-    const step = await this.#turns.take(userId, async () => {
+    const { log, state, vouched } = await this.#turns.take(userId, async () => {
       const log = await this.remembered(userId);
       const news = (entries ?? []).filter((entry) => entry.version > log.version && entry.version <= version);
       const state = news.length === 0 ? log : this.#fold(log, version, news);
@@ -118,12 +150,33 @@ export class DeviceLogs {
         if (!equalBytes(state.head, logHead)) this.#refuse(log, version, 'fork');
         if (!equalBytes(loggedRootKey(state) ?? new Uint8Array(), rootKey)) this.#refuse(log, version, 'list');
       }
-      if (state === log) return undefined;
-      await this.#save(state);
-      return { log, state };
+      const vouched = this.#vouchedBy(state, version, claimed);
+      if (state !== log) await this.#save(state);
+      return { log, state, vouched };
     });
-    if (step) await this.#tell(step);
+    if (state !== log) await this.#tell({ log, state });
     await this.told(userId, { version, head: logHead });
+    return { rootKey: (state.version >= version && loggedRootKey(state)) || rootKey, vouched };
+  }
+
+  /** Of the claimed devices, those that are good by what was seen of the log. @throws DeviceListRefusedError. */
+  #vouchedBy(state: StoredDeviceLog, version: bigint, claimed: readonly ClaimedDevice[]): ReadonlySet<string> {
+    // Of a user who was never seen, certificates are all there is.
+    if (state.version === 0n) return new Set(claimed.map(({ device }) => device.deviceId));
+    const vouched = new Set<string>();
+    for (const { device, bundle } of claimed) {
+      const known = state.devices.find(({ deviceId }) => deviceId === device.deviceId);
+      const standing = standingOf(known, bundle);
+      if (standing === 'good') vouched.add(device.deviceId);
+      else if (version === state.version) this.#refuse(state, version, 'list');
+      else if (version > state.version && standing === 'impossible') this.#refuse(state, version, 'list');
+    }
+    return vouched;
+  }
+
+  /** The server tells nothing where it always may. @throws DeviceListRefusedError. */
+  async refuseUntold(userId: string): Promise<never> {
+    return this.#refuse(await this.remembered(userId), 0n, 'rolled-back');
   }
 
   /** A head that an answer named; it must be in the log. @throws DeviceListRefusedError. */

@@ -23,6 +23,17 @@ export interface CertifiedDevice extends DeviceKeys {
 
 export type ListedDevice = DeviceKeys & { readonly certificate?: DeviceCertificate | undefined };
 
+/** Whether identity key, signing key and certificate are the same: one root key may have certified several under one name. */
+export function sameCertifiedKeys(a: Omit<ListedDevice, 'userId'>, b: Omit<ListedDevice, 'userId'>): boolean {
+  const parts = ({ identityKey, signingKey, certificate }: Omit<ListedDevice, 'userId'>) => [
+    identityKey,
+    signingKey,
+    certificate?.rootKey,
+    certificate?.signature,
+  ];
+  return sameParts(parts(a), parts(b));
+}
+
 type Part = Uint8Array | undefined;
 
 function sameParts(a: readonly Part[], b: readonly Part[]): boolean {
@@ -168,7 +179,7 @@ export class Directory {
 
   /**
    * Judges a user of whom a claim tells, because GetDevices may not yet: the root key, and the head of the log as far as it can be known. A
-   * first contact is pinned when the root key certifies a device that was claimed from.
+   * first contact is pinned when the root key certifies a device that was claimed from. Only devices that are `vouched` for may be sealed to.
    *
    * @throws DeviceListRefusedError, RefusalError.
    */
@@ -176,21 +187,15 @@ export class Directory {
     operation: Operation,
     user: ClaimedUser,
     devices: readonly { readonly device: Ref; readonly bundle: ListedDevice | undefined }[],
-  ): Promise<RootKeyVerdict> {
-    const { userId, rootKey } = user;
-    await this.#logs.believeClaim(
-      operation,
-      user,
-      devices.map(({ device }) => device),
-    );
+  ): Promise<{ verdict: RootKeyVerdict; vouched: ReadonlySet<string> }> {
+    const { userId } = user;
+    const { rootKey, vouched } = await this.#logs.believeClaim(operation, user, devices);
     const verdict = await this.#rootKeys.judge(userId, rootKey);
-    if (
-      verdict.trusted &&
-      devices.some(({ bundle }) => bundle?.userId === userId && this.#isCertified(bundle, rootKey))
-    ) {
-      await this.#rootKeys.confirm(userId, rootKey);
-    }
-    return verdict;
+    const certified =
+      verdict.trusted && devices.some(({ bundle }) => bundle?.userId === userId && this.#isCertified(bundle, rootKey));
+    // Another first contact with the same user may have pinned another root key meanwhile.
+    const pinned = !certified || (await this.#rootKeys.confirm(userId, rootKey));
+    return { verdict: pinned ? verdict : await this.#rootKeys.judge(userId, rootKey), vouched };
   }
 
   #isCertified(device: ListedDevice, rootKey: Uint8Array): boolean {

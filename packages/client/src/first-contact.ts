@@ -2,7 +2,7 @@ import type { ClaimedUser, PrekeyBundle } from '@keytrail/contracts';
 import { type Primitives, type Ref, transcript } from '@keytrail/crypto';
 import { uuidOf } from './bytes.ts';
 import type { Calls } from './calls.ts';
-import { RefusalError } from './errors.ts';
+import { RefusalError, SessionRefusedError } from './errors.ts';
 import type { Operation } from './tracing.ts';
 
 /** A user who shares no conversation with this device yet: GetDevices says nothing, so all of its devices are claimed from. */
@@ -18,7 +18,7 @@ const usersPerClaim = 200;
  * Claims from all devices of users, in the order of the users. The claim id follows from seed and users: a repeated claim is answered with the
  * same bundles, and with the device lists as they were then.
  *
- * @throws RefusalError.
+ * @throws SessionRefusedError (`roster`) when the answer is about other users, RefusalError.
  */
 export async function claimFirstContacts(
   { calls, primitives }: { readonly calls: Calls; readonly primitives: Primitives },
@@ -32,6 +32,9 @@ export async function claimFirstContacts(
       const { results, users } = await calls.call(operation, (options) =>
         calls.identityKeys.claimPrekeyBundles({ claimId, userIds: [...group] }, options),
       );
+      if (users.length !== group.length || users.some(({ userId }, i) => userId !== group[i])) {
+        throw new SessionRefusedError('roster', 'a claim was answered for other users than were asked for');
+      }
       return users.map((user) => ({
         user,
         devices: results.flatMap(({ device, bundle }) =>

@@ -29,7 +29,8 @@ import {
 import { deviceKey, equalBytes, randomUuid, sameDevice, uuidOf } from './bytes.ts';
 import type { Calls } from './calls.ts';
 import { type Clock, pause } from './clock.ts';
-import type { Directory, ListedDevice } from './directory.ts';
+import type { DeviceLogs } from './device-logs.ts';
+import { type Directory, type ListedDevice, sameCertifiedKeys } from './directory.ts';
 import { SessionRefusedError } from './errors.ts';
 import { claimFirstContacts, type FirstContact } from './first-contact.ts';
 import type { KeyStore } from './key-store.ts';
@@ -52,6 +53,7 @@ export interface SealingParts {
   readonly own: OwnDevice;
   readonly rootKeys: RootKeys;
   readonly directory: Directory;
+  readonly logs: DeviceLogs;
   readonly deviceTrust: DeviceTrust;
   readonly clock: Clock;
 }
@@ -93,6 +95,8 @@ export async function makeSession(parts: SealingParts, operation: Operation, pla
     plan.members.map(({ userId }) => userId),
   );
   const untold = lists.filter(({ version, devices }) => version === 0n && devices.length === 0);
+  // The own list is always told.
+  if (untold.some(({ userId }) => userId === own.userId)) await parts.logs.refuseUntold(own.userId);
   const contacts = await claimFirstContacts(
     parts,
     operation,
@@ -103,6 +107,10 @@ export async function makeSession(parts: SealingParts, operation: Operation, pla
     ...(await decideSealings(parts, operation, own, lists, plan)),
     ...(await decideFirstSealings(parts, operation, contacts)),
   ];
+  const members = new Set(plan.members.map(({ userId }) => userId));
+  if (sealings.some((sealing) => !members.has(('recipient' in sealing ? sealing.recipient : sealing.device).userId))) {
+    throw new SessionRefusedError('roster', 'a device of somebody who is no member was to be sealed to');
+  }
   const claimedVersions = new Map(contacts.map(({ user }) => [user.userId, user.deviceListVersion]));
 
   const sessionId = randomUuid(primitives);
@@ -194,9 +202,10 @@ async function decideFirstSealings(
   const sealings: Sealing[] = [];
   for (const { user, devices } of contacts) {
     if (devices.length === 0) continue;
-    const verdict = await directory.judgeClaim(operation, user, devices);
+    const { verdict, vouched } = await directory.judgeClaim(operation, user, devices);
     for (const { device, bundle } of devices) {
       if (!verdict.trusted) sealings.push({ device, withheld: WithheldReason.ROOT_KEY_CHANGED });
+      else if (!vouched.has(device.deviceId)) sealings.push({ device, withheld: WithheldReason.UNCERTIFIED });
       else if (bundle === undefined) sealings.push({ device, withheld: WithheldReason.NO_PREKEYS });
       else {
         const because = sameDevice(bundle, device)
@@ -238,6 +247,8 @@ async function verifiedRecipient(
   if (claimed === undefined) return verifyAs(device, () => directory.recipient(device, rootKey));
   const bundle = claimed.get(deviceKey(device));
   if (bundle === undefined) return { device, withheld: WithheldReason.NO_PREKEYS };
+  // The user may have certified other keys under this name, which are in no log.
+  if (!sameCertifiedKeys(bundle, device)) return { device, withheld: WithheldReason.UNCERTIFIED };
   return verifyAs(device, () => verifyBundle(primitives, bundle, rootKey));
 }
 

@@ -17,7 +17,8 @@ import {
 } from '@keytrail/crypto';
 import { deviceKey, randomUuid, sameDevice } from './bytes.ts';
 import type { Conversations } from './conversations.ts';
-import type { ListedDevice } from './directory.ts';
+import { isLogged } from './device-logs.ts';
+import { type ListedDevice, sameCertifiedKeys } from './directory.ts';
 import type { Emitter } from './emitter.ts';
 import { DeviceListRefusedError, KeyMissError, RefusalError, SessionRefusedError } from './errors.ts';
 import type { ClientEvents, DeclineReasonName } from './events.ts';
@@ -200,18 +201,37 @@ export class OfferAnswers {
         directory.current(operation, [requester.userId]).then(([fetched]) => fetched, declineRefusedList),
     ]);
     const device = list?.devices.find(({ deviceId }) => deviceId === requester.deviceId);
-    // Who has left the conversation may still have its own epochs, but its devices are not told any more: the bundle says who it is.
-    if (list === undefined || list.version === 0n) return this.#claimed(operation, request, requester);
+    if (list === undefined || list.version === 0n) return this.#untold(operation, request, requester);
     if (device === undefined) throw new Declined('UNCERTIFIED');
     if (device.revokedAt !== undefined) throw new Declined('NOT_ENTITLED');
     const verdict = await rootKeys.judge(requester.userId, list.rootKey);
     if (!verdict.trusted) throw new Declined('ROOT_KEY_CHANGED');
     await this.#checkTrust(device, verdict.rootKey);
     if (sealedBefore === true) return verified(requester, () => directory.recipient(device, verdict.rootKey));
-    return this.#claimed(operation, request, requester);
+    return this.#claimed(operation, request, requester, (bundle) => sameCertifiedKeys(bundle, device));
   }
 
-  async #claimed(operation: Operation, { keyRequestId }: KeyRequest, requester: Ref): Promise<VerifiedRecipient> {
+  /**
+   * Who has left the conversation may still have its own epochs, but its devices are not told any more: the bundle says who it is, together
+   * with what was seen of the log before. The own list is always told.
+   */
+  async #untold(operation: Operation, request: KeyRequest, requester: Ref): Promise<VerifiedRecipient> {
+    const { own, logs } = this.#parts;
+    if (requester.userId === own.userId) throw new Declined('UNCERTIFIED');
+    const log = await logs.remembered(requester.userId);
+    if (log.version === 0n) return this.#claimed(operation, request, requester, () => true);
+    const known = log.devices.find(({ deviceId }) => deviceId === requester.deviceId);
+    if (known === undefined) throw new Declined('UNCERTIFIED');
+    if (known.revokedInVersion !== undefined) throw new Declined('NOT_ENTITLED');
+    return this.#claimed(operation, request, requester, (bundle) => isLogged(known, bundle));
+  }
+
+  async #claimed(
+    operation: Operation,
+    { keyRequestId }: KeyRequest,
+    requester: Ref,
+    isAsSeen: (bundle: PrekeyBundle) => boolean,
+  ): Promise<VerifiedRecipient> {
     const { calls, primitives, rootKeys } = this.#parts;
     const claimed = new Map<string, PrekeyBundle>();
     // One claim for the request, however often it is offered and answered.
@@ -219,7 +239,7 @@ export class OfferAnswers {
     await claimBundles({ calls, primitives }, operation, [requester], about);
     const bundle = claimed.get(deviceKey(requester));
     if (bundle === undefined) throw new Declined('NOT_ENTITLED');
-    if (!sameDevice(bundle, requester)) throw new Declined('UNCERTIFIED');
+    if (!sameDevice(bundle, requester) || !isAsSeen(bundle)) throw new Declined('UNCERTIFIED');
     const verdict = await rootKeys.judge(requester.userId, bundle.certificate?.rootKey ?? new Uint8Array());
     if (!verdict.trusted) throw new Declined('ROOT_KEY_CHANGED');
     await this.#checkTrust(bundle, verdict.rootKey);
