@@ -162,11 +162,15 @@ export function startErasing(options: ErasingOptions): Erasing {
   }
 
   async function round(): Promise<void> {
+    const failures: unknown[] = [];
+    // One that fails keeps back no other, nor what is to be forgotten.
     for (const { erasure_id: erasureId, user_id: userId } of await db.query<{ erasure_id: string; user_id: string }>(
       unfinished,
       [],
-    ))
-      await erase({ erasureId, userId });
+    )) {
+      if (stopping) break;
+      await erase({ erasureId, userId }).catch((error: unknown) => failures.push(error));
+    }
     await db.transaction(async (tx) => {
       const gone = await tx.query<{ user_id: string }>(forget, [rememberMs]);
       if (gone.length > 0)
@@ -175,6 +179,7 @@ export function startErasing(options: ErasingOptions): Erasing {
           gone.map(({ user_id }) => user_id),
         );
     });
+    if (failures.length > 0) throw new AggregateError(failures, `${failures.length} erasures could not go on`);
   }
 
   const consuming = startConsumer({

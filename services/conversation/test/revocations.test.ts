@@ -279,6 +279,39 @@ describe('the revocation of a device', () => {
   });
 });
 
+describe('a change that cannot be reached', () => {
+  it('keeps back none of those after it, and is reached once it can be', async () => {
+    const [alice, bob] = [await harness.user(2), await harness.user(2)];
+    const conversationIds: string[] = [];
+    for (const user of [alice, bob])
+      conversationIds.push((await createdBy(harness, user.device, [])).conversation.conversationId);
+    await harness.query(
+      `CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no room'; END $$`,
+    );
+    await harness.query(
+      `CREATE TRIGGER failing BEFORE UPDATE ON conversations FOR EACH ROW
+       WHEN (NEW.conversation_id = '${conversationIds[0]}') EXECUTE FUNCTION fail()`,
+    );
+    try {
+      for (const { devices } of [alice, bob])
+        await harness.db.transaction(async (tx) => {
+          const { userId, deviceId } = devices[1] as TestDevice;
+          await noteRevokedDevices(tx, [{ userId, deviceId, revokedAt: new Date() }]);
+        });
+      const parts = { db: harness.db, writerBuild: 'test', log: telemetry.log };
+      await expect(reachNextPage(parts)).rejects.toThrow('P0001');
+      await reachNextPage(parts);
+      expect(await dueReasons([conversationIds[1] as string])).toEqual([DEVICE_REVOKED]);
+      await harness.query('DROP TRIGGER failing ON conversations');
+      while (await reachNextPage(parts));
+      expect(await dueReasons(conversationIds)).toEqual([DEVICE_REVOKED, DEVICE_REVOKED]);
+    } finally {
+      await harness.query('DROP TRIGGER IF EXISTS failing ON conversations');
+      await harness.query('DROP FUNCTION fail');
+    }
+  });
+});
+
 describe('a session that was checked before a revocation and is committed after it', () => {
   const unexpectedIn = (error: unknown) =>
     ConnectError.from(error)

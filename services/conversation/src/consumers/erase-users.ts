@@ -11,7 +11,8 @@ import {
   blankCandidatesOf,
   blankMessages,
   closeConversation,
-  countKeptOf,
+  countEpochsOf,
+  countRevokedDevices,
   deleteMemberships,
   deleteRequestIdsOf,
   forgetRevokedDevices,
@@ -60,10 +61,7 @@ export function eraseUsers(parts: ErasingParts): Erasing {
         return { counts: { request_ids: { erased } }, more: erased === most };
       },
     ],
-    atLast: async (tx, { userId }) => {
-      const { epochs, revoked_devices } = await countKeptOf(tx, userId);
-      return { epochs: { kept: epochs }, revoked_devices: { kept: revoked_devices } };
-    },
+    atLast: async (tx, { userId }) => ({ revoked_devices: { kept: await countRevokedDevices(tx, userId) } }),
   });
 }
 
@@ -100,8 +98,13 @@ async function leaveOne(parts: ErasingParts, tx: Transaction, userId: string): P
 /** The memberships of a conversation go once nothing in it is the user's any more: they are what says where to look. */
 async function forgetInOne(tx: Transaction, userId: string, most: number): Promise<ErasedBatch> {
   const conversationId = await nextConversationToForget(tx, userId);
-  if (conversationId === undefined) return { counts: { messages: {}, memberships: {} }, more: false };
+  if (conversationId === undefined) return { counts: { messages: {}, memberships: {}, epochs: {} }, more: false };
   const messages = await blankMessages(tx, conversationId, userId, most);
-  const memberships = messages < most ? await deleteMemberships(tx, conversationId, userId) : 0;
-  return { counts: { messages: { erased: messages }, memberships: { erased: memberships } }, more: true };
+  if (messages === most) return { counts: { messages: { erased: messages } }, more: true };
+  const epochs = await countEpochsOf(tx, conversationId, userId);
+  const memberships = await deleteMemberships(tx, conversationId, userId);
+  return {
+    counts: { messages: { erased: messages }, memberships: { erased: memberships }, epochs: { kept: epochs } },
+    more: true,
+  };
 }

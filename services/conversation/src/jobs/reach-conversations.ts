@@ -8,6 +8,7 @@ import {
   lockNextChange,
   markNextConversations,
   nextPeersToTell,
+  putOffChange,
 } from '../store/identity-changes.ts';
 import { writerOf } from '../writer.ts';
 
@@ -30,19 +31,27 @@ export function reachConversations(parts: ReachParts, everyMs: number): Rounds {
   });
 }
 
-/** True when there was something to do. */
-export function reachNextPage(parts: ReachParts, most = { conversationsAtOnce, peersAtOnce }): Promise<boolean> {
-  return parts.db.transaction(async (tx) => {
-    const change = await lockNextChange(tx);
-    if (!change) return false;
-    await withSpan(
-      'reach conversations',
-      { kind: SpanKind.INTERNAL, parent: contextFromTraceparent(change.traceparent) },
-      () =>
-        change.marks ? markPage(parts, tx, change, most.conversationsAtOnce) : tellPage(tx, change, most.peersAtOnce),
-    );
-    return true;
-  });
+/** True when there was something to do. Throws what failed; the change goes behind all others then, so that it keeps none of them back. */
+export async function reachNextPage(parts: ReachParts, most = { conversationsAtOnce, peersAtOnce }): Promise<boolean> {
+  let reaching: IdentityChange | undefined;
+  try {
+    return await parts.db.transaction(async (tx) => {
+      const change = await lockNextChange(tx);
+      reaching = change;
+      if (!change) return false;
+      await withSpan(
+        'reach conversations',
+        { kind: SpanKind.INTERNAL, parent: contextFromTraceparent(change.traceparent) },
+        () =>
+          change.marks ? markPage(parts, tx, change, most.conversationsAtOnce) : tellPage(tx, change, most.peersAtOnce),
+      );
+      return true;
+    });
+  } catch (error) {
+    // What failed is what is told; where the database is away, this fails as well.
+    if (reaching) await putOffChange(parts.db, reaching.userId).catch(() => {});
+    throw error;
+  }
 }
 
 async function markPage(parts: ReachParts, tx: Transaction, change: IdentityChange, most: number): Promise<void> {

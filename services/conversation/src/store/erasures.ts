@@ -47,10 +47,14 @@ const deleteRequestIds = statement(
      SELECT caller, request_id FROM request_ids WHERE caller = $1 LIMIT $2) RETURNING 1)
    SELECT count(*)::integer AS erased FROM gone`,
 );
-const countKept = statement(
-  'conversation_erasure_count_kept',
-  `SELECT (SELECT count(*)::integer FROM epochs WHERE initiator_user_id = $1) AS epochs,
-     (SELECT count(*)::integer FROM revoked_devices WHERE user_id = $1) AS revoked_devices`,
+// By conversation: epochs have no index by who made them.
+const countEpochs = statement(
+  'conversation_erasure_count_epochs',
+  'SELECT count(*)::integer AS kept FROM epochs WHERE conversation_id = $1 AND initiator_user_id = $2',
+);
+const countRevoked = statement(
+  'conversation_erasure_count_revoked_devices',
+  'SELECT count(*)::integer AS kept FROM revoked_devices WHERE user_id = $1',
 );
 const forgetRevoked = statement(
   'conversation_erasure_forget_revoked_devices',
@@ -104,12 +108,13 @@ export function deleteRequestIdsOf(tx: Transaction, userId: string, most: number
   return erasedBy(tx, deleteRequestIds, [userId, most]);
 }
 
-export async function countKeptOf(
-  tx: Transaction,
-  userId: string,
-): Promise<{ epochs: number; revoked_devices: number }> {
-  const [row] = await tx.query<{ epochs: number; revoked_devices: number }>(countKept, [userId]);
-  return row ?? { epochs: 0, revoked_devices: 0 };
+/** How many epochs of a conversation the user made: they stay. */
+export function countEpochsOf(tx: Transaction, conversationId: string, userId: string): Promise<number> {
+  return keptBy(tx, countEpochs, [conversationId, userId]);
+}
+
+export function countRevokedDevices(tx: Transaction, userId: string): Promise<number> {
+  return keptBy(tx, countRevoked, [userId]);
 }
 
 export async function forgetRevokedDevices(tx: Transaction, userIds: readonly string[]): Promise<void> {
@@ -118,4 +123,8 @@ export async function forgetRevokedDevices(tx: Transaction, userIds: readonly st
 
 async function erasedBy(tx: Transaction, of: typeof blank, values: readonly unknown[]): Promise<number> {
   return (await tx.query<{ erased: number }>(of, values))[0]?.erased ?? 0;
+}
+
+async function keptBy(tx: Transaction, of: typeof countEpochs, values: readonly unknown[]): Promise<number> {
+  return (await tx.query<{ kept: number }>(of, values))[0]?.kept ?? 0;
 }

@@ -1,5 +1,5 @@
 import type { RotationDueReason } from '@keytrail/contracts';
-import { statement, type Transaction } from '@keytrail/storage';
+import { type Queryable, statement, type Transaction } from '@keytrail/storage';
 import type { Writer } from './conversations.ts';
 
 /** A user whose conversations and peers are still to be reached. */
@@ -69,6 +69,11 @@ const toldMoved = statement(
 
 const finish = statement('identity_change_finish', 'DELETE FROM identity_changes WHERE user_id = $1');
 
+const putOff = statement(
+  'identity_change_put_off',
+  'UPDATE identity_changes SET changed_at = now() WHERE user_id = $1',
+);
+
 /** The oldest change that nobody else is at, locked until the transaction ends; undefined when there is none. */
 export async function lockNextChange(tx: Transaction): Promise<IdentityChange | undefined> {
   const [row] = await tx.query<{
@@ -87,6 +92,11 @@ export async function lockNextChange(tx: Transaction): Promise<IdentityChange | 
       traceparent: row.traceparent,
     }
   );
+}
+
+/** All others come before it now. */
+export async function putOffChange(db: Queryable, userId: string): Promise<void> {
+  await db.query(putOff, [userId]);
 }
 
 /** Makes a rotation due in the user's next conversations, at most `most`, and moves on. Those where one is due for as much are left as they are. */
