@@ -1,4 +1,5 @@
 import { rule, secretSetting, setting, z } from '@keytrail/settings';
+import { inboxRetentionMs } from './inbox.ts';
 
 /** How a service reaches NATS. Replicas and storage must be the same in the whole fleet, as each service ensures all streams. */
 export const eventSettings = {
@@ -29,7 +30,10 @@ export const erasureSettings = {
   ),
   erasedUserRetentionMs: setting(
     'KEYTRAIL_ERASED_USER_RETENTION_MS',
-    rule.durationMs().default(30 * 24 * 60 * 60 * 1000),
-    'how long the id of an erased user is remembered after the erasure, so that no token from before brings the user back',
+    rule
+      .durationMs()
+      .min(inboxRetentionMs)
+      .default(30 * 24 * 60 * 60 * 1000),
+    'how long the id of an erased user is remembered after the erasure, so that no token from before brings the user back; four days at least, as streams can ask for the erasure again for three',
   ),
 } as const;
