@@ -201,6 +201,22 @@ export const revocation: readonly Guard[] = [
     },
   },
   {
+    name: 'revocations-outlive-the-erasure',
+    invariant: 'I9',
+    what: 'The list of revocations tells of an erased user as long as the erasure is remembered: whoever reads it late misses nothing.',
+    switchOff: [
+      {
+        file: 'services/identity-keys/src/store/erase-own-rows.ts',
+        find: "['recoveries', 'device_log', 'root_keys', 'users']",
+        replace: "['recoveries', 'revocations', 'device_log', 'root_keys', 'users']",
+      },
+    ],
+    test: {
+      file: 'services/identity-keys/test/erasure.test.ts',
+      name: 'leaves the revocations in their list as long as it names the user: who reads late learns of them',
+    },
+  },
+  {
     name: 'ended-stream-leaves-no-entry',
     invariant: 'I9',
     what: 'The entry of a stream that has ended is not written again, however slowly its device reads it to the end.',

@@ -233,7 +233,6 @@ describe('an erasure', () => {
       users: 1,
       devices: 2,
       device_log: 4,
-      revocations: 2,
       root_keys: 1,
       one_time_prekeys: 6,
       one_time_kem_prekeys: 6,
@@ -245,7 +244,12 @@ describe('an erasure', () => {
       request_ids: 2,
     });
     expect(counted(erasure, 'presence')).toEqual({ things: 1 });
-    expect(await placesNaming(alice.userId)).toEqual(['audit_log.user_id', 'erasures.user_id', 'request_ids.response']);
+    expect(await placesNaming(alice.userId)).toEqual([
+      'audit_log.user_id',
+      'erasures.user_id',
+      'request_ids.response',
+      'revocations.user_id',
+    ]);
 
     const again = await asBob.claimPrekeyBundles(byDevice);
     expect(again.results.map(({ bundle }) => bundle?.userId)).toEqual([undefined, bob.userId]);
@@ -307,6 +311,28 @@ describe('an erasure', () => {
       one_time_prekeys: 9,
       one_time_kem_prekeys: 9,
     });
+  });
+
+  it('leaves the revocations in their list as long as it names the user: who reads late learns of them', async () => {
+    const alice = await userWith('phone', 'laptop');
+    const presence = service.asService('presence');
+    const [before] = await rows<{ number: bigint | null }>('SELECT max(number) AS number FROM revocations');
+    const after = BigInt(before?.number ?? 0);
+    const { erasureId } = await remove(alice.userId);
+    for (const by of all) await report(erasureId, by);
+    await until(erasureId, ErasureState.COMPLETED);
+    const late = async () =>
+      (await presence.listRevokedDevices({ after })).revocations.flatMap(({ device }) =>
+        device?.userId === alice.userId ? [device.deviceId] : [],
+      );
+    expect(await late()).toEqual(['phone', 'laptop']);
+    const gone = await rows('DELETE FROM revocations WHERE user_id = $1', alice.userId).then(
+      () => undefined,
+      (error: { constraint?: string }) => error.constraint,
+    );
+    expect(gone).toBe('revocations_only_grow');
+    await rows(`UPDATE erasures SET user_id = NULL, device_ids = '{}' WHERE erasure_id = $1`, erasureId);
+    expect(await late()).toEqual([]);
   });
 
   it('keeps its report without the id of the user once the time is over: then the id is free', async () => {

@@ -76,8 +76,9 @@ const rowsOfDevice = ['low_prekey_notices', 'drain_notices', 'signed_prekeys', '
       ),
     ] as const,
 );
-// Each names rows of the next ones; the last says that the others may go.
-const rowsOfUser = ['recoveries', 'revocations', 'device_log', 'root_keys', 'users'].map(
+// Each names rows of the next ones; the last says that the others may go. Revocations stay for those who read their list late: they go when
+// the erasure forgets its user (trigger).
+const rowsOfUser = ['recoveries', 'device_log', 'root_keys', 'users'].map(
   (table) =>
     [
       table,
