@@ -17,7 +17,7 @@ import type { Round } from './load.ts';
 import { type Measured, median, rounded, rowOf, WrongAnswers } from './measurement.ts';
 import { findPgbench, type PgbenchRound, runPgbench } from './pgbench.ts';
 import { processorSecondsOfFamily } from './processor-time.ts';
-import { addPrekeys, devicesPerUser, type SeededDevice, seedDevices } from './seed-devices.ts';
+import { addPrekeys, devicesPerUser, type SeededDevice, seedCallers, seedDevices } from './seed-devices.ts';
 
 const callers = 40;
 const rounds = 5;
@@ -47,11 +47,8 @@ export async function measureClaimRate(bench: Bench, which: 'hot' | 'spread'): P
       used = 0;
     };
     const devices = await seedDevices(sql, which, count, Math.ceil(stock / count));
-    const tokens = await Promise.all(
-      Array.from({ length: callers }, (_, n) =>
-        constellation.issuer.token({ userId: `bench-claimer-${n}`, deviceId: 'phone' }),
-      ),
-    );
+    const claimers = await seedCallers(sql, `claimer-${which}`, callers);
+    const tokens = await Promise.all(claimers.map((claimer) => constellation.issuer.token(claimer)));
     const bytes = await bytesOfOneClaim(bench, devices[0] as SeededDevice);
     const plan: CallPlan = {
       address: replica.grpcTarget,
@@ -144,7 +141,8 @@ function requestOf(device: SeededDevice): Uint8Array {
 
 /** What an answer with a whole bundle has. */
 async function bytesOfOneClaim({ constellation }: Bench, device: SeededDevice): Promise<number> {
-  const token = await constellation.issuer.token({ userId: 'bench-first-claimer', deviceId: 'phone' });
+  // Its own: the claims of others are counted.
+  const token = await constellation.issuer.token(device);
   const transport = createGrpcTransport({
     target: constellation.grpcTarget('identity-keys'),
     authorization: () => `Bearer ${token}`,

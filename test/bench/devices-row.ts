@@ -10,7 +10,7 @@ import { type CallPlan, loadByCalls } from './call-load.ts';
 import type { Round } from './load.ts';
 import { type Measured, median, rounded, rowOf, WrongAnswers } from './measurement.ts';
 import { seedConversation } from './seed-conversation.ts';
-import { devicesPerUser, seedDevices } from './seed-devices.ts';
+import { devicesPerUser, seedCallers, seedDevices } from './seed-devices.ts';
 
 const name = 'identity.devices.query';
 const callers = 40;
@@ -26,7 +26,7 @@ export async function measureDevicesQuery(bench: Bench): Promise<Measured> {
   const [replica] = constellation.of('identity-keys');
   if (!replica) throw new Error('there is no identity-keys service');
   progress(`${name}: seeding devices and a conversation`);
-  const asking = Array.from({ length: callers }, (_, n) => ({ userId: `bench-asker-${n}`, deviceId: 'phone' }));
+  const asking = await withClient(databaseUrl, (sql) => seedCallers(sql, 'asker', callers));
   const seeded = await withClient(databaseUrl, (sql) => seedDevices(sql, 'listed', users * devicesPerUser, 0));
   const asked = [...new Set(seeded.map(({ userId }) => userId))];
   const members = [...asking.map(({ userId }) => userId), ...asked];

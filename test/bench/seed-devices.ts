@@ -62,6 +62,12 @@ export async function seedDevices(sql: Client, name: string, count: number, prek
   return rows;
 }
 
+/** So many registered devices of different users, to call with. */
+export async function seedCallers(sql: Client, name: string, count: number): Promise<SeededDevice[]> {
+  const devices = await seedDevices(sql, name, count * devicesPerUser, 0);
+  return devices.filter(({ deviceId }) => deviceId === 'device-1');
+}
+
 /** Adds `prekeys` unclaimed prekeys of each kind to each device of that name; the ids go on from where they were. */
 export async function addPrekeys(sql: Client, name: string, prekeys: number): Promise<void> {
   if (prekeys === 0) return;

@@ -1,5 +1,6 @@
 import type { Guard } from './guard.ts';
 
+const callers = 'services/identity-keys/test/callers.test.ts';
 const strangers = 'services/identity-keys/test/strangers.test.ts';
 const byUser = 'services/identity-keys/test/claims-by-user.test.ts';
 const limits = 'services/identity-keys/test/claim-limits.test.ts';
@@ -7,6 +8,7 @@ const policy = 'services/identity-keys/test/claim-policy.test.ts';
 const redisLimits = 'services/identity-keys/test/redis-limits.test.ts';
 const claims = 'services/identity-keys/src/store/claims.ts';
 const taking = 'services/identity-keys/src/take-bundles.ts';
+const callingStanding = 'services/identity-keys/src/rpc/calling-standing.ts';
 const scripts = 'services/identity-keys/src/store/redis-limits.ts';
 
 /** I4 and I9: pools that nobody can drain unnoticed, and who may know whose devices. */
@@ -26,6 +28,61 @@ export const drainDefence: readonly Guard[] = [
       file: strangers,
       name: 'a stranger gets the same bytes for a user with devices as for one that does not exist (grpc)',
     },
+  },
+  {
+    name: 'active-callers-claim',
+    invariant: 'I4',
+    what: 'A revoked device, or one that is not registered, takes no prekeys (check in code).',
+    switchOff: [
+      {
+        file: 'services/identity-keys/src/rpc/claim-prekey-bundles.ts',
+        find: 'await refuseInactive(parts.standings, call);',
+        replace: '',
+      },
+    ],
+    test: { file: callers, name: 'claims nothing (grpc)' },
+  },
+  {
+    name: 'revoked-devices-read-no-lists',
+    invariant: 'I9',
+    what: 'A revoked device reads no device lists and logs (check in code).',
+    switchOff: [
+      {
+        file: callingStanding,
+        find: '  refuseRevoked(caller, revokedAt ?? null);\n  return registered',
+        replace: '  return registered || revokedAt',
+      },
+    ],
+    test: {
+      file: callers,
+      name: 'claims nothing and reads no lists, also not of those with whom its user shares (grpc)',
+    },
+  },
+  {
+    name: 'unregistered-devices-know-their-user',
+    invariant: 'I9',
+    what: 'A device that is not registered reads of its own user alone, whoever its user shares a conversation with (check in code).',
+    switchOff: [
+      {
+        file: callingStanding,
+        find: 'return registered ? sharing',
+        replace: 'return caller.deviceId ? sharing',
+      },
+    ],
+    test: { file: callers, name: 'reads the list and the log of its own user, and of nobody else' },
+  },
+  {
+    name: 'no-standing-from-before',
+    invariant: 'I9',
+    what: 'That a device is not registered is not taken from a look-up on its way: it counts from its registration.',
+    switchOff: [
+      {
+        file: 'services/identity-keys/src/standings.ts',
+        find: 'return isGood(standing) ? standing : ask(key, device);',
+        replace: 'return standing;',
+      },
+    ],
+    test: { file: callers, name: 'is never a no of before: who joins a look-up that came too early looks again' },
   },
   {
     name: 'no-is-never-remembered',

@@ -13,10 +13,10 @@ export const identityKeysSettings = {
   ...databaseSettings,
   ...eventSettings,
   ...erasureSettings,
-  erasedUsersRememberedMs: setting(
-    'KEYTRAIL_ERASED_USERS_REMEMBERED_MS',
+  callersRememberedMs: setting(
+    'KEYTRAIL_CALLERS_REMEMBERED_MS',
     rule.durationMs().default(1_000),
-    'how long a process remembers of a calling user whether the user is erased: as late it notices DeleteUser at most; registration notices at once',
+    'how long a process remembers that a calling device is registered and not revoked, and its user not erased: as late at most claims and reads of device lists notice RevokeDevice, and calls DeleteUser; whatever writes notices at once',
   ),
   peerConversation: setting('KEYTRAIL_PEER_CONVERSATION', rule.text(), 'gRPC target of the service conversation'),
   peerSession: setting('KEYTRAIL_PEER_SESSION', rule.text(), 'gRPC target of the service session'),

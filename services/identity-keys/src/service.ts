@@ -11,7 +11,6 @@ import { type IdentityKeysConfig, prekeyLimitsOf } from './config.ts';
 import { gatherErasureReports } from './consumers/gather-erasure-reports.ts';
 import { ratePerHour } from './domain/gcra.ts';
 import { createDrainSignals } from './drain-signals.ts';
-import { createErasedUsers } from './erased-users.ts';
 import { completeErasures } from './jobs/complete-erasures.ts';
 import { startForgetting } from './jobs/forget-old-ids.ts';
 import { startWatchingPrekeys } from './jobs/watch-prekeys.ts';
@@ -34,6 +33,7 @@ import { rotateSignedPrekey } from './rpc/rotate-signed-prekey.ts';
 import { setClaimPermission } from './rpc/set-claim-permission.ts';
 import { setRecovery } from './rpc/set-recovery.ts';
 import { createSharing } from './sharing.ts';
+import { createStandings } from './standings.ts';
 import { PrismaClient } from './store/generated/client.ts';
 import { RedisLimits } from './store/redis-limits.ts';
 
@@ -90,7 +90,7 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
     closing.push(() => completing.stop());
     const erasureReports = gatherErasureReports({ db, bus, log, completing });
     closing.push(() => erasureReports.stop());
-    const erasedUsers = createErasedUsers(db, { rememberedMs: config.erasedUsersRememberedMs });
+    const standings = createStandings(db, { rememberedMs: config.callersRememberedMs });
 
     const prekeyLimits = prekeyLimitsOf(config);
     const watch = startWatchingPrekeys(
@@ -135,6 +135,7 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
           lowPrekeys,
           lowPrekeysBelow: config.lowPrekeysBelow,
           sharing,
+          standings,
           session,
           policy: createClaimPolicy({ name: config.claimPolicy, db, sharing }),
           rates: {
@@ -149,8 +150,8 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
           maxAnswerBytes: config.claimAnswerBytes,
         }),
         setClaimPermission({ db }),
-        getDevices({ db, sharing: readers, maxDevicesPerAnswer: config.maxDevicesPerAnswer }),
-        listDeviceLog({ db, sharing: readers, maxEntriesPerAnswer: config.maxLogEntriesPerAnswer }),
+        getDevices({ db, sharing: readers, standings, maxDevicesPerAnswer: config.maxDevicesPerAnswer }),
+        listDeviceLog({ db, sharing: readers, standings, maxEntriesPerAnswer: config.maxLogEntriesPerAnswer }),
         revokeDevice({ db }),
         changeRootKey({ db, rootKeyReset: config.rootKeyReset }),
         setRecovery({ db }),
@@ -161,7 +162,7 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
         checkKeys({ db, limits: prekeyLimits }),
         deleteUser({ db }),
         getErasure({ db }),
-      ].map((rpc) => forLivingUsers(erasedUsers, rpc)),
+      ].map((rpc) => forLivingUsers(standings, rpc)),
       config,
       authenticator: createAuthenticator(config),
       telemetry,

@@ -56,8 +56,10 @@ async function replenish(device: TestDevice, client: IdentityKeysClient, from: n
   });
 }
 
-function newCaller() {
-  return { userId: newUser(), deviceId: 'asking' };
+async function newCaller() {
+  const { device, registration } = makeDevice({ userId: newUser(), deviceId: 'asking', oneTime: 1, kem: 1 });
+  await (await service.asDevice(device, 1)).registerDevice(registration);
+  return { userId: device.userId, deviceId: device.deviceId };
 }
 
 async function claim(client: IdentityKeysClient, { userId, deviceId }: TestDevice, claimId: string = randomUUID()) {
@@ -133,7 +135,7 @@ afterEach(() => Promise.all(holding.splice(0).map((rollBack) => rollBack())));
 describe('a process that is killed between the commit of a claim and its answer', () => {
   test('leaves one claim: the retry at the other replica, and at its successor, gets the bundle that was taken', async () => {
     const device = await newDevice(3);
-    const caller = newCaller();
+    const caller = await newCaller();
     const claimId = randomUUID();
     const [doomed, other] = [await service.asDevice(caller, 0), await service.asDevice(caller, 1)];
     const keptBack = service.replicas[0]?.database.keepBackAnswersTo('claim_prekey_bundles');
@@ -162,7 +164,7 @@ describe('a process that is killed between the commit of a claim and its answer'
 describe('a process that is killed before the commit of a claim', () => {
   test('takes nothing with it: whether the database ends the claim or rolls it back, the retry gets one bundle', async () => {
     const device = await newDevice(5);
-    const caller = newCaller();
+    const caller = await newCaller();
     const claimId = randomUUID();
     const [doomed, other] = [await service.asDevice(caller, 0), await service.asDevice(caller, 1)];
     // Under the same id, so that the claim has taken its prekeys and waits to be recorded.
@@ -189,7 +191,7 @@ describe('a process that is killed before the commit of a claim', () => {
   test('while forty claimers are at it loses and doubles no prekey: each retries at the other replica', async () => {
     const each = 4;
     const device = await newDevice(claimers * each + 20);
-    const callers = Array.from({ length: claimers }, newCaller);
+    const callers = await Promise.all(Array.from({ length: claimers }, newCaller));
     const clients = await Promise.all(
       callers.map(async (caller) => [await service.asDevice(caller, 0), await service.asDevice(caller, 1)] as const),
     );
@@ -223,7 +225,9 @@ describe('forty claimers of one device over two replicas', () => {
     const each = 5;
     const more = 200;
     const device = await newDevice(claimers * each + 20);
-    const clients = await Promise.all(Array.from({ length: claimers }, (_, i) => service.asDevice(newCaller(), i % 2)));
+    const clients = await Promise.all(
+      Array.from({ length: claimers }, async (_, i) => service.asDevice(await newCaller(), i % 2)),
+    );
     const owner = await service.asDevice(device, 0);
     const answers: Answered[] = [];
     let over = false;
@@ -262,7 +266,9 @@ describe('forty claimers of one device over two replicas', () => {
       await owner.replenishPrekeys({ requestId: randomUUID(), oneTimePrekeys: oneTime, oneTimeKemPrekeys: kem });
     const order = uploads.flatMap(({ oneTime }) => oneTime.map(({ keyId }) => keyId));
 
-    const clients = await Promise.all(Array.from({ length: claimers }, (_, i) => service.asDevice(newCaller(), i % 2)));
+    const clients = await Promise.all(
+      Array.from({ length: claimers }, async (_, i) => service.asDevice(await newCaller(), i % 2)),
+    );
     const places: number[][] = await Promise.all(
       clients.map(async (client) => {
         const own: number[] = [];
@@ -277,7 +283,7 @@ describe('forty claimers of one device over two replicas', () => {
     for (const own of places) expect(own).toEqual(own.toSorted((a, b) => a - b));
     expect(places.flat().toSorted((a, b) => a - b)).toEqual(order.slice(0, claimers * 3).map((_, place) => place));
 
-    const alone = await service.asDevice(newCaller(), 0);
+    const alone = await service.asDevice(await newCaller(), 0);
     const rest: unknown[] = [];
     for (let n = claimers * 3; n < order.length; n++) rest.push(taken(await claim(alone, device)));
     expect(rest).toEqual(order.slice(claimers * 3).map((keyId) => ({ oneTime: keyId, kem: keyId })));
@@ -288,7 +294,7 @@ describe('two calls with one claim id at two replicas at the same time', () => {
   test('agree, fifty times over, and take one prekey each time', async () => {
     const rounds = 50;
     const device = await newDevice(rounds + 10);
-    const caller = newCaller();
+    const caller = await newCaller();
     const clients = [await service.asDevice(caller, 0), await service.asDevice(caller, 1)];
     const answers: Answered[] = [];
     for (let n = 0; n < rounds; n++) {

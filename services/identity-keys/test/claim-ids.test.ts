@@ -34,7 +34,7 @@ test('a claim under an id whose first claim is not committed yet waits for it, a
   const devices = [{ userId, deviceId: device.deviceId }];
   const claimId = randomUUID();
   const caller = { userId: newUser(), deviceId: 'asking' };
-  const asking = await service.asDevice(caller);
+  const asking = await service.asRegistered(caller);
   const claim = {
     caller: `device:${caller.userId}/${caller.deviceId}`,
     claimId,

@@ -38,7 +38,7 @@ async function newDevice(deviceId = 'phone'): Promise<TestDevice> {
 }
 
 function asSomebody(options: { wire?: 'grpc' | 'web'; replica?: number } = {}) {
-  return service.asDevice({ userId: newUser(), deviceId: 'asking' }, options);
+  return service.asRegistered({ userId: newUser(), deviceId: 'asking' }, options);
 }
 
 function claim(
@@ -56,10 +56,10 @@ function answerOf<T>(call: Promise<T>): Promise<T | string> {
 
 const unclaimed = statement(
   'test_unclaimed_left',
-  'SELECT count(*) AS left FROM unclaimed_one_time_prekeys JOIN devices USING (device_number) WHERE user_id = $1',
+  'SELECT count(*) AS left FROM unclaimed_one_time_prekeys JOIN devices USING (device_number) WHERE user_id = $1 AND device_id = $2',
 );
-async function prekeysLeft({ userId }: TestDevice): Promise<number> {
-  const [row] = await service.db.query<{ left: bigint }>(unclaimed, [userId]);
+async function prekeysLeft({ userId, deviceId }: TestDevice): Promise<number> {
+  const [row] = await service.db.query<{ left: bigint }>(unclaimed, [userId, deviceId]);
   return Number(row?.left);
 }
 
@@ -69,8 +69,8 @@ describe('the limit per', () => {
     async (wire) => {
       const caller = newUser();
       const [phone, laptop] = await Promise.all([
-        service.asDevice({ userId: caller, deviceId: 'phone' }, { wire, replica: 0 }),
-        service.asDevice({ userId: caller, deviceId: 'laptop' }, { wire, replica: 1 }),
+        service.asRegistered({ userId: caller, deviceId: 'phone' }, { wire, replica: 0 }),
+        service.asRegistered({ userId: caller, deviceId: 'laptop' }, { wire, replica: 1 }),
       ]);
       const targets = await Promise.all(Array.from({ length: 9 }, () => newDevice()));
       const refs = targets.map(({ userId, deviceId }) => ({ userId, deviceId }));
@@ -111,7 +111,7 @@ describe('the limit per', () => {
     const caller = newUser();
     service.peers.share(caller, target.userId);
     const [phone, laptop] = (await Promise.all(
-      ['phone', 'laptop'].map((deviceId) => service.asDevice({ userId: caller, deviceId })),
+      ['phone', 'laptop'].map((deviceId) => service.asRegistered({ userId: caller, deviceId })),
     )) as [IdentityKeysClient, IdentityKeysClient];
     await claim(phone, target);
     await claim(laptop, target);
@@ -133,14 +133,14 @@ describe('the limit per', () => {
     expect(refusal.retryAfterMs).toBeGreaterThan(0);
     const friend = newUser();
     service.peers.share(friend, target.userId);
-    const { results } = await claim(await service.asDevice({ userId: friend, deviceId: 'phone' }), target);
+    const { results } = await claim(await service.asRegistered({ userId: friend, deviceId: 'phone' }), target);
     expect(results[0]?.bundle).toBeDefined();
     expect(await prekeysLeft(target)).toBe(15);
   });
 
   test('target is not looked up for the own user, and services are not limited', async () => {
     const target = await newDevice();
-    const own = await service.asDevice({ userId: target.userId, deviceId: 'laptop' });
+    const own = await service.asRegistered({ userId: target.userId, deviceId: 'laptop' });
     for (let i = 0; i < 5; i++) await claim(own, target);
     const session = service.asService('session');
     for (let i = 0; i < 10; i++) await claim(session, target);
@@ -184,7 +184,7 @@ describe('a claim tried again', () => {
   test('many times at once costs what one costs', async () => {
     const target = await newDevice();
     const caller = { userId: newUser(), deviceId: 'asking' };
-    const clients = await Promise.all([0, 1].map((replica) => service.asDevice(caller, { replica })));
+    const clients = await Promise.all([0, 1].map((replica) => service.asRegistered(caller, { replica })));
     const claimId = randomUUID();
     const [first] = await Promise.all(clients.map((client) => claim(client, target, { claimId })));
     for (const client of clients) expect(await claim(client, target, { claimId })).toEqual(first);
@@ -210,7 +210,7 @@ describe('a claim that serves a key request', () => {
   async function exhausted() {
     const target = await newDevice();
     const holder = { userId: newUser(), deviceId: 'holder' };
-    const client = await service.asDevice(holder);
+    const client = await service.asRegistered(holder);
     await claim(client, target);
     await claim(client, target);
     const keyRequestId = randomUUID();
@@ -234,7 +234,7 @@ describe('a claim that serves a key request', () => {
     service.peers.keyRequests.set(keyRequestId, { requester: { ...requester, deviceId: 'laptop' }, offeredTo });
     expect(await refusalOf(claim(client, target, { keyRequestId }))).toMatchObject(limited);
     service.peers.keyRequests.set(keyRequestId, { requester, offeredTo });
-    const other = await service.asDevice({ userId: holder.userId, deviceId: 'another' });
+    const other = await service.asRegistered({ userId: holder.userId, deviceId: 'another' });
     expect(await refusalOf(claim(other, target, { keyRequestId }))).toMatchObject(limited);
     const devices = [requester, { userId: newUser(), deviceId: 'phone' }];
     expect(await refusalOf(client.claimPrekeyBundles({ claimId: randomUUID(), devices, keyRequestId }))).toMatchObject(
@@ -286,11 +286,11 @@ describe.each([
     const own = await startIdentityKeys({ settings: { ...settings, KEYTRAIL_LIMITS_WITHOUT_REDIS: without } });
     try {
       const { device } = await own.register({ userId: newUser(), deviceId: 'phone', oneTime: 20, kem: 20 });
-      const client = await own.asDevice({ userId: newUser(), deviceId: 'asking' });
+      const client = await own.asRegistered({ userId: newUser(), deviceId: 'asking' });
       const claimId = randomUUID();
       const first = await claim(client, device, { claimId });
       await own.redis.kill('SIGKILL');
-      const away = await own.asDevice({ userId: newUser(), deviceId: 'asking' });
+      const away = await own.asRegistered({ userId: newUser(), deviceId: 'asking' });
       if (without === 'open') {
         await claim(away, device);
         await claim(away, device);
@@ -311,7 +311,7 @@ describe.each([
       // Redis came back empty: somebody new is counted there, and no more by the process.
       await vi.waitFor(
         async () => {
-          const asked = await own.asDevice({ userId: newUser(), deviceId: 'asking' });
+          const asked = await own.asRegistered({ userId: newUser(), deviceId: 'asking' });
           await claim(asked, (await own.register({ userId: newUser(), deviceId: 'phone' })).device);
           expect(await own.redisKeys()).toBeGreaterThan(0);
         },
@@ -327,7 +327,7 @@ test('a process starts and serves claims while Redis has never been there', asyn
   const own = await startIdentityKeys({ settings: { ...settings, KEYTRAIL_REDIS_URL: 'redis://127.0.0.1:1' } });
   try {
     const { device } = await own.register({ userId: newUser(), deviceId: 'phone' });
-    const client = await own.asDevice({ userId: newUser(), deviceId: 'asking' });
+    const client = await own.asRegistered({ userId: newUser(), deviceId: 'asking' });
     await claim(client, device);
     await claim(client, device);
     expect(await refusalOf(claim(client, device))).toMatchObject({
@@ -344,7 +344,7 @@ test('a Redis that hangs costs one wait, not one per claim, and nobody an answer
   try {
     const { device } = await own.register({ userId: newUser(), deviceId: 'phone' });
     await own.redis.kill('SIGSTOP');
-    const client = await own.asDevice({ userId: newUser(), deviceId: 'asking' });
+    const client = await own.asRegistered({ userId: newUser(), deviceId: 'asking' });
     expect((await claim(client, device)).results[0]?.bundle).toBeDefined();
     expect((await claim(client, device)).results[0]?.bundle).toBeDefined();
     expect(await refusalOf(claim(client, device))).toMatchObject({ metadata: { scope: 'pair' } });

@@ -57,7 +57,7 @@ test.for(wires)(
     const { userId } = await newDevice();
     const gone = await newDevice();
     await service.revoke(gone.userId);
-    const client = await service.asDevice({ userId: newUser(), deviceId: 'asking' }, { wire });
+    const client = await service.asRegistered({ userId: newUser(), deviceId: 'asking' }, { wire });
     const answerFor = async (asked: { userId: string }, byUser: boolean) => {
       const claimId = randomUUID();
       const devices = [{ userId: asked.userId, deviceId: 'phone' }];
@@ -86,18 +86,18 @@ test.for(wires)(
 describe('a claim is permitted', () => {
   test('from the own user, and from those who share a conversation', async () => {
     const device = await newDevice();
-    const own = await service.asDevice({ userId: device.userId, deviceId: 'laptop' });
+    const own = await service.asRegistered({ userId: device.userId, deviceId: 'laptop' });
     expect((await claim(own, device)).results[0]?.bundle).toBeDefined();
     const friend = newUser();
     service.peers.share(friend, device.userId);
-    const client = await service.asDevice({ userId: friend, deviceId: 'phone' });
+    const client = await service.asRegistered({ userId: friend, deviceId: 'phone' });
     expect((await claim(client, device)).results[0]?.bundle).toBeDefined();
   });
 
   test('by the application, in one direction, until a time or until it is withdrawn', async () => {
     const device = await newDevice();
     const caller = newUser();
-    const client = await service.asDevice({ userId: caller, deviceId: 'phone' });
+    const client = await service.asRegistered({ userId: caller, deviceId: 'phone' });
     const permitted = async () => (await claim(client, device)).results[0]?.bundle !== undefined;
     await permit(device.userId, caller, inAnHour());
     expect(await permitted()).toBe(false);
@@ -119,7 +119,7 @@ describe('a claim is permitted', () => {
   test('to a holder, for the device whose key request was offered to it', async () => {
     const device = await newDevice();
     const holder = { userId: newUser(), deviceId: 'holder' };
-    const client = await service.asDevice(holder);
+    const client = await service.asRegistered(holder);
     const keyRequestId = randomUUID();
     const uniform = NoBundleReason.NOT_FOUND_OR_NOT_PERMITTED;
     expect((await claim(client, device, { keyRequestId })).results[0]?.noBundleBecause).toBe(uniform);
@@ -135,7 +135,7 @@ test('of devices of which some are permitted, those have bundles', async () => {
   const [a, b] = [await newDevice(), await newDevice()];
   const caller = newUser();
   service.peers.share(caller, b.userId);
-  const client = await service.asDevice({ userId: caller, deviceId: 'phone' });
+  const client = await service.asRegistered({ userId: caller, deviceId: 'phone' });
   const devices = [a, b].map(({ userId, deviceId }) => ({ userId, deviceId }));
   const { results } = await client.claimPrekeyBundles({ claimId: randomUUID(), devices });
   expect(results.map(({ bundle }) => bundle?.userId)).toEqual([undefined, b.userId]);
@@ -144,7 +144,7 @@ test('of devices of which some are permitted, those have bundles', async () => {
 test('a claim tried again gets what it got, whatever is permitted by now and although nobody can be asked', async () => {
   const device = await newDevice();
   const caller = newUser();
-  const client = await service.asDevice({ userId: caller, deviceId: 'phone' });
+  const client = await service.asRegistered({ userId: caller, deviceId: 'phone' });
   const [refused, taken] = [randomUUID(), randomUUID()];
   const without = await claim(client, device, { claimId: refused });
   service.peers.share(caller, device.userId);
@@ -168,7 +168,7 @@ test('a claim tried again gets what it got, whatever is permitted by now and alt
 describe('SetClaimPermission', () => {
   test('is for operators, and idempotent by request id', async () => {
     const request = { requestId: randomUUID(), userId: newUser(), targetUserId: newUser(), expiresAt: inAnHour() };
-    const device = await service.asDevice({ userId: newUser(), deviceId: 'phone' });
+    const device = await service.asRegistered({ userId: newUser(), deviceId: 'phone' });
     expect(await refusalOf(device.setClaimPermission(request))).toMatchObject({ reason: 'CALLER_NOT_ALLOWED' });
     const operator = await service.asOperator();
     await operator.setClaimPermission(request);

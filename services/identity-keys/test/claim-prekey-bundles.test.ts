@@ -53,7 +53,7 @@ function keysOf({ bundle }: ClaimResult) {
 describe('a claim', () => {
   test.for(wires)('brings bundles that verify, in the order of upload, then says last resort (%s)', async (wire) => {
     const device = await newDevice({ oneTime: 3, kem: 2 });
-    const client = await service.asDevice({ userId: newUser(), deviceId: 'asking' }, { wire });
+    const client = await service.asRegistered({ userId: newUser(), deviceId: 'asking' }, { wire });
     const results = [];
     for (let i = 0; i < 5; i++) results.push(await claimOne(client, device));
     expect(results.map(keysOf)).toEqual([
@@ -97,7 +97,7 @@ describe('a claim', () => {
   });
 
   test.for(wires)('that names a device twice is refused (%s)', async (wire) => {
-    const client = await service.asDevice({ userId: newUser(), deviceId: 'asking' }, { wire });
+    const client = await service.asRegistered({ userId: newUser(), deviceId: 'asking' }, { wire });
     const device = { userId: newUser(), deviceId: 'phone' };
     const devices = [device, { ...device, deviceId: 'tablet' }, device];
     const refusal = await refusalOf(client.claimPrekeyBundles({ claimId: randomUUID(), devices }));
@@ -150,7 +150,7 @@ describe('a claim tried again', () => {
   test('for other devices is refused; the id of another caller is another claim', async () => {
     const [a, b] = (await Promise.all([newDevice(), newDevice()])) as [TestDevice, TestDevice];
     const claimId = randomUUID();
-    const asking = await service.asDevice({ userId: newUser(), deviceId: 'asking' });
+    const asking = await service.asRegistered({ userId: newUser(), deviceId: 'asking' });
     expect(keysOf(await claimOne(asking, a, claimId))).toEqual([1, 2, PrekeyKind.ONE_TIME]);
     expect(await refusalOf(claimOne(asking, b, claimId))).toMatchObject({
       code: Code.AlreadyExists,
@@ -178,7 +178,7 @@ describe('forty claimers of one device with a hundred prekeys, on two replicas',
     const device = await newDevice({ oneTime: 100, kem: 100 });
     const clients = await Promise.all(
       Array.from({ length: 40 }, (_, i) =>
-        service.asDevice({ userId: newUser(), deviceId: 'asking' }, { replica: i % 2 }),
+        service.asRegistered({ userId: newUser(), deviceId: 'asking' }, { replica: i % 2 }),
       ),
     );
     const claims: { claimId: string; client: IdentityKeysClient; result: ClaimResult }[] = [];

@@ -26,7 +26,7 @@ async function userWith(...deviceIds: string[]): Promise<TestDevice> {
 }
 
 function asStranger(options: { wire?: 'grpc' | 'web'; replica?: number } = {}) {
-  return service.asDevice({ userId: newUser(), deviceId: 'asking' }, options);
+  return service.asRegistered({ userId: newUser(), deviceId: 'asking' }, options);
 }
 
 const unclaimed = statement(
@@ -104,7 +104,7 @@ describe('a claim by users', () => {
   test('at the same time, on two replicas, agrees and takes one key of each device', async () => {
     const { userId } = await userWith('phone', 'laptop');
     const caller = { userId: newUser(), deviceId: 'asking' };
-    const clients = await Promise.all([0, 1, 0, 1].map((replica) => service.asDevice(caller, { replica })));
+    const clients = await Promise.all([0, 1, 0, 1].map((replica) => service.asRegistered(caller, { replica })));
     const request = { claimId: randomUUID(), userIds: [userId] };
     const [first, ...others] = await Promise.all(clients.map((client) => client.claimPrekeyBundles(request)));
     for (const other of others) expect(other).toEqual(first);
@@ -211,7 +211,7 @@ test('more devices than a claim takes are refused, not cut off, and waiting does
     const { device } = await small.register({ userId: newUser(), deviceId: 'd0' });
     for (const deviceId of ['d1', 'd2'])
       await small.register({ userId: device.userId, deviceId, rootKey: device.rootKey });
-    const client = await small.asDevice({ userId: newUser(), deviceId: 'asking' });
+    const client = await small.asRegistered({ userId: newUser(), deviceId: 'asking' });
     const { userId } = device;
     const named = ['d0', 'd1', 'd2'].map((deviceId) => ({ userId, deviceId }));
     for (const asked of [{ userIds: [userId] }, { devices: named }]) {
@@ -236,7 +236,7 @@ describe('why there is no bundle', () => {
     const { userId } = await userWith('phone', 'gone');
     await service.revoke(userId, 'gone');
     const caller = newUser();
-    const client = await service.asDevice({ userId: caller, deviceId: 'asking' }, { wire });
+    const client = await service.asRegistered({ userId: caller, deviceId: 'asking' }, { wire });
     const reasons = async () => {
       const devices = ['gone', 'none'].map((deviceId) => ({ userId, deviceId }));
       devices.push({ userId: `x${userId.slice(1)}`, deviceId: 'gone' });

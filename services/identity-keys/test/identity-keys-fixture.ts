@@ -4,6 +4,7 @@ import { createConnectTransport } from '@connectrpc/connect-node';
 import { createServiceIdentity, operatorScope } from '@keytrail/auth';
 import { type Issuer, startIssuer } from '@keytrail/auth/issuer';
 import { IdentityKeysService, type RegisterDeviceResponse } from '@keytrail/contracts';
+import type { KeyPair } from '@keytrail/crypto';
 import { ensureNats, ensurePostgres, ensureRedis, type ServerHandle } from '@keytrail/local';
 import { createGrpcTransport } from '@keytrail/rpc';
 import { createServiceDatabase, type Database, migrateDatabase, openDatabase } from '@keytrail/storage';
@@ -35,6 +36,8 @@ export interface IdentityKeysUnderTest {
     device: { userId: string; deviceId: string },
     options?: { wire?: Wire; replica?: number; json?: boolean },
   ): Promise<IdentityKeysClient>;
+  /** The same, and the device is registered if the fixture has not done so before. */
+  asRegistered: IdentityKeysUnderTest['asDevice'];
   asOperator(options?: { wire?: Wire; replica?: number }): Promise<IdentityKeysClient>;
   asService(service: 'session' | 'conversation', options?: { replica?: number }): IdentityKeysClient;
   /** Registers a new device with its own token. */
@@ -130,6 +133,28 @@ export async function startIdentityKeys({
     return createClient(IdentityKeysService, transport(`Bearer ${token}`, wire, replica));
   }
 
+  const rootKeys = new Map<string, KeyPair>();
+  async function register(options: TestDeviceOptions) {
+    const { device, registration } = makeDevice(options);
+    const response = await (await asDevice(device)).registerDevice(registration);
+    rootKeys.set(device.userId, device.rootKey);
+    return { device, response };
+  }
+
+  const registering = new Map<string, Promise<unknown>>();
+  function registeredOnce({ userId, deviceId }: { userId: string; deviceId: string }): Promise<unknown> {
+    const name = `${userId}/${deviceId}`;
+    const known = registering.get(name);
+    if (known) return known;
+    // One after the other for each user: the first device brings the root key.
+    const registered = (registering.get(userId) ?? Promise.resolve()).then(() => {
+      const rootKey = rootKeys.get(userId);
+      return register({ userId, deviceId, ...(rootKey && { rootKey }) });
+    });
+    registering.set(name, registered).set(userId, registered);
+    return registered;
+  }
+
   async function activeDevices(userId: string): Promise<string[]> {
     const { rows } = await db.pool.query<{ device_id: string }>(
       'SELECT device_id FROM devices WHERE user_id = $1 AND revoked_at IS NULL ORDER BY added_in_version',
@@ -152,16 +177,16 @@ export async function startIdentityKeys({
     peers,
     db,
     asDevice,
+    async asRegistered(device, options) {
+      await registeredOnce(device);
+      return asDevice(device, options);
+    },
     asOperator,
     asService(service, { replica = 0 } = {}) {
       const identity = createServiceIdentity({ serviceCredential }, service);
       return createClient(IdentityKeysService, transport(identity.header(), 'grpc', replica));
     },
-    async register(options) {
-      const { device, registration } = makeDevice(options);
-      const response = await (await asDevice(device)).registerDevice(registration);
-      return { device, response };
-    },
+    register,
     async revoke(userId, deviceId) {
       const operator = await asOperator();
       const deviceIds = deviceId === undefined ? await activeDevices(userId) : [deviceId];

@@ -29,7 +29,7 @@ afterAll(() => service?.stop());
 
 describe('a claim of 1,500 devices, where other calls may have 64 KiB', () => {
   test.for(wires)('is answered whole, each device with keys of its own (%s)', async (wire) => {
-    const client = await service.asDevice({ userId: newUser(), deviceId: 'asking' }, { wire });
+    const client = await service.asRegistered({ userId: newUser(), deviceId: 'asking' }, { wire });
     const { results } = await client.claimPrekeyBundles({ claimId: randomUUID(), devices });
     expect(results).toHaveLength(1_500);
     for (const [i, { device, bundle }] of results.entries()) {
@@ -40,7 +40,7 @@ describe('a claim of 1,500 devices, where other calls may have 64 KiB', () => {
   });
 
   test('is answered whole by users too', async () => {
-    const client = await service.asDevice({ userId: newUser(), deviceId: 'asking' });
+    const client = await service.asRegistered({ userId: newUser(), deviceId: 'asking' });
     const userIds = [...new Set(devices.map(({ userId }) => userId))];
     const { results, users } = await client.claimPrekeyBundles({ claimId: randomUUID(), userIds });
     expect(users).toHaveLength(500);
@@ -48,14 +48,14 @@ describe('a claim of 1,500 devices, where other calls may have 64 KiB', () => {
   });
 
   test('is answered in JSON as well', async () => {
-    const client = await service.asDevice({ userId: newUser(), deviceId: 'asking' }, { wire: 'web', json: true });
+    const client = await service.asRegistered({ userId: newUser(), deviceId: 'asking' }, { wire: 'web', json: true });
     const { results } = await client.claimPrekeyBundles({ claimId: randomUUID(), devices });
     expect(results.filter(({ bundle }) => bundle !== undefined)).toHaveLength(1_500);
   });
 });
 
 test.for(wires)('other calls keep the bound of all (%s)', async (wire) => {
-  const client = await service.asDevice({ userId: newUser(), deviceId: 'asking' }, { wire });
+  const client = await service.asRegistered({ userId: newUser(), deviceId: 'asking' }, { wire });
   const userIds = Array.from({ length: 1_000 }, (_, i) => `${i}`.padStart(120, 'x'));
   expect(await refusalOf(client.getDevices({ userIds }))).toMatchObject({
     reason: 'LIMIT_EXCEEDED',
@@ -71,7 +71,7 @@ test.for(wires)('requests and answers of claims have bounds of their own (%s)', 
     const { device } = await small.register({ userId: newUser(), deviceId: 'phone' });
     const { userId } = device;
     await small.register({ userId, deviceId: 'laptop', rootKey: device.rootKey });
-    const client = await small.asDevice({ userId: newUser(), deviceId: 'asking' }, { wire });
+    const client = await small.asRegistered({ userId: newUser(), deviceId: 'asking' }, { wire });
     const one = await client.claimPrekeyBundles({ claimId: randomUUID(), devices: [{ userId, deviceId: 'phone' }] });
     expect(one.results).toHaveLength(1);
     const many = Array.from({ length: 100 }, (_, i) => ({ userId, deviceId: `device-${i}` }));

@@ -27,7 +27,7 @@ async function newDevice(): Promise<TestDevice> {
 }
 
 function asStranger(wire: 'grpc' | 'web' = 'grpc') {
-  return service.asDevice({ userId: newUser(), deviceId: 'asking' }, { wire });
+  return service.asRegistered({ userId: newUser(), deviceId: 'asking' }, { wire });
 }
 
 /** A user id as long as the other, so that answers about both have the same length. */
@@ -71,7 +71,7 @@ test('services know everybody without anybody being asked', async () => {
 test('conversation is asked once for all users that are not remembered; a conversation that begins counts at once', async () => {
   const [a, b] = [await newDevice(), await newDevice()];
   const caller = newUser();
-  const client = await service.asDevice({ userId: caller, deviceId: 'phone' });
+  const client = await service.asRegistered({ userId: caller, deviceId: 'phone' });
   const known = async (...userIds: string[]) => {
     service.peers.asked.length = 0;
     const { deviceLists } = await client.getDevices({ userIds });
@@ -144,7 +144,7 @@ test('nobody is guessed about: without conversation the call is refused, what is
   const [a, b] = [await newDevice(), await newDevice()];
   const caller = newUser();
   service.peers.share(caller, a.userId);
-  const client = await service.asDevice({ userId: caller, deviceId: 'phone' });
+  const client = await service.asRegistered({ userId: caller, deviceId: 'phone' });
   await client.getDevices({ userIds: [a.userId] });
   service.peers.conversationAway = true;
   try {
@@ -166,20 +166,19 @@ test('with nothing remembered, a conversation that was left counts no more', asy
   try {
     const { device } = await forgetful.register({ userId: newUser(), deviceId: 'phone' });
     const caller = newUser();
-    const client = await forgetful.asDevice({ userId: caller, deviceId: 'phone' });
+    const client = await forgetful.asRegistered({ userId: caller, deviceId: 'phone' });
     const devicesSeen = async () =>
       (await client.getDevices({ userIds: [device.userId] })).deviceLists[0]?.devices.length;
     forgetful.peers.share(caller, device.userId);
     expect(await devicesSeen()).toBe(1);
     // Who stays still verifies what the one who left wrote; who left is told nothing more.
     const stayed = newUser();
-    const staying = await forgetful.asDevice({ userId: stayed, deviceId: 'phone' });
-    const left = await forgetful.register({ userId: caller, deviceId: 'registered' });
+    const staying = await forgetful.asRegistered({ userId: stayed, deviceId: 'phone' });
     forgetful.peers.share(caller, device.userId, stayed);
     forgetful.peers.part(caller);
     expect(await devicesSeen()).toBe(0);
     const { deviceLists } = await staying.getDevices({ userIds: [caller] });
-    expect(deviceLists[0]?.devices.map(({ deviceId }) => deviceId)).toEqual([left.device.deviceId]);
+    expect(deviceLists[0]?.devices.map(({ deviceId }) => deviceId)).toEqual(['phone']);
     const { deviceLogs } = await staying.listDeviceLog({ users: [{ userId: caller }] });
     expect(deviceLogs[0]?.entries).toHaveLength(1);
   } finally {

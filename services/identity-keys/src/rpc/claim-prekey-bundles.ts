@@ -3,13 +3,16 @@ import type { Ref } from '@keytrail/crypto';
 import { type Call, invalidField, type Rpc, refuse, unary } from '@keytrail/rpc';
 import { attr, trace } from '@keytrail/telemetry';
 import { digestDevices, digestUsers, repeatedDevice } from '../domain/claim-request.ts';
+import type { Standings } from '../standings.ts';
 import { type ClaimedUserRow, readClaimedUsers, resolveUsers } from '../store/claimed-users.ts';
 import { type ClaimedRow, ClaimIdReused, DeviceListsMoved, readClaim } from '../store/claims.ts';
 import { forbiddenUsers, type TakeBundlesParts, takeBundles } from '../take-bundles.ts';
 import { callerKey } from './caller-key.ts';
+import { refuseInactive } from './calling-standing.ts';
 import { claimedUserMessage, claimResultMessage } from './device-messages.ts';
 
 export interface ClaimPrekeyBundlesParts extends TakeBundlesParts {
+  readonly standings: Standings;
   readonly maxDevicesPerClaim: number;
   readonly maxRequestBytes: number;
   readonly maxAnswerBytes: number;
@@ -21,7 +24,7 @@ interface Asked {
   readonly keyRequestId: string;
 }
 
-/** Takes a bundle of each named device, or of each device of the named users. Idempotent by claim_id, which is the caller's own. */
+/** Takes a bundle of each named device, or of each device of the named users. Idempotent by claim_id, which is the caller's own. For active devices. */
 export function claimPrekeyBundles(parts: ClaimPrekeyBundlesParts): Rpc {
   const { maxRequestBytes, maxAnswerBytes } = parts;
   return unary(IdentityKeysService.method.claimPrekeyBundles, {
@@ -31,6 +34,7 @@ export function claimPrekeyBundles(parts: ClaimPrekeyBundlesParts): Rpc {
     async handle({ claimId, devices, userIds, keyRequestId }, call) {
       const repeated = repeatedDevice(devices);
       if (repeated !== undefined) throw invalidField(`devices[${repeated}]`, 'the device stands twice in the request');
+      await refuseInactive(parts.standings, call);
       trace.getActiveSpan()?.setAttribute(attr.claimId, claimId);
       const asked = { caller: callerKey(call), claimId, keyRequestId };
       try {

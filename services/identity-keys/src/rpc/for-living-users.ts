@@ -1,9 +1,9 @@
 import { type Rpc, refuse } from '@keytrail/rpc';
-import type { ErasedUsers } from '../erased-users.ts';
+import type { Standings } from '../standings.ts';
 import { isOfErasedUser } from '../store/erasures.ts';
 
-/** The method, refused with USER_ERASED to devices of users who were erased, as long as that is remembered. */
-export function forLivingUsers(erased: ErasedUsers, rpc: Rpc): Rpc {
+/** The method, refused with USER_ERASED to devices of users who were erased, as late as standings are remembered. */
+export function forLivingUsers(standings: Standings, rpc: Rpc): Rpc {
   if (rpc.kind !== 'unary') throw new Error('this service has no streams');
   const { handle } = rpc;
   return {
@@ -11,7 +11,7 @@ export function forLivingUsers(erased: ErasedUsers, rpc: Rpc): Rpc {
     async handle(request, call) {
       const { caller } = call;
       if (caller.kind !== 'device') return handle(request, call);
-      if (await erased.has(caller.userId)) throw userErased(caller.userId);
+      if ((await standings.of(caller)).erased) throw userErased(caller.userId);
       try {
         return await handle(request, call);
       } catch (error) {

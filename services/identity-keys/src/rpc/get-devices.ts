@@ -3,12 +3,15 @@ import { type DeviceList, DeviceListSchema, IdentityKeysService } from '@keytrai
 import { type Rpc, refuse, unary } from '@keytrail/rpc';
 import type { Database } from '@keytrail/storage';
 import type { Sharing } from '../sharing.ts';
+import type { Standings } from '../standings.ts';
 import { type DeviceListRow, readDeviceLists } from '../store/device-lists.ts';
+import { readableUsers } from './calling-standing.ts';
 import { deviceMessage } from './device-messages.ts';
 
 export interface GetDevicesParts {
   readonly db: Database;
   readonly sharing: Sharing;
+  readonly standings: Standings;
   readonly maxDevicesPerAnswer: number;
 }
 
@@ -17,13 +20,14 @@ const fewUsers = 8;
 
 /**
  * The device lists of users, in the order asked, in one statement; users about whom the caller may not know look like ones without devices.
- * Throws LIMIT_EXCEEDED when the lists do not fit into one answer, PEER_UNAVAILABLE.
+ * Throws DEVICE_REVOKED, LIMIT_EXCEEDED when the lists do not fit into one answer, PEER_UNAVAILABLE.
  */
-export function getDevices({ db, sharing, maxDevicesPerAnswer }: GetDevicesParts): Rpc {
+export function getDevices(parts: GetDevicesParts): Rpc {
+  const { db, maxDevicesPerAnswer } = parts;
   return unary(IdentityKeysService.method.getDevices, {
     allow: ['device', 'service'],
-    async handle({ userIds, includeRevoked }, { caller }) {
-      const known = await sharing.knownTo(caller, userIds);
+    async handle({ userIds, includeRevoked }, call) {
+      const known = await readableUsers(parts, call, userIds);
       const limit = userIds.length + maxDevicesPerAnswer;
       // A stranger's id is looked up as one that nobody has, so that strangers and users without devices take the same way.
       const asked = userIds.map((userId) => (known.has(userId) ? userId : ''));

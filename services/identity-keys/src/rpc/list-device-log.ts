@@ -3,27 +3,32 @@ import { type DeviceLog, DeviceLogSchema, IdentityKeysService } from '@keytrail/
 import { invalidField, type Rpc, unary } from '@keytrail/rpc';
 import type { Database } from '@keytrail/storage';
 import type { Sharing } from '../sharing.ts';
+import type { Standings } from '../standings.ts';
 import { type DeviceLogRow, readDeviceLogs } from '../store/device-log.ts';
+import { readableUsers } from './calling-standing.ts';
 import { deviceLogEntryMessage } from './device-log-messages.ts';
 
 export interface ListDeviceLogParts {
   readonly db: Database;
   readonly sharing: Sharing;
+  readonly standings: Standings;
   readonly maxEntriesPerAnswer: number;
 }
 
 /**
  * The device logs of users after a version each, in the order asked; users about whom the caller may not know look like ones without
- * devices. Entries that do not fit into one answer are told by `more`. Throws PEER_UNAVAILABLE.
+ * devices. Entries that do not fit into one answer are told by `more`. Throws DEVICE_REVOKED, PEER_UNAVAILABLE.
  */
-export function listDeviceLog({ db, sharing, maxEntriesPerAnswer }: ListDeviceLogParts): Rpc {
+export function listDeviceLog(parts: ListDeviceLogParts): Rpc {
+  const { db, maxEntriesPerAnswer } = parts;
   return unary(IdentityKeysService.method.listDeviceLog, {
     allow: ['device', 'service'],
-    async handle({ users }, { caller }) {
+    async handle({ users }, call) {
       const repeated = users.findIndex(({ userId }, i) => users.findIndex((other) => other.userId === userId) < i);
       if (repeated >= 0) throw invalidField(`users[${repeated}].user_id`, 'the user stands twice in the request');
-      const known = await sharing.knownTo(
-        caller,
+      const known = await readableUsers(
+        parts,
+        call,
         users.map(({ userId }) => userId),
       );
       // A stranger's id is looked up as one that nobody has, so that strangers and users without devices take the same way.
