@@ -72,8 +72,20 @@ function counts({ services }: Erasure, service: string) {
   return Object.fromEntries((of?.counts ?? []).map(({ kind, erased, kept }) => [kind, [Number(erased), Number(kept)]]));
 }
 
-/** Service, table and column of each text or bytes in any database that is, or has within it, the user's id; then keys of Redis. */
-async function placesNaming(userId: string): Promise<string[]> {
+/** The public keys of a user's devices: each 32 bytes. */
+async function keysOf(userId: string): Promise<Buffer[]> {
+  const identityKeys = databases.find(({ service }) => service === 'identity-keys');
+  if (!identityKeys) throw new Error('there is no identity-keys');
+  const { rows } = await identityKeys.sql.query<{
+    identity_key: Buffer;
+    signing_key: Buffer;
+    certificate_root_key: Buffer;
+  }>('SELECT identity_key, signing_key, certificate_root_key FROM devices WHERE user_id = $1', [userId]);
+  return rows.flatMap((row) => [row.identity_key, row.signing_key, row.certificate_root_key]);
+}
+
+/** Service, table and column of each text or bytes in any database that are, or have within them, the user's id or one of the keys; then keys of Redis. */
+async function placesNaming(userId: string, keys: readonly Buffer[]): Promise<string[]> {
   const found: string[] = [];
   for (const { service, sql } of databases) {
     const { rows: columns } = await sql.query<{ table_name: string; column_name: string; data_type: string }>(
@@ -81,8 +93,11 @@ async function placesNaming(userId: string): Promise<string[]> {
        WHERE table_schema = 'public' AND data_type IN ('text', 'bytea', 'ARRAY')`,
     );
     for (const { table_name, column_name, data_type } of columns) {
-      const text = data_type === 'bytea' ? `encode(${column_name}, 'escape')` : `${column_name}::text`;
-      const { rows } = await sql.query(`SELECT 1 FROM ${table_name} WHERE strpos(${text}, $1) > 0 LIMIT 1`, [userId]);
+      const bytes = data_type === 'bytea' ? column_name : `convert_to(${column_name}::text, 'UTF8')`;
+      const { rows } = await sql.query(
+        `SELECT 1 FROM ${table_name}, unnest($1::bytea[]) AS searched WHERE position(searched IN ${bytes}) > 0 LIMIT 1`,
+        [[Buffer.from(userId), ...keys]],
+      );
       if (rows.length > 0) found.push(`${service}: ${table_name}.${column_name}`);
     }
   }
@@ -117,6 +132,9 @@ async function people() {
   await phone.send(direct, 'from the phone');
   await bob.send(direct, 'from bob');
   for (const reader of [bob, carol]) expect(await texts(reader, group)).toHaveLength(3);
+  // Was there for none of it, and asks for the key.
+  const watch = await world.further(laptop, a, 'watch');
+  expect(await texts(watch, group)).toHaveLength(3);
   return { a, b, c, laptop, phone, bob, carol, group, direct };
 }
 
@@ -131,6 +149,8 @@ async function texts(reader: KeytrailClient, conversationId: string): Promise<st
 describe('an erased user', () => {
   test('is gone from every service, and the others go on', async () => {
     const { a, b, phone, bob, carol, group, direct } = await people();
+    const keys = await keysOf(a);
+    expect(keys).toHaveLength(9);
     const erasure = await completed(await erase(a));
 
     expect(erasure.services.map(({ service }) => service)).toEqual([
@@ -139,12 +159,17 @@ describe('an erased user', () => {
       'presence',
       'session',
     ]);
-    expect(counts(erasure, 'identity-keys')).toMatchObject({ users: [1, 0], devices: [2, 0] });
+    expect(counts(erasure, 'identity-keys')).toMatchObject({ users: [1, 0], devices: [3, 0] });
     expect(counts(erasure, 'conversation')).toMatchObject({ messages: [3, 0], conversations: [2, 0], epochs: [0, 1] });
-    expect(counts(erasure, 'session')).toMatchObject({ envelopes: [4, 2], sessions: [0, 1], revoked_devices: [0, 2] });
+    expect(counts(erasure, 'session')).toMatchObject({
+      envelopes: [5, 2],
+      sessions: [0, 1],
+      key_requests: [1, 0],
+      revoked_devices: [0, 3],
+    });
 
     await vi.waitFor(async () => {
-      const places = await placesNaming(a);
+      const places = await placesNaming(a, keys);
       expect(places.filter((place) => !kept.has(place))).toEqual([]);
       expect(places).toContain('session: sessions.header');
     }, 10_000);
