@@ -14,11 +14,12 @@ import { Attachment } from './attachment.ts';
 import { Calls, type RetryOptions, type Transports } from './calls.ts';
 import { type Clock, pause, systemClock } from './clock.ts';
 import { Conversations, type NewConversation, type NewMember, type SealedConversation } from './conversations.ts';
+import { DeviceChanges } from './device-changes.ts';
 import { DeviceLogs } from './device-logs.ts';
 import { Directory } from './directory.ts';
 import { Emitter } from './emitter.ts';
 import { enumName } from './enum-name.ts';
-import { KeyMissError, type RecoveryName, RefusalError } from './errors.ts';
+import { DeviceRevokedError, KeyMissError, type RecoveryName, RefusalError } from './errors.ts';
 import type { ClientEvents } from './events.ts';
 import { makeRecoveryKey, recover, resetIdentity, revokeDevice, safetyNumberWith } from './identity.ts';
 import type { KeyStore } from './key-store.ts';
@@ -87,9 +88,10 @@ export interface KeytrailClient {
   /** @throws RecoveryKeyTextError, RecoveryError. */
   recover(recoveryKey: string): Promise<void>;
   revokeDevice(deviceId: string): Promise<void>;
+  /** @throws UnknownDevicesError. */
   changeRootKey(options?: { keep?: readonly string[] }): Promise<ChangedRootKey>;
   resetIdentity(): Promise<void>;
-  /** @throws RootKeyUnknownError. */
+  /** @throws RootKeyUnknownError, SafetyNumberOfOneselfError. */
   safetyNumber(userId: string): Promise<SafetyNumber>;
   compareSafetyNumber(userId: string, shown: string): Promise<ReturnType<typeof compareSafetyNumber>>;
   rootKeyOf(userId: string): Promise<Uint8Array | undefined>;
@@ -121,6 +123,7 @@ export interface KeytrailClient {
   messages(conversationId: string, options?: ReadOptions): Promise<ReadMessage[]>;
 
   readonly isAttached: boolean;
+  /** @throws DeviceRevokedError, NotRegisteredError, RefusalError. */
   attach(): Promise<void>;
   detach(): Promise<void>;
   /** Returns how to take the handler off again. */
@@ -198,6 +201,16 @@ export function createClient(options: ClientOptions): KeytrailClient {
     options: options.upkeep || {},
     run: (name, work) => run(name, work),
   });
+  const deviceChanges = new DeviceChanges({
+    primitives,
+    clock,
+    jitterMs: (options.upkeep || {}).jitterMs ?? 2_000,
+    // What the log says is told by events; a changed root key is judged.
+    async look(userIds, signal) {
+      await tracing.run('look at devices', { signal }, (operation) => directory.current(operation, userIds));
+    },
+    background,
+  });
   const attachment = new Attachment({
     calls,
     store,
@@ -258,18 +271,12 @@ export function createClient(options: ClientOptions): KeytrailClient {
         events.emit('rotationDue', { conversationId });
         break;
       case NotificationKind.DEVICES_CHANGED:
-        background('look at devices', lookAtDevices(notification, signal));
+        deviceChanges.due(notification.userId, signal);
         break;
       case NotificationKind.PREKEYS_LOW:
         upkeep.due();
         break;
     }
-  }
-
-  /** What the log says is told by events; a changed root key is judged. */
-  async function lookAtDevices({ userId, traceparent }: Notification, signal: AbortSignal): Promise<void> {
-    const settings = { within: contextOf(traceparent), signal };
-    await tracing.run('look at devices', settings, (operation) => directory.current(operation, [userId]));
   }
 
   /** Whoever waits for the key goes on; when nobody does, it is fetched all the same. */
@@ -399,6 +406,7 @@ export function createClient(options: ClientOptions): KeytrailClient {
       return attachment.isAttached;
     },
     async attach() {
+      if (revoked) throw new DeviceRevokedError();
       await own.registered();
       await attachment.attach();
     },

@@ -1,7 +1,6 @@
 import { toBinary } from '@bufbuild/protobuf';
 import { type DeviceCertificate, DeviceCertificateSchema, type DeviceList } from '@keytrail/contracts';
 import {
-  CertificateError,
   certifyDevice,
   type KeyPair,
   linkCode,
@@ -89,7 +88,6 @@ export async function acceptApproval(parts: RegistrationParts, operation: Operat
     sealed: sealedRootKey,
     device: { ...made, signingKey: made.signingKey.publicKey, kemPrekey, linkSecret: made.linkSecret },
   });
-  if (!equalBytes(certificate.rootKey, rootKey.publicKey)) throw new CertificateError('root-key');
   verifyDeviceCertificate(primitives, publicKeys(made), certificate, rootKey.publicKey);
   const list = await currentUnder(parts, operation, rootKey.publicKey);
   if (made.state === 'registered') await takeOver(parts, made, rootKey, list);

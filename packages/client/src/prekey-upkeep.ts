@@ -17,7 +17,7 @@ import type { Operation } from './tracing.ts';
 export interface UpkeepOptions {
   /** How often an attached client looks after its prekeys without being told to, jittered; 6 hours by default. */
   readonly everyMs?: number;
-  /** The longest random wait before work in the background, so that not all devices come at once; 2000 by default. */
+  /** The longest random wait before work in the background, a look at other users' devices included, so that not all come at once; 2000 by default. */
   readonly jitterMs?: number;
   /** One-time prekeys that nobody used for so long are retired; 120 days by default. */
   readonly oneTimeMaxAgeMs?: number;
