@@ -96,6 +96,8 @@ export interface KeytrailClient {
   compareSafetyNumber(userId: string, shown: string): Promise<ReturnType<typeof compareSafetyNumber>>;
   rootKeyOf(userId: string): Promise<Uint8Array | undefined>;
   acceptRootKey(userId: string, rootKey: Uint8Array): Promise<void>;
+  /** After safety numbers were compared: what was seen of the user's devices is forgotten, revocations included. */
+  forgetDeviceLog(userId: string): Promise<void>;
 
   createConversation(wanted: NewConversation): Promise<SealedConversation>;
   /** @throws RotationLost. */
@@ -193,7 +195,7 @@ export function createClient(options: ClientOptions): KeytrailClient {
   const onRotationLost = (conversationId: string, sessionId: string) =>
     openInBackground('open the session that won', { conversationId, sessionId });
   const conversations = new Conversations({ ...sealing, sessions, isAttached, onRotationLost });
-  const messaging = { ...opening, store, conversations, opener };
+  const messaging = { ...opening, store, conversations, opener, logs };
   const offers = new OfferAnswers({ ...sealing, sessions, conversations, tracing, events, opener });
   const upkeep = new PrekeyUpkeep({
     ...registration,
@@ -363,6 +365,7 @@ export function createClient(options: ClientOptions): KeytrailClient {
       await rootKeys.accept(userId, rootKey);
       await logs.accepted(userId, rootKey);
     },
+    forgetDeviceLog: (userId) => logs.forget(userId),
 
     createConversation: (wanted) => run('create conversation', (operation) => conversations.create(operation, wanted)),
     rotate: (conversationId) => run('rotate session', (operation) => conversations.rotate(operation, conversationId)),

@@ -13,7 +13,7 @@ import {
   type WithheldReason,
   WithheldReasonSchema,
 } from '@keytrail/contracts';
-import { deriveConversationId, parseHeader, type Ref } from '@keytrail/crypto';
+import { deriveConversationId, loggedRootKey, parseHeader, type Ref } from '@keytrail/crypto';
 import { readRefusal } from '@keytrail/rpc/refusal';
 import { equalBytes, randomUuid } from './bytes.ts';
 import { enumName } from './enum-name.ts';
@@ -133,7 +133,54 @@ export class Conversations {
       return this.#sealed(conversation, request.initialSession, envelopesWritten);
     };
     const upload = new Upload(store, `create ${requestId}`, CreateConversationRequestSchema);
-    return this.#commit(upload, prepare, send, (request) => request.initialSession);
+    const pending = await upload.resume();
+    const stale = pending !== undefined && !(await this.#isFresh(operation, pending.request.initialSession));
+    if (stale && (await this.#wasAccepted(operation, pending.request.initialSession))) {
+      await this.#own(pending.request.initialSession, pending.sessionKey);
+      await upload.done();
+      return this.rotate(operation, deriveConversationId(own.userId, requestId));
+    }
+    if (stale) await upload.done();
+    try {
+      return await this.#commit(upload, prepare, send, (request) => request.initialSession);
+    } catch (error) {
+      // What was given up has arrived in the end.
+      if (!stale || !(error instanceof RefusalError) || error.reason !== 'REQUEST_ID_REUSED') throw error;
+      return this.rotate(operation, deriveConversationId(own.userId, requestId));
+    }
+  }
+
+  /**
+   * Whether a session that was prepared earlier, before a crash perhaps, would be sealed to the same devices today. Of users whose lists are not
+   * told, what was seen of their logs counts.
+   */
+  async #isFresh(operation: Operation, prepared: InitialSession | undefined): Promise<boolean> {
+    const { directory, logs, rootKeys } = this.#parts;
+    const { header } = parseHeader(prepared?.signedHeader?.header ?? new Uint8Array());
+    const sealed = header.deviceLists;
+    const lists = await directory.current(
+      operation,
+      sealed.map(({ userId }) => userId),
+    );
+    for (const [i, { userId, version }] of lists.entries()) {
+      const then = sealed[i]?.version ?? 0n;
+      const log = await logs.remembered(userId);
+      if (then < log.version || (version > 0n && then !== version)) return false;
+      const [pinned, logged] = [await rootKeys.pinned(userId), loggedRootKey(log)];
+      if (pinned !== undefined && logged !== undefined && !equalBytes(pinned, logged)) return false;
+    }
+    return true;
+  }
+
+  /** Whether the session is that of its conversation now. */
+  async #wasAccepted(operation: Operation, prepared: InitialSession | undefined): Promise<boolean> {
+    const { conversationId, sessionId } = parseHeader(prepared?.signedHeader?.header ?? new Uint8Array());
+    try {
+      return (await this.get(operation, conversationId)).sessionId === sessionId;
+    } catch (error) {
+      if (error instanceof RefusalError && error.reason === 'NOT_FOUND_OR_NOT_PERMITTED') return false;
+      throw error;
+    }
   }
 
   /** One rotation of a conversation at a time; whoever wants one meanwhile gets the same. */
@@ -175,6 +222,14 @@ export class Conversations {
       return this.#sealed(conversation, request.session, envelopesWritten);
     };
     const upload = new Upload(store, `rotate ${conversationId}`, RotateSessionRequestSchema);
+    const pending = await upload.resume();
+    if (pending !== undefined && !(await this.#isRotationFresh(operation, pending.request))) {
+      // Where it was accepted all the same, this device has its own envelope of it, and the next one takes its place.
+      if (await this.#wasAccepted(operation, pending.request.session)) {
+        await this.#own(pending.request.session, pending.sessionKey);
+      }
+      await upload.done();
+    }
     try {
       return await this.#commit(upload, prepare, send, (request) => request.session, 'ROSTER_CONFLICT');
     } catch (error) {
@@ -184,6 +239,11 @@ export class Conversations {
       this.#parts.onRotationLost(conversationId, lost.winner.sessionId);
       throw lost;
     }
+  }
+
+  async #isRotationFresh(operation: Operation, request: RotateSessionRequest): Promise<boolean> {
+    const { rosterVersion } = await this.get(operation, request.conversationId);
+    return rosterVersion === request.expectedRosterVersion && (await this.#isFresh(operation, request.session));
   }
 
   /** The header that the new session names as its forerunner must be the one that this device knows, if it knows one. */

@@ -151,7 +151,7 @@ export class DeviceLogs {
         if (!equalBytes(loggedRootKey(state) ?? new Uint8Array(), rootKey)) this.#refuse(log, version, 'list');
       }
       const vouched = this.#vouchedBy(state, version, claimed);
-      if (state !== log) await this.#save(state);
+      if (state !== log) await this.#pinAndSave(state);
       return { log, state, vouched };
     });
     if (state !== log) await this.#tell({ log, state });
@@ -199,6 +199,23 @@ export class DeviceLogs {
     });
   }
 
+  /** Also revocations are forgotten: only for a person who knows that the server went back for a good reason. */
+  forget(userId: string): Promise<void> {
+    return this.#turns.take(userId, () => this.#save({ ...emptyDeviceLog(userId), toldHeads: [] }));
+  }
+
+  /**
+   * Whether a session that was sealed by these lists may be readable by a device that is known to be revoked: it was in the list, or came later
+   * and may have been re-sealed to.
+   */
+  async revokedSince(lists: readonly { readonly userId: string; readonly version: bigint }[]): Promise<boolean> {
+    for (const { userId, version } of lists) {
+      const { devices } = await this.remembered(userId);
+      if (devices.some(({ revokedInVersion }) => (revokedInVersion ?? 0n) > version)) return true;
+    }
+    return false;
+  }
+
   /** The entries of each list's log from what is remembered up to the list's version, as far as they are told. */
   async #fetch(
     operation: Operation,
@@ -240,7 +257,7 @@ export class DeviceLogs {
     const state = this.#fold(log, list.version, news);
     if (state.version !== list.version) this.#refuse(log, list.version, 'version');
     this.#compare(state, list);
-    await this.#save(state);
+    await this.#pinAndSave(state);
     return { log, state };
   }
 
@@ -285,6 +302,13 @@ export class DeviceLogs {
     }
     const self = userId === own.userId && devices.find(({ deviceId }) => deviceId === own.deviceId);
     if (self && self.revokedInVersion !== undefined) onRevoked();
+  }
+
+  /** In this order: the root key of a log that is remembered is looked at no more. */
+  async #pinAndSave(state: StoredDeviceLog): Promise<void> {
+    const rootKey = loggedRootKey(state);
+    if (rootKey !== undefined) await this.#parts.rootKeys.confirm(state.userId, rootKey);
+    await this.#save(state);
   }
 
   async #save(log: StoredDeviceLog): Promise<void> {

@@ -140,9 +140,17 @@ export class RotationLost extends RefusalError {
  * - `root-key-changed`: the maker's root key is another one than the pinned one
  * - `chain`: it does not follow the header of the epoch before
  * - `fork`: this device has another session of the same epoch
- * - `roster`: the maker is not in its own roster, or the roster is not the one that the header is for
+ * - `roster`: the maker is not in its own roster, the roster is not the one that the header is for, or others than its members were to be sealed to
+ * - `revoked-reader`: a device that is known to be revoked may read it, so that nothing is sent under it
  */
-export type SessionProblem = 'header' | 'certificate' | 'root-key-changed' | 'chain' | 'fork' | 'roster';
+export type SessionProblem =
+  | 'header'
+  | 'certificate'
+  | 'root-key-changed'
+  | 'chain'
+  | 'fork'
+  | 'roster'
+  | 'revoked-reader';
 
 /** What the server sent as a session is not acceptable; another envelope would not change that. */
 export class SessionRefusedError extends Error {

@@ -3,7 +3,8 @@ import type { Message, RotationDueReason } from '@keytrail/contracts';
 import { decryptMessage, encryptMessage, type Ref } from '@keytrail/crypto';
 import { randomUuid } from './bytes.ts';
 import type { Conversations } from './conversations.ts';
-import { KeyMissError, MessageErasedError, RefusalError, RotationLost } from './errors.ts';
+import type { DeviceLogs } from './device-logs.ts';
+import { KeyMissError, MessageErasedError, RefusalError, RotationLost, SessionRefusedError } from './errors.ts';
 import type { KeyStore } from './key-store.ts';
 import type { OpeningParts, OpenOptions, SessionOpener } from './open-session.ts';
 import type { HeldSession } from './sessions.ts';
@@ -48,6 +49,7 @@ export interface MessageParts extends OpeningParts {
   readonly store: KeyStore;
   readonly conversations: Conversations;
   readonly opener: SessionOpener;
+  readonly logs: DeviceLogs;
 }
 
 const triesAtMost = 4;
@@ -55,7 +57,10 @@ const readTimeoutMs = 10_000;
 
 /**
  * Encrypts and sends under the current session. When a rotation is required, it is made, or the winner's session used, and the message
- * encrypted anew: only then does it get another request id.
+ * encrypted anew: only then does it get another request id. Nothing is sent under a session that a device may read of which this one has seen
+ * that it is revoked, whether or not the server says so.
+ *
+ * @throws SessionRefusedError (`revoked-reader`) when no other session is to be had.
  */
 export async function sendMessage(
   parts: MessageParts,
@@ -78,6 +83,7 @@ export async function sendMessage(
 function needsNewerSession(error: unknown): boolean {
   if (error instanceof KeyMissError)
     return error.cause === 'HISTORY_NOT_SHARED' || error.cause === 'NOT_A_MEMBER_AT_EPOCH';
+  if (error instanceof SessionRefusedError) return error.problem === 'revoked-reader';
   return error instanceof RefusalError && error.reason === 'ROTATION_REQUIRED';
 }
 
@@ -91,6 +97,9 @@ async function sendUnder(
   const own = await parts.own.registered();
   const { held } = await parts.opener.open(name, { signal: operation.signal }, operation);
   const { session, sessionKey } = held;
+  if (await parts.logs.revokedSince(session.header.deviceLists)) {
+    throw new SessionRefusedError('revoked-reader', 'a device that was revoked since may read it');
+  }
   // Taken for ever before it is used: a nonce that is used twice would tell both texts.
   const senderCounter = await store.reserve(`sent ${name.conversationId} ${name.sessionId}`, 1);
   const encrypted = encryptMessage({ primitives, sessionKey, session, sender: own, senderCounter, plaintext });

@@ -38,7 +38,7 @@ export class RootKeys {
   readonly #policy: RootKeyPolicy;
   readonly #events: Emitter<ClientEvents>;
   readonly #pins = new Map<string, Uint8Array>();
-  readonly #asked = new Map<string, Promise<boolean>>();
+  readonly #asked = new Map<string, Promise<void>>();
 
   constructor(parts: { store: KeyStore; own: Ref; policy: RootKeyPolicy | undefined; events: Emitter<ClientEvents> }) {
     this.#store = parts.store;
@@ -65,8 +65,10 @@ export class RootKeys {
     if (equalBytes(pinned, offered)) return { trusted: true, rootKey: pinned };
     const log = await this.#store.deviceLog(userId);
     const how = (log && rootKeyChangeIn(log, pinned, offered)) ?? 'unknown';
-    if (await this.#accepts({ userId, pinned, offered, how })) return { trusted: true, rootKey: offered };
-    return { trusted: false, pinned };
+    await this.#decide({ userId, pinned, offered, how });
+    // A person may have decided otherwise meanwhile.
+    const trusted = (await this.pinned(userId)) ?? pinned;
+    return equalBytes(trusted, offered) ? { trusted: true, rootKey: offered } : { trusted: false, pinned: trusted };
   }
 
   /** Pins a root key whose signature has been verified, unless one is pinned; false when that is another one. */
@@ -75,7 +77,9 @@ export class RootKeys {
     return equalBytes(pinned, rootKey);
   }
 
+  /** Whatever was decided about the user before is over. */
   async accept(userId: string, rootKey: Uint8Array): Promise<void> {
+    for (const key of this.#asked.keys()) if (key.startsWith(`${userId} `)) this.#asked.delete(key);
     await this.#store.replacePin(userId, rootKey);
     this.#pins.set(userId, rootKey);
   }
@@ -86,7 +90,7 @@ export class RootKeys {
     return pinned;
   }
 
-  #accepts(change: RootKeyChange): Promise<boolean> {
+  #decide(change: RootKeyChange): Promise<void> {
     // The own user's root key is here: whoever shows another one is wrong.
     const isOwn = change.userId === this.#own.userId;
     const key = `${change.userId} ${toHex(change.pinned)} ${toHex(change.offered)} ${change.how}`;
@@ -96,10 +100,11 @@ export class RootKeys {
     return asked;
   }
 
-  async #ask(change: RootKeyChange, isOwn: boolean): Promise<boolean> {
-    const accepted = !isOwn && (await this.#policy.onChange(change)) === 'accept';
+  async #ask(change: RootKeyChange, isOwn: boolean): Promise<void> {
+    const wanted = !isOwn && (await this.#policy.onChange(change)) === 'accept';
+    // While the policy was asked, a person may have accepted another one.
+    const accepted = wanted && equalBytes((await this.pinned(change.userId)) ?? change.pinned, change.pinned);
     if (accepted) await this.accept(change.userId, change.offered);
     this.#events.emit('rootKeyChanged', { ...change, accepted });
-    return accepted;
   }
 }
