@@ -3,6 +3,10 @@ import type { Guard } from './guard.ts';
 const folding = 'packages/crypto/src/verify-device-log.ts';
 const believing = 'packages/client/src/device-logs.ts';
 const linking = 'packages/client/src/linking.ts';
+const sealing = 'packages/client/src/make-session.ts';
+const resealing = 'packages/client/src/offers.ts';
+const claimTest = 'packages/client/test/claimed-readers.test.ts';
+const revokedTest = 'packages/client/test/known-revocations.test.ts';
 const logTest = 'packages/crypto/test/device-log.test.ts';
 const sdkTest = 'packages/client/test/identities.test.ts';
 
@@ -113,6 +117,156 @@ export const identitiesSdk: readonly Guard[] = [
     test: {
       file: sdkTest,
       name: 'a first contact is pinned by what was claimed, and its log must fit what was told then',
+    },
+  },
+  {
+    name: 'claim-answers-who-was-asked-for',
+    invariant: 'I9',
+    what: 'A client seals to nobody whom the answer to a claim names besides those who were asked for (that only members are sealed to is off too).',
+    switchOff: [
+      {
+        file: 'packages/client/src/first-contact.ts',
+        find: 'if (users.length !== group.length || users.some(({ userId }, i) => userId !== group[i])) {',
+        replace: 'if (users.length < 0) {',
+      },
+      {
+        file: sealing,
+        find: "!members.has(('recipient' in sealing ? sealing.recipient : sealing.device).userId)",
+        replace: 'members.has(sealing as never)',
+      },
+    ],
+    test: { file: claimTest, name: 'who is named in the answer to a claim, and was not asked for, gets nothing' },
+  },
+  {
+    name: 'claim-brings-nobody-back',
+    invariant: 'I9',
+    what: 'A client seals to no device that it has seen revoked, whatever version a claim names.',
+    switchOff: [
+      { file: believing, find: "if (known.revokedInVersion !== undefined) return 'impossible';", replace: '' },
+    ],
+    test: { file: claimTest, name: 'a device that was seen revoked is not sealed to again, whatever a claim says' },
+  },
+  {
+    name: 'claim-adds-nobody-to-a-seen-log',
+    invariant: 'I9',
+    what: 'Of a user whose log was seen, a claim adds no device that is not in it.',
+    switchOff: [
+      { file: sealing, find: 'else if (!vouched.has(device.deviceId))', replace: 'else if (vouched === undefined)' },
+    ],
+    test: {
+      file: claimTest,
+      name: 'of a user whose log was seen and is told no more, only the devices that were seen are sealed to',
+    },
+  },
+  {
+    name: 'seal-by-the-own-list',
+    invariant: 'I9',
+    what: 'A client makes no session when its own devices are not told.',
+    switchOff: [
+      {
+        file: sealing,
+        find: 'if (untold.some(({ userId }) => userId === own.userId)) await parts.logs.refuseUntold(own.userId);',
+        replace: '',
+      },
+    ],
+    test: { file: claimTest, name: 'the own devices are always told: without a list of them nothing is sealed' },
+  },
+  {
+    name: 'reseal-to-no-seen-revocation',
+    invariant: 'I9',
+    what: 'A holder declines for a device that it has seen revoked, also when the list is told no more.',
+    switchOff: [
+      {
+        file: resealing,
+        find: "if (known.revokedInVersion !== undefined) throw new Declined('NOT_ENTITLED');",
+        replace: '',
+      },
+    ],
+    test: {
+      file: claimTest,
+      name: 'a holder re-seals to no device that it has seen revoked, though the list is told no more',
+    },
+  },
+  {
+    name: 'reseal-by-the-own-list',
+    invariant: 'I9',
+    what: "A holder declines for its own user's devices when their list is not told.",
+    switchOff: [
+      { file: resealing, find: "if (requester.userId === own.userId) throw new Declined('UNCERTIFIED');", replace: '' },
+    ],
+    test: { file: claimTest, name: "a holder re-seals to none of its user's devices without their list" },
+  },
+  {
+    name: 'seal-to-the-listed-keys',
+    invariant: 'I9',
+    what: 'A client seals to a claimed bundle only with the keys and the certificate that the verified list has for the device.',
+    switchOff: [
+      {
+        file: sealing,
+        find: 'if (!sameCertifiedKeys(bundle, device)) return { device, withheld: WithheldReason.UNCERTIFIED };',
+        replace: '',
+      },
+    ],
+    test: {
+      file: claimTest,
+      name: 'keys that the user certified under the same name, and that the log does not have, get no envelope',
+    },
+  },
+  {
+    name: 'reseal-to-the-listed-keys',
+    invariant: 'I9',
+    what: 'A holder re-seals to a claimed bundle only with the keys and the certificate that the verified list has for the device.',
+    switchOff: [
+      { file: resealing, find: '(bundle) => sameCertifiedKeys(bundle, device)', replace: '() => device !== undefined' },
+    ],
+    test: {
+      file: claimTest,
+      name: 'keys that the user certified under the same name, and that the log does not have, get no envelope',
+    },
+  },
+  {
+    name: 'first-contact-one-root-key',
+    invariant: 'I9',
+    what: 'Of two first contacts at once, only the one under the root key that was pinned is sealed to.',
+    switchOff: [
+      {
+        file: 'packages/client/src/directory.ts',
+        find: 'return { verdict: pinned ? verdict : await this.#rootKeys.judge(userId, rootKey), vouched };',
+        replace: 'return { verdict: pinned ? verdict : verdict, vouched };',
+      },
+    ],
+    test: {
+      file: claimTest,
+      name: 'of two first contacts under two root keys, only what the pinned one certifies is sealed to',
+    },
+  },
+  {
+    name: 'prepared-session-still-fits',
+    invariant: 'I9',
+    what: 'A session that was prepared earlier is sent only while it fits the device lists as they are.',
+    switchOff: [
+      {
+        file: 'packages/client/src/conversations.ts',
+        find: 'if (then < log.version || (version > 0n && then !== version)) return false;',
+        replace: '',
+      },
+    ],
+    test: { file: revokedTest, name: 'a rotation that was prepared before a revocation is made anew' },
+  },
+  {
+    name: 'send-past-no-seen-revocation',
+    invariant: 'I9',
+    what: 'A client sends nothing under a session that a device may read which it has seen revoked, whether or not the server asks for a rotation.',
+    switchOff: [
+      {
+        file: 'packages/client/src/messages.ts',
+        find: 'if (await parts.logs.revokedSince(session.header.deviceLists)) {',
+        replace: 'if (session.epoch < 0n) {',
+      },
+    ],
+    test: {
+      file: revokedTest,
+      name: 'nothing is sent under a session that a device reads which was seen revoked, though no server asks',
     },
   },
   {
