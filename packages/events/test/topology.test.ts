@@ -28,10 +28,18 @@ async function consumerNames(stream: string): Promise<string[]> {
 }
 
 test('every stream and consumer of the catalogue is there', async () => {
-  expect(await consumerNames('IDENTITYKEYS')).toEqual(['presence-notifier', 'session-devices']);
-  expect(await consumerNames('CONVERSATION')).toEqual(['presence-notifier']);
-  expect(await consumerNames('SESSION')).toEqual(['presence-notifier', 'session-dispatcher']);
-  expect(await consumerNames('PRESENCE')).toEqual(['session-presence']);
+  expect(await consumerNames('IDENTITYKEYS')).toEqual([
+    'conversation-devices',
+    'conversation-erasure',
+    'presence-devices',
+    'presence-erasure',
+    'presence-notifier',
+    'session-devices',
+    'session-erasure',
+  ]);
+  expect(await consumerNames('CONVERSATION')).toEqual(['identity-keys-erasure', 'presence-notifier']);
+  expect(await consumerNames('SESSION')).toEqual(['identity-keys-erasure', 'presence-notifier', 'session-dispatcher']);
+  expect(await consumerNames('PRESENCE')).toEqual(['identity-keys-erasure', 'session-presence']);
 });
 
 test('every event type belongs to a stream', () => {
@@ -51,7 +59,7 @@ test('many can ensure a NATS that has nothing yet', async () => {
   for (const { name } of streams) await manager.streams.delete(name);
   const buses = await Promise.all([1, 2, 3, 4].map(() => servers.connect()));
   await Promise.all(buses.map((one) => one.ensure()));
-  expect(await consumerNames('SESSION')).toEqual(['presence-notifier', 'session-dispatcher']);
+  expect(await consumerNames('SESSION')).toEqual(['identity-keys-erasure', 'presence-notifier', 'session-dispatcher']);
 });
 
 test('what may change in place is brought back to the catalogue', async () => {
