@@ -191,13 +191,45 @@ export const drainDefence: readonly Guard[] = [
     switchOff: [
       {
         file: 'services/identity-keys/src/claim-exemption.ts',
-        find: 'return offered && requester?.userId === device.userId && requester.deviceId === device.deviceId;',
-        replace: 'return offered || requester?.userId === device.userId;',
+        find: 'offered && requester?.userId === device.userId && requester.deviceId === device.deviceId',
+        replace: 'offered || requester?.userId === device.userId',
       },
     ],
     test: {
       file: limits,
       name: 'is not exempt when the request is not open or offered to somebody else, by another device, or for another one',
+    },
+  },
+  {
+    name: 'exempt-three-times',
+    invariant: 'I4',
+    what: 'A key request exempts three claims of a holder, and no more (GCRA in Redis).',
+    switchOff: [
+      {
+        file: 'services/identity-keys/src/claim-exemption.ts',
+        find: 'if (!payment.allowed) return false;',
+        replace: 'if (!payment.allowed) return true;',
+      },
+    ],
+    test: {
+      file: limits,
+      name: 'is exempt three times for each holder, with free repetitions, at once or one after the other, however the request is spelt',
+    },
+  },
+  {
+    name: 'nothing-of-users-without-devices',
+    invariant: 'I9',
+    what: 'A claim by users tells strangers nothing of a user without active devices (check in code).',
+    switchOff: [
+      {
+        file: 'services/identity-keys/src/rpc/claim-prekey-bundles.ts',
+        find: 'forbidden.has(user.user_id) || !told.has(user.user_id) ?',
+        replace: 'forbidden.has(user.user_id) ?',
+      },
+    ],
+    test: {
+      file: byUser,
+      name: 'tells strangers nothing of a user whose devices are all revoked: it looks like one that does not exist',
     },
   },
   {

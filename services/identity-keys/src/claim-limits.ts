@@ -1,12 +1,12 @@
 import { refuse } from '@keytrail/rpc';
 import { attr, type Logger, trace } from '@keytrail/telemetry';
-import type { Bill } from './domain/claim-bill.ts';
+import type { Charge } from './domain/claim-bill.ts';
 import type { LimitStore, Spent } from './store/limit-store.ts';
 import { createLimitsInProcess } from './store/limits-in-process.ts';
 
 export interface ClaimLimits {
   /** Pays the bill as a whole or not at all. Throws PEER_UNAVAILABLE when Redis is away and claims are to stop then. */
-  spend(bill: Bill): Promise<Payment>;
+  spend(bill: readonly Charge[]): Promise<Payment>;
 }
 
 export type Payment =
@@ -41,7 +41,7 @@ export function createClaimLimits(options: ClaimLimitsOptions): ClaimLimits {
     away = true;
   }
 
-  async function throughRedis(bill: Bill): Promise<Payment | undefined> {
+  async function throughRedis(bill: readonly Charge[]): Promise<Payment | undefined> {
     if (away && nowMs() < askAgainAt) return undefined;
     // Of those that come when the pause is over, one tries.
     if (away) askAgainAt = nowMs() + pauseMs;

@@ -1,8 +1,7 @@
-import type { Ref } from '@keytrail/crypto';
 import { type Call, refuse } from '@keytrail/rpc';
 import type { Database } from '@keytrail/storage';
 import { attr, trace } from '@keytrail/telemetry';
-import { type SessionPeer, servesKeyRequest } from './claim-exemption.ts';
+import type { ClaimExemption, SessionPeer } from './claim-exemption.ts';
 import type { ClaimLimits, Payment } from './claim-limits.ts';
 import type { ClaimPolicy } from './claim-policy.ts';
 import { type Bill, billOf, bucketAt, type ClaimRates } from './domain/claim-bill.ts';
@@ -25,7 +24,7 @@ export interface TakeBundlesParts {
 }
 
 export interface Taking extends Claim {
-  readonly keyRequestId: string;
+  readonly exemption: ClaimExemption;
   /** What the caller pays for: a device each, and something for each user asked about. */
   readonly bundles: number;
   /** Positions in `devices`, from 1, that the policy keeps from the caller. */
@@ -34,15 +33,12 @@ export interface Taking extends Claim {
 
 /** Users whom the policy keeps from the caller; none when the claim serves a key request. Throws PEER_UNAVAILABLE. */
 export async function forbiddenUsers(
-  { policy, session }: Pick<TakeBundlesParts, 'policy' | 'session'>,
+  policy: ClaimPolicy,
   { caller }: Call,
-  { devices, userIds, keyRequestId }: { devices: readonly Ref[]; userIds: readonly string[]; keyRequestId: string },
+  { userIds, exemption }: { readonly userIds: readonly string[]; readonly exemption: ClaimExemption },
 ): Promise<ReadonlySet<string>> {
   const forbidden = await policy.forbidden(caller, userIds);
-  if (forbidden.size === 0) return forbidden;
-  if (!(await servesKeyRequest(session, caller, { keyRequestId, devices }))) return forbidden;
-  trace.getActiveSpan()?.setAttribute(attr.claimExempt, true);
-  return new Set();
+  return forbidden.size > 0 && (await exemption.grant()) ? new Set() : forbidden;
 }
 
 /**
@@ -84,6 +80,8 @@ async function pay(
   const { sharing, rates, limits } = parts;
   const { caller } = call;
   if (caller.kind !== 'device') return nothingToPay;
+  const { exemption } = taking;
+  if (exemption.granted) return exempt(exemption);
   const { userId } = caller;
   const { bundles, notPermitted = [] } = taking;
   const kept = new Set(notPermitted);
@@ -103,10 +101,7 @@ async function pay(
   if (payment.allowed) return payment;
   const recorded = await recordedBefore(parts, taking);
   if (recorded) return recorded;
-  if (await servesKeyRequest(parts.session, caller, { keyRequestId: taking.keyRequestId, devices })) {
-    trace.getActiveSpan()?.setAttribute(attr.claimExempt, true);
-    return nothingToPay;
-  }
+  if (await exemption.grant()) return exempt(exemption);
   if (bucketAt(bill, payment.refusedBy).item.scope === 'target') {
     // Only now it matters who of them is a stranger.
     bill = billFor(await sharing.knownTo(caller, targets));
@@ -117,6 +112,10 @@ async function pay(
 }
 
 const nothingToPay = { allowed: true, refund: async () => {} } as const;
+
+function exempt(exemption: ClaimExemption) {
+  return { allowed: true, refund: () => exemption.refund() } as const;
+}
 
 async function recordedBefore(parts: TakeBundlesParts, taking: Taking): Promise<ClaimedRow[] | undefined> {
   return readClaim(parts.db, taking, { lowBelow: parts.lowPrekeysBelow });

@@ -225,3 +225,20 @@ describe.for(wires)('bad input over %s', (wire) => {
     });
   });
 });
+
+test.for(wires)(
+  'an operator’s note that the database would not take, or without a word, is INVALID_ARGUMENT (%s)',
+  async (wire) => {
+    const operator = await service.asOperator({ wire });
+    const userId = newUser();
+    for (const auditNote of ['a\0b', '\0', '', ' \n', 'n'.repeat(501)])
+      for (const call of [
+        operator.deleteUser({ requestId: randomUUID(), userId, auditNote }),
+        operator.revokeDevice({ requestId: randomUUID(), device: { userId, deviceId: 'phone' }, auditNote }),
+      ]) {
+        const refusal = await refusalOf(call);
+        expect(refusal).toMatchObject({ code: Code.InvalidArgument, reason: 'INVALID_FIELD' });
+        expect([refusal.metadata.field, ...refusal.fields.map(({ field }) => field)]).toContain('audit_note');
+      }
+  },
+);

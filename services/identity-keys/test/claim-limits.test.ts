@@ -242,6 +242,36 @@ describe('a claim that serves a key request', () => {
     );
   });
 
+  test('is exempt three times for each holder, with free repetitions, at once or one after the other, however the request is spelt', async () => {
+    const { target, client, keyRequestId, requester, offeredTo } = await exhausted();
+    service.peers.keyRequests.set(keyRequestId, { requester, offeredTo });
+    service.peers.keyRequests.set(keyRequestId.toUpperCase(), { requester, offeredTo });
+    const claimIds = Array.from({ length: 8 }, () => randomUUID());
+    const before = await prekeysLeft(target);
+    const answers = await Promise.all(
+      claimIds.map((claimId, i) =>
+        answerOf(claim(client, target, { claimId, keyRequestId: i % 2 ? keyRequestId : keyRequestId.toUpperCase() })),
+      ),
+    );
+    const answered = claimIds.filter((_, i) => answers[i] !== 'LIMIT_EXCEEDED');
+    expect([answered.length, before - (await prekeysLeft(target))]).toEqual([3, 3]);
+    for (const claimId of answered) await claim(client, target, { claimId, keyRequestId });
+    expect(await answerOf(claim(client, target, { keyRequestId }))).toBe('LIMIT_EXCEEDED');
+    const another = randomUUID();
+    service.peers.keyRequests.set(another, { requester, offeredTo });
+    expect((await claim(client, target, { keyRequestId: another })).results[0]?.bundle).toBeDefined();
+  });
+
+  test('costs no exemption when it is a repetition on its way', async () => {
+    const { target, client, keyRequestId, requester, offeredTo } = await exhausted();
+    service.peers.keyRequests.set(keyRequestId, { requester, offeredTo });
+    const claimId = randomUUID();
+    await Promise.all(Array.from({ length: 3 }, () => claim(client, target, { claimId, keyRequestId })));
+    await claim(client, target, { keyRequestId });
+    await claim(client, target, { keyRequestId });
+    expect(await answerOf(claim(client, target, { keyRequestId }))).toBe('LIMIT_EXCEEDED');
+  });
+
   test('asks session only when it would be refused', async () => {
     const target = await newDevice();
     service.peers.offersChecked = 0;

@@ -249,6 +249,25 @@ describe('why there is no bundle', () => {
     expect(await reasons()).toEqual([NoBundleReason.DEVICE_REVOKED, NoBundleReason.DEVICE_UNKNOWN, uniform]);
   });
 
+  test('tells strangers nothing of a user whose devices are all revoked: it looks like one that does not exist', async () => {
+    const { userId } = await userWith('phone');
+    await service.revoke(userId);
+    const caller = newUser();
+    const client = await service.asRegistered({ userId: caller, deviceId: 'asking' });
+    const told = async (asked: string, claimId: string = randomUUID()) => {
+      const answer = await client.claimPrekeyBundles({ claimId, userIds: [asked] });
+      for (const user of answer.users) user.userId = '';
+      return toBinary(ClaimPrekeyBundlesResponseSchema, answer);
+    };
+    const claimId = randomUUID();
+    const first = await told(userId, claimId);
+    expect(first).toEqual(await told(`x${userId.slice(1)}`));
+    service.peers.share(caller, userId);
+    expect(await told(userId, claimId)).toEqual(first);
+    const { users } = await client.claimPrekeyBundles({ claimId: randomUUID(), userIds: [userId] });
+    expect(users[0]).toMatchObject({ deviceListVersion: 2n });
+  });
+
   test('costs no call to conversation while every device has a bundle', async () => {
     const { userId } = await userWith('phone');
     const client = await asStranger();

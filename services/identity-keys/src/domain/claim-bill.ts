@@ -6,13 +6,17 @@ export type Scope = 'caller' | 'target' | 'pair';
 /** The limits on claims; a scope without a rate is not limited. */
 export type ClaimRates = Readonly<Record<Scope, Rate | undefined>>;
 
-/** Buckets of one scope, each of which pays the same. */
-export interface BillItem {
-  readonly scope: Scope;
+/** Buckets, each of which pays the same. */
+export interface Charge {
   readonly rate: Rate;
   readonly cost: number;
   /** One per bucket, as the limits keep them. */
   readonly buckets: readonly string[];
+}
+
+/** A charge of one scope. */
+export interface BillItem extends Charge {
+  readonly scope: Scope;
   /** The device that each bucket is about; empty for the caller's. */
   readonly targets: readonly Ref[];
 }
@@ -58,6 +62,14 @@ export function billOf(
   return items.flatMap((item) =>
     item.rate !== undefined && item.buckets.length > 0 && item.cost > 0 ? [{ ...item, rate: item.rate }] : [],
   );
+}
+
+// One fulfilment takes one claim; a lost device and a slip leave room for two more. None comes back while the request lives.
+const exemptClaims: Rate = { intervalUs: 7 * 24 * 3_600_000_000, burst: 3 };
+
+/** One exempt claim by a holder for a key request (UUID). */
+export function exemptionCharge(keyRequestId: string, holder: Ref): Charge {
+  return { rate: exemptClaims, cost: 1, buckets: [`e ${keyRequestId.toLowerCase()} ${nameOf(holder)}`] };
 }
 
 /** Which item and bucket stands at a position when all buckets of a bill are counted through. */

@@ -2,9 +2,10 @@ import { type ClaimResult, IdentityKeysService } from '@keytrail/contracts';
 import type { Ref } from '@keytrail/crypto';
 import { type Call, invalidField, type Rpc, refuse, unary } from '@keytrail/rpc';
 import { attr, trace } from '@keytrail/telemetry';
+import { createClaimExemption } from '../claim-exemption.ts';
 import { digestDevices, digestUsers, repeatedDevice } from '../domain/claim-request.ts';
 import type { Standings } from '../standings.ts';
-import { type ClaimedUserRow, readClaimedUsers, resolveUsers } from '../store/claimed-users.ts';
+import { type ClaimedUserRow, readClaimedUsers, resolveUsers, type UsersDevices } from '../store/claimed-users.ts';
 import { type ClaimedRow, ClaimIdReused, DeviceListsMoved, readClaim } from '../store/claims.ts';
 import { forbiddenUsers, type TakeBundlesParts, takeBundles } from '../take-bundles.ts';
 import { callerKey } from './caller-key.ts';
@@ -67,9 +68,14 @@ async function claimFromDevices(
     }
   }
   const userIds = devices.map(({ userId }) => userId);
-  const forbidden = await forbiddenUsers(parts, call, { devices, userIds, keyRequestId: asked.keyRequestId });
+  const exemption = createClaimExemption(parts, call.caller, { devices, keyRequestId: asked.keyRequestId });
+  const forbidden = await forbiddenUsers(parts.policy, call, { userIds, exemption });
   const notPermitted = devices.flatMap(({ userId }, i) => (forbidden.has(userId) ? [i + 1] : []));
-  const { rows } = await takeBundles(parts, call, { ...claim, ...(notPermitted.length > 0 && { notPermitted }) });
+  const { rows } = await takeBundles(parts, call, {
+    ...claim,
+    exemption,
+    ...(notPermitted.length > 0 && { notPermitted }),
+  });
   return resultsOf(parts, call, devices, rows);
 }
 
@@ -83,15 +89,20 @@ async function claimFromUsers(parts: ClaimPrekeyBundlesParts, call: Call, asked:
       return recordedAnswer(parts, call, { ...asked, userIds }, rows);
     }
     const resolved = await resolveUsers(db, userIds, maxDevicesPerClaim);
-    const about = { devices: resolved.devices, userIds, keyRequestId: asked.keyRequestId };
-    const forbidden = await forbiddenUsers(parts, call, about);
+    const served = { devices: resolved.devices, keyRequestId: asked.keyRequestId };
+    const exemption = createClaimExemption(parts, call.caller, served);
+    const forbidden = await forbiddenUsers(parts.policy, call, { userIds, exemption });
     const devices = resolved.devices.filter(({ userId }) => !forbidden.has(userId));
     refuseTooMany(devices.length, maxDevicesPerClaim);
-    const users = resolved.users.map((user) => (forbidden.has(user.user_id) ? untold(user) : user));
+    const told = await toldUsers(parts, call, resolved);
+    const users = resolved.users.map((user) =>
+      forbidden.has(user.user_id) || !told.has(user.user_id) ? untold(user) : user,
+    );
     trace.getActiveSpan()?.setAttribute(attr.devicesClaimed, devices.length);
     const withDevices = new Set(devices.map(({ userId }) => userId));
     const claim = {
       ...asked,
+      exemption,
       devices,
       devicesDigest,
       users: users.map((user) => ({ userId: user.user_id, version: user.device_list_version })),
@@ -130,6 +141,17 @@ async function recordedAnswer(
   );
   // A user who was erased since has no name here any more; the caller knows whom it asked for.
   return { results, users: users.map((user, i) => claimedUserMessage({ ...user, user_id: asked.userIds[i] ?? '' })) };
+}
+
+/** The list of a user's active devices is told to anybody who may claim from them; of a user without any, only those hear who may know. */
+async function toldUsers(
+  { sharing }: ClaimPrekeyBundlesParts,
+  call: Call,
+  { users, devices }: UsersDevices,
+): Promise<ReadonlySet<string>> {
+  const active = new Set(devices.map(({ userId }) => userId));
+  const without = users.map(({ user_id }) => user_id).filter((userId) => !active.has(userId));
+  return without.length === 0 ? active : new Set([...active, ...(await sharing.knownTo(call.caller, without))]);
 }
 
 function untold({ user_id }: ClaimedUserRow): ClaimedUserRow {

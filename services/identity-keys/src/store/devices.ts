@@ -70,7 +70,7 @@ export async function lockUser(tx: Transaction, userId: string): Promise<LockedU
 export async function lockOrNameUser(tx: Transaction, userId: string, rootKey: Uint8Array): Promise<LockedUser> {
   await tx.query(nameUser, [userId, rootKey]);
   const user = await lockUser(tx, userId);
-  if (!user) throw new Error('users are never deleted');
+  if (!user) throw new Error('a user who is named is there, or erased and refused');
   return user;
 }
 

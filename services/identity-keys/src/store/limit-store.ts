@@ -1,4 +1,4 @@
-import type { Bill } from '../domain/claim-bill.ts';
+import type { Charge } from '../domain/claim-bill.ts';
 
 /** `refusedBy` is the position of the bucket that refuses longest; `retryAfterUs` may be `never`. */
 export type Spent =
@@ -7,6 +7,6 @@ export type Spent =
 
 /** Keeps buckets. A bill is paid as a whole or not at all. */
 export interface LimitStore {
-  spend(bill: Bill): Promise<Spent> | Spent;
-  refund(bill: Bill): Promise<void> | void;
+  spend(bill: readonly Charge[]): Promise<Spent> | Spent;
+  refund(bill: readonly Charge[]): Promise<void> | void;
 }

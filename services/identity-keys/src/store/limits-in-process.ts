@@ -1,5 +1,5 @@
 import { LRUCache } from 'lru-cache';
-import type { Bill } from '../domain/claim-bill.ts';
+import type { Charge } from '../domain/claim-bill.ts';
 import { refund, spend } from '../domain/gcra.ts';
 import type { LimitStore } from './limit-store.ts';
 
@@ -31,7 +31,7 @@ export function createLimitsInProcess(nowUs: () => number = monotonicUs): LimitS
   };
 }
 
-function bucketsOf(bill: Bill) {
+function bucketsOf(bill: readonly Charge[]) {
   return bill.flatMap(({ buckets, rate, cost }) => buckets.map((bucket) => ({ bucket, rate, cost })));
 }
 

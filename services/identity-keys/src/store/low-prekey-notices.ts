@@ -22,6 +22,7 @@ const note = statement(
   `WITH noted AS (
   INSERT INTO low_prekey_notices AS n (device_number, prekeys_added, noticed_at)
   SELECT device_number, prekeys_added, now() FROM unnest($1::bigint[], $2::bigint[]) AS low (device_number, prekeys_added)
+   WHERE EXISTS (SELECT FROM devices d WHERE d.device_number = low.device_number AND d.revoked_at IS NULL OFFSET 0)
    ORDER BY device_number
   ON CONFLICT (device_number) DO UPDATE SET prekeys_added = excluded.prekeys_added, noticed_at = excluded.noticed_at
    WHERE n.prekeys_added < excluded.prekeys_added OR n.noticed_at < now() - $3 * interval '1 millisecond'

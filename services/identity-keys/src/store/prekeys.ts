@@ -62,7 +62,7 @@ SELECT CASE WHEN a.key_id IS NOT NULL THEN 'added' WHEN coalesce(k.public_key = 
 /** When the device was revoked, if it was. Holds the device until the end of the transaction, so that its pools have one writer. */
 export async function lockDevice(tx: Transaction, deviceNumber: bigint): Promise<Date | null> {
   const [device] = await tx.query<{ revoked_at: Date | null }>(lock, [deviceNumber]);
-  if (!device) throw new Error('devices are never deleted');
+  if (!device) throw new Error('the device was erased meanwhile');
   return device.revoked_at;
 }
 

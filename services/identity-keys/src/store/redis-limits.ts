@@ -1,6 +1,6 @@
 import { attr, SpanKind, trace, withSpan } from '@keytrail/telemetry';
 import { Redis } from 'ioredis';
-import type { Bill } from '../domain/claim-bill.ts';
+import type { Charge } from '../domain/claim-bill.ts';
 import { never } from '../domain/gcra.ts';
 import type { LimitStore, Spent } from './limit-store.ts';
 
@@ -97,7 +97,7 @@ export class RedisLimits implements LimitStore {
     this.#nowUs = nowUs;
   }
 
-  async spend(bill: Bill): Promise<Spent> {
+  async spend(bill: readonly Charge[]): Promise<Spent> {
     const [refusedBy, wait] = await this.#command('EVALSHA spend', () =>
       this.#redis.spendClaims(...this.#argumentsOf(bill)),
     );
@@ -105,7 +105,7 @@ export class RedisLimits implements LimitStore {
     return { allowed: false, refusedBy: refusedBy - 1, retryAfterUs: wait === '' ? never : Number(wait) };
   }
 
-  async refund(bill: Bill): Promise<void> {
+  async refund(bill: readonly Charge[]): Promise<void> {
     await this.#command('EVALSHA refund', () => this.#redis.refundClaims(...this.#argumentsOf(bill)));
   }
 
@@ -113,7 +113,7 @@ export class RedisLimits implements LimitStore {
     this.#redis.disconnect();
   }
 
-  #argumentsOf(bill: Bill): [number, ...(string | number)[]] {
+  #argumentsOf(bill: readonly Charge[]): [number, ...(string | number)[]] {
     const keys = bill.flatMap(({ buckets }) => buckets.map((bucket) => prefix + bucket));
     const items = bill.flatMap(({ buckets, rate, cost }) => [buckets.length, rate.intervalUs, rate.burst, cost]);
     return [keys.length, ...keys, this.#nowUs?.() ?? '', bill.length, ...items];
