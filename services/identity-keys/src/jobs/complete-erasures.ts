@@ -1,8 +1,8 @@
 import { timestampFromDate } from '@bufbuild/protobuf/wkt';
-import { addEvent, type Rounds, startRounds, userErasureRequested } from '@keytrail/events';
+import { addEvent, type Rounds, startRounds, userErasureRequested, warnSparingly } from '@keytrail/events';
 import type { Database, Transaction } from '@keytrail/storage';
 import { keepTrace, type Logger, pseudonym, SpanKind, withSpan } from '@keytrail/telemetry';
-import { eraseOwnRows } from '../store/erase-own-rows.ts';
+import { eraseOwnRows, type Turn } from '../store/erase-own-rows.ts';
 import {
   completeErasure,
   type Erasure,
@@ -22,6 +22,9 @@ export interface ErasingParts {
   readonly rememberMs: number;
 }
 
+/** So that a large erasure does not keep others waiting: the next round goes on with it. */
+const turnMs = 5_000;
+
 /** The services that must report before this one erases what it has: they may still ask it about the user's devices. */
 const others: readonly string[] = ['conversation', 'presence', 'session'];
 
@@ -38,18 +41,24 @@ export function askToErase(tx: Transaction, { erasureId, userId, deviceIds, requ
 export function completeErasures(parts: ErasingParts): Rounds {
   const { db, log, everyMs, rememberMs } = parts;
   let stopping = false;
+  const failed = warnSparingly(log, 'an erasure failed; it is tried again');
   const rounds = startRounds({
     what: 'the completion of erasures',
     // Asking again has an interval of its own, over all replicas.
     everyMs: Math.max(1, Math.floor(everyMs / 2)),
     log,
     async round() {
+      let more = false;
       for (const erasure of await runningErasures(db)) {
         if (stopping) return false;
-        await step(parts, erasure, () => !stopping);
+        const end = performance.now() + turnMs;
+        const turn = await step(parts, erasure, () => !stopping && performance.now() < end).catch((error: unknown) => {
+          failed(error);
+        });
+        if (turn === 'interrupted') more = true;
       }
       await forgetErasedUsers(db, rememberMs);
-      return false;
+      return more;
     },
   });
   return {
@@ -65,7 +74,7 @@ async function step(
   { db, log, everyMs, batch }: ErasingParts,
   erasure: Erasure & { readonly reported: readonly string[] },
   proceed: () => boolean,
-): Promise<void> {
+): Promise<Turn | undefined> {
   const { erasureId, userId = '' } = erasure;
   const missing = others.filter((service) => !erasure.reported.includes(service));
   if (missing.length > 0) {
@@ -74,15 +83,17 @@ async function step(
       await askToErase(tx, erasure);
       tx.afterCommit(() => log.warn({ erasureId, missing }, 'services are asked again to erase a user'));
     });
-    return;
+    return undefined;
   }
-  await withSpan('complete erasure', { kind: SpanKind.INTERNAL }, async () => {
-    if (!(await eraseOwnRows(db, erasureId, { most: batch, proceed }))) return;
+  return withSpan('complete erasure', { kind: SpanKind.INTERNAL }, async () => {
+    const turn = await eraseOwnRows(db, erasureId, { most: batch, proceed });
+    if (turn !== 'ended') return turn;
     keepTrace('user erased');
     await db.transaction(async (tx) => {
       await keepReport(tx, erasureId, { service: 'identity-keys', erasedAt: new Date(), counts: [] });
       await completeErasure(tx, erasureId);
     });
     log.info({ erasureId, user: pseudonym(userId) }, 'user erased');
+    return turn;
   });
 }

@@ -13,11 +13,12 @@ const devicesAtOnce = 2_000;
 
 // A one-time prekey is in one claim at most: with the claim goes the need for its bytes. $2 claims at most, and of not many more devices than
 // above, as a claim may be of 1,500: one statement stays short. `found` says whether there may be more.
-export const forgetting = (which: string) => `WITH locked AS MATERIALIZED (
-  SELECT caller, claim_id, cardinality(device_numbers) AS devices FROM claims WHERE ${which} LIMIT $2 FOR UPDATE SKIP LOCKED
-), old AS (
-  SELECT caller, claim_id FROM (
-    SELECT caller, claim_id, sum(devices) OVER (ORDER BY caller, claim_id) - devices AS before FROM locked) counted WHERE before < ${devicesAtOnce}
+export const forgetting = (which: string, order: string) => `WITH locked AS MATERIALIZED (
+  SELECT caller, claim_id, claimed_at, cardinality(device_numbers) AS devices FROM claims WHERE ${which} ORDER BY ${order} LIMIT $2
+   FOR UPDATE SKIP LOCKED
+), old AS MATERIALIZED (
+  SELECT caller, claim_id, claimed_at FROM (
+    SELECT *, sum(devices) OVER (ORDER BY ${order} ROWS UNBOUNDED PRECEDING) - devices AS before FROM locked) counted WHERE before < ${devicesAtOnce}
 ), forgotten AS (
   DELETE FROM claims c USING old o WHERE c.caller = o.caller AND c.claim_id = o.claim_id
   RETURNING c.device_numbers, c.one_time_prekey_ids, c.kem_prekey_ids
@@ -31,8 +32,11 @@ export const forgetting = (which: string) => `WITH locked AS MATERIALIZED (
   UPDATE one_time_kem_prekeys k SET public_key_digest = sha256(k.public_key), public_key = NULL, signature = NULL FROM taken t
    WHERE k.device_number = t.device_number AND k.key_id = t.kem_id AND k.public_key IS NOT NULL RETURNING 1
 )
-SELECT (SELECT count(*) FROM locked) AS found, (SELECT count(*) FROM forgotten) AS claims, (SELECT count(*) FROM one_time) AS one_time, (SELECT count(*) FROM kem) AS kem`;
-const forget = statement('claims_forget', forgetting("claimed_at < now() - $1 * interval '1 millisecond'"));
+SELECT (SELECT max(claimed_at) FROM old)::text AS reached, (SELECT count(*) FROM locked) AS found, (SELECT count(*) FROM forgotten) AS claims, (SELECT count(*) FROM one_time) AS one_time, (SELECT count(*) FROM kem) AS kem`;
+const forget = statement(
+  'claims_forget',
+  forgetting("claimed_at < now() - $1 * interval '1 millisecond' AND claimed_at >= $3::timestamptz", 'claimed_at'),
+);
 
 const shrink = (table: string) => `WITH old AS MATERIALIZED (
   SELECT device_number, key_id FROM ${table} WHERE replaced_at < now() - $1 * interval '1 millisecond' AND public_key IS NOT NULL
@@ -45,21 +49,22 @@ SELECT count(*) AS shrunk FROM shrunk`;
 const shrinkSigned = statement('signed_prekeys_shrink', shrink('signed_prekeys'));
 const shrinkLastResort = statement('last_resort_prekeys_shrink', shrink('last_resort_prekeys'));
 
-const claimsAtOnce = 500;
+const claimsAtOnce = 2_000;
 const prekeysAtOnce = 1_000;
 
 /** Forgets all claims that are older than the retention, in batches, each with the bytes of its one-time prekeys. */
 export async function forgetClaims(db: Database): Promise<{ claims: number } & Pick<Shrunk, 'oneTime' | 'kem'>> {
   const sum = { claims: 0, oneTime: 0, kem: 0 };
-  for (;;) {
-    const [row] = await db.query<Record<'found' | 'claims' | 'one_time' | 'kem', bigint>>(forget, [
-      requestIdRetentionMs,
-      claimsAtOnce,
-    ]);
+  // Each statement goes on where the one before ended, as text with its microseconds: else it would walk over all that are gone already.
+  for (let from = '-infinity'; ; ) {
+    const [row] = await db.query<
+      Record<'found' | 'claims' | 'one_time' | 'kem', bigint> & { readonly reached: string | null }
+    >(forget, [requestIdRetentionMs, claimsAtOnce, from]);
     sum.claims += Number(row?.claims);
     sum.oneTime += Number(row?.one_time);
     sum.kem += Number(row?.kem);
-    if (row?.found === row?.claims && Number(row?.found) < claimsAtOnce) return sum;
+    if (!row?.reached || (row.found === row.claims && Number(row.found) < claimsAtOnce)) return sum;
+    from = row.reached;
   }
 }
 
