@@ -305,8 +305,8 @@ export const identitiesSdk: readonly Guard[] = [
     switchOff: [
       {
         file: linking,
-        find: 'if (list === undefined || !equalBytes(list.rootKey, rootKey)) throw',
-        replace: 'if (list === undefined || list.rootKey.length !== rootKey.length) throw',
+        find: 'if (list === undefined || list.version === 0n || !equalBytes(list.rootKey, rootKey)) {',
+        replace: 'if (list === undefined || list.rootKey.length !== rootKey.length) {',
       },
     ],
     test: {
