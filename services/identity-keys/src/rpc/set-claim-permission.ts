@@ -5,14 +5,15 @@ import {
   SetClaimPermissionRequestSchema,
   SetClaimPermissionResponseSchema,
 } from '@keytrail/contracts';
-import { type Rpc, unary } from '@keytrail/rpc';
+import { type Rpc, refuse, unary } from '@keytrail/rpc';
 import type { Database } from '@keytrail/storage';
 import { pseudonym } from '@keytrail/telemetry';
 import { setClaimPermission as store } from '../store/claim-permissions.ts';
+import { isOfErasedUser } from '../store/erasures.ts';
 import { callerKey } from './caller-key.ts';
 import { oncePerRequest } from './once-per-request.ts';
 
-/** Lets a user claim the prekeys of another one until a time, or no more. For the application, as operator. Idempotent by request_id. */
+/** Lets a user claim the prekeys of another one until a time, or no more. For the application, as operator. Idempotent by request_id. Throws USER_ERASED. */
 export function setClaimPermission({ db }: { readonly db: Database }): Rpc {
   return unary(IdentityKeysService.method.setClaimPermission, {
     allow: ['operator'],
@@ -28,7 +29,9 @@ export function setClaimPermission({ db }: { readonly db: Database }): Rpc {
           await store(tx, { userId, targetUserId, expiresAt, grantedBy: callerKey(call) });
           return create(SetClaimPermissionResponseSchema);
         },
-      );
+      ).catch((error: unknown) => {
+        throw isOfErasedUser(error) ? refuse('USER_ERASED', 'one of the users has been erased') : error;
+      });
       call.log.info(
         {
           user: pseudonym(userId),
