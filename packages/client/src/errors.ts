@@ -223,9 +223,10 @@ export class SafetyNumberOfOneselfError extends Error {
   }
 }
 
-/** This device is revoked, for good: it attaches no more. */
+/** This device is revoked, for good: it attaches no more. Has the reason with which the services would refuse it. */
 export class DeviceRevokedError extends Error {
   override readonly name = 'DeviceRevokedError';
+  readonly reason = 'DEVICE_REVOKED';
 
   constructor() {
     super('this device is revoked');
