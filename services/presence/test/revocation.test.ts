@@ -322,9 +322,10 @@ describe('the greeting', () => {
       };
       const attaching = attach(await device(presence, 'ida', 'phone'));
       await asked.promise;
+      const desk = await attach(await device(presence, 'ida', 'desk'));
+      expect(desk.greeting.prekeyStatus).toBeUndefined();
       known.revoked.add('ida/tablet');
       const tablet = await attach(await device(presence, 'ida', 'tablet'));
-      expect(tablet.greeting.prekeyStatus).toBeUndefined();
       expect(await refusalOf(tablet.stream.next())).toMatchObject({ reason: 'DEVICE_REVOKED' });
       answering.resolve();
       expect((await attaching).greeting.prekeyStatus).toMatchObject({ counts: { oneTime: 7, kem: 8 } });
