@@ -1,7 +1,7 @@
 import { authSettings } from '@keytrail/auth';
 import { erasureSettings, eventSettings } from '@keytrail/events';
 import { serverSettings } from '@keytrail/rpc';
-import { readSettings, rule, type SettingsValues, secretSetting, setting, z } from '@keytrail/settings';
+import { readSettings, rule, SettingsError, type SettingsValues, secretSetting, setting, z } from '@keytrail/settings';
 import { databaseSettings } from '@keytrail/storage';
 import { telemetrySettings } from '@keytrail/telemetry';
 import type { PrekeyLimits } from './domain/prekey-limits.ts';
@@ -106,6 +106,11 @@ export const identityKeysSettings = {
     rule.count().min(1).default(50),
     'devices that a user may have, revoked ones not counted',
   ),
+  maxDevicesEverPerUser: setting(
+    'KEYTRAIL_MAX_DEVICES_EVER_PER_USER',
+    rule.count().min(1).max(5_000).default(1_000),
+    'devices that a user may ever have, revoked ones counted; no more than KEYTRAIL_MAX_DEVICES_PER_ANSWER, so that all of one user fit',
+  ),
   maxPrekeysPerPool: setting(
     'KEYTRAIL_MAX_PREKEYS_PER_POOL',
     rule.count().min(1).default(1_000),
@@ -176,7 +181,15 @@ export const identityKeysSettings = {
 export type IdentityKeysConfig = SettingsValues<typeof identityKeysSettings>;
 
 export function readConfig(environment: Readonly<Record<string, string | undefined>>): IdentityKeysConfig {
-  return readSettings(identityKeysSettings, environment);
+  const config = readSettings(identityKeysSettings, environment);
+  if (config.maxDevicesEverPerUser > config.maxDevicesPerAnswer)
+    throw new SettingsError([
+      {
+        variable: identityKeysSettings.maxDevicesEverPerUser.variable,
+        problem: `is more than ${identityKeysSettings.maxDevicesPerAnswer.variable}`,
+      },
+    ]);
+  return config;
 }
 
 export function prekeyLimitsOf(config: IdentityKeysConfig): PrekeyLimits {

@@ -126,6 +126,7 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
           db,
           writerBuild: build.writerBuild,
           maxDevicesPerUser: config.maxDevicesPerUser,
+          maxDevicesEverPerUser: config.maxDevicesEverPerUser,
           maxPrekeysPerPool: config.maxPrekeysPerPool,
           rootKeyReset: config.rootKeyReset,
         }),

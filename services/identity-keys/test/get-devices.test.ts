@@ -10,7 +10,9 @@ import { refusalOf } from './refusal-of.ts';
 
 let service: IdentityKeysUnderTest;
 beforeAll(async () => {
-  service = await startIdentityKeys({ settings: { KEYTRAIL_MAX_DEVICES_PER_ANSWER: '3' } });
+  service = await startIdentityKeys({
+    settings: { KEYTRAIL_MAX_DEVICES_PER_ANSWER: '3', KEYTRAIL_MAX_DEVICES_EVER_PER_USER: '3' },
+  });
 });
 afterAll(() => service?.stop());
 

@@ -14,7 +14,10 @@ import { refusalOf } from './refusal-of.ts';
 
 let service: IdentityKeysUnderTest;
 beforeAll(async () => {
-  service = await startIdentityKeys({ replicas: 2, settings: { KEYTRAIL_MAX_DEVICES_PER_USER: '3' } });
+  service = await startIdentityKeys({
+    replicas: 2,
+    settings: { KEYTRAIL_MAX_DEVICES_PER_USER: '3', KEYTRAIL_MAX_DEVICES_EVER_PER_USER: '12' },
+  });
 });
 afterAll(() => service?.stop());
 
@@ -311,6 +314,22 @@ describe('the devices of a user', () => {
     expect(await service.db.query(countRows, [device.userId])).toMatchObject([{ users: 1n, devices: 2n }]);
   });
 
+  test('are bounded for ever, revoked ones counted, also when they come at the same time', async () => {
+    const userId = newUser();
+    const rootKey = createRootKey(nodePrimitives);
+    for (let i = 0; i < 11; i++) {
+      await service.register({ userId, deviceId: `old-${i}`, rootKey, oneTime: 1, kem: 1 });
+      await service.revoke(userId, `old-${i}`);
+    }
+    const outcomes = await Promise.allSettled(
+      ['a', 'b'].map((deviceId) => service.register({ userId, deviceId, rootKey, oneTime: 1, kem: 1 })),
+    );
+    const refused = outcomes.flatMap((outcome) => (outcome.status === 'rejected' ? [readRefusal(outcome.reason)] : []));
+    expect(refused).toMatchObject([
+      { code: Code.ResourceExhausted, reason: 'DEVICE_LIMIT_REACHED', metadata: { limit: '12', scope: 'ever' } },
+    ]);
+  });
+
   test('are bounded, revoked ones not counted', async () => {
     const userId = newUser();
     const rootKey = createRootKey(nodePrimitives);
@@ -318,7 +337,7 @@ describe('the devices of a user', () => {
     expect(await refusalOf(service.register({ userId, deviceId: 'd', rootKey }))).toMatchObject({
       code: Code.ResourceExhausted,
       reason: 'DEVICE_LIMIT_REACHED',
-      metadata: { limit: '3' },
+      metadata: { limit: '3', scope: 'active' },
     });
     await service.revoke(userId, 'a');
     const { response } = await service.register({ userId, deviceId: 'd', rootKey });

@@ -23,7 +23,7 @@ import {
 import { beginAnew, type RootKeyReset, refuseInvalidChange } from '../root-key-changes.ts';
 import { appendEntry } from '../store/device-log.ts';
 import {
-  countActiveDevices,
+  countDevices,
   findRegistered,
   insertDeviceRow,
   lockOrNameUser,
@@ -42,6 +42,7 @@ export interface RegisterDeviceParts {
   readonly db: Database;
   readonly writerBuild: string;
   readonly maxDevicesPerUser: number;
+  readonly maxDevicesEverPerUser: number;
   readonly maxPrekeysPerPool: number;
   readonly rootKeyReset: RootKeyReset;
 }
@@ -121,7 +122,7 @@ async function addDevice(
   tx: Transaction,
   device: Ref,
   request: RegisterDeviceRequest,
-  { writerBuild, maxDevicesPerUser }: Pick<RegisterDeviceParts, 'writerBuild' | 'maxDevicesPerUser'>,
+  { writerBuild, ...limits }: Pick<RegisterDeviceParts, 'writerBuild' | 'maxDevicesPerUser' | 'maxDevicesEverPerUser'>,
 ): Promise<RegisterDeviceResponse> {
   const { certificate } = wholeKeySet(request);
   const keysDigest = digestKeys(request);
@@ -131,10 +132,7 @@ async function addDevice(
   if (known) return firstAnswer(device, request, known, keysDigest);
   if (request.rootKeyChange) await beginAnew(tx, device, user, request.rootKeyChange);
   else refuseOtherRootKey(device.userId, user.root_key, certificate.rootKey);
-  if ((await countActiveDevices(tx, device.userId)) >= maxDevicesPerUser)
-    throw refuse('DEVICE_LIMIT_REACHED', `the user has ${maxDevicesPerUser} devices`, {
-      metadata: { limit: String(maxDevicesPerUser) },
-    });
+  await refuseTooManyDevices(tx, device.userId, limits);
 
   const { identityKey, signingKey } = request;
   const entry = await appendEntry(tx, device.userId, {
@@ -153,6 +151,25 @@ async function addDevice(
   await addKemPrekeys(tx, deviceNumber, request.oneTimeKemPrekeys);
   await announceDevice(tx, device, entry, { revoked: false });
   return answer(entry.version, entry.entry_hash, request);
+}
+
+async function refuseTooManyDevices(
+  tx: Transaction,
+  userId: string,
+  {
+    maxDevicesPerUser,
+    maxDevicesEverPerUser,
+  }: Pick<RegisterDeviceParts, 'maxDevicesPerUser' | 'maxDevicesEverPerUser'>,
+): Promise<void> {
+  const { active, ever } = await countDevices(tx, userId);
+  if (ever >= maxDevicesEverPerUser)
+    throw refuse('DEVICE_LIMIT_REACHED', `the user has had ${maxDevicesEverPerUser} devices, revoked ones counted`, {
+      metadata: { limit: String(maxDevicesEverPerUser), scope: 'ever' },
+    });
+  if (active >= maxDevicesPerUser)
+    throw refuse('DEVICE_LIMIT_REACHED', `the user has ${maxDevicesPerUser} devices`, {
+      metadata: { limit: String(maxDevicesPerUser), scope: 'active' },
+    });
 }
 
 function firstAnswer(

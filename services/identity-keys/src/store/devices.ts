@@ -38,9 +38,9 @@ const findDevice = statement(
   FROM devices d JOIN device_log l ON l.user_id = d.user_id AND l.version = d.added_in_version
  WHERE d.user_id = $1 AND d.device_id = $2`,
 );
-const countActive = statement(
-  'devices_count_active',
-  'SELECT count(*) AS active FROM devices WHERE user_id = $1 AND revoked_at IS NULL',
+const count = statement(
+  'devices_count',
+  'SELECT count(*) FILTER (WHERE revoked_at IS NULL) AS active, count(*) AS ever FROM devices WHERE user_id = $1',
 );
 const insertDevice = statement(
   'device_insert',
@@ -78,9 +78,10 @@ export async function findRegistered(db: Queryable, { userId, deviceId }: Ref): 
   return (await db.query<RegisteredDevice>(findDevice, [userId, deviceId]))[0];
 }
 
-export async function countActiveDevices(tx: Transaction, userId: string): Promise<number> {
-  const [row] = await tx.query<{ active: bigint }>(countActive, [userId]);
-  return Number(row?.active);
+/** The devices that a user has, and all that the user ever had. The user must be locked. */
+export async function countDevices(tx: Transaction, userId: string): Promise<{ active: number; ever: number }> {
+  const [row] = await tx.query<{ active: bigint; ever: bigint }>(count, [userId]);
+  return { active: Number(row?.active), ever: Number(row?.ever) };
 }
 
 export interface Provenance {
