@@ -48,7 +48,6 @@ describe('the database refuses', () => {
       `caller = 'device:mallory/phone'`,
       'claim_id = gen_random_uuid()',
       "devices_digest = sha256('')",
-      'claimed_at = now()',
       "not_permitted = '{1}'",
       "device_list_versions = '{7}'",
       "user_ids = '{mallory}'",

@@ -29,11 +29,11 @@ END $$;
 CREATE TRIGGER claim_permissions_not_of_erased_users BEFORE INSERT OR UPDATE ON claim_permissions
   FOR EACH ROW EXECUTE FUNCTION refuse_permissions_of_erased_users();
 
--- A recorded claim is what repetitions are answered with. An erasure takes devices and users out of it; nothing else ever changes.
+-- A recorded claim is what repetitions are answered with. An erasure takes devices and users out of it; nothing else of the answer ever changes.
 CREATE FUNCTION claims_only_forget() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-  IF (NEW.caller, NEW.claim_id, NEW.devices_digest, NEW.claimed_at, NEW.not_permitted, NEW.device_list_versions, NEW.passed_over)
-       IS DISTINCT FROM (OLD.caller, OLD.claim_id, OLD.devices_digest, OLD.claimed_at, OLD.not_permitted, OLD.device_list_versions, OLD.passed_over)
+  IF (NEW.caller, NEW.claim_id, NEW.devices_digest, NEW.not_permitted, NEW.device_list_versions, NEW.passed_over)
+       IS DISTINCT FROM (OLD.caller, OLD.claim_id, OLD.devices_digest, OLD.not_permitted, OLD.device_list_versions, OLD.passed_over)
   OR cardinality(NEW.device_numbers) <> cardinality(OLD.device_numbers)
   OR cardinality(NEW.user_ids) IS DISTINCT FROM cardinality(OLD.user_ids)
   OR EXISTS (SELECT FROM unnest(OLD.device_numbers, OLD.signed_prekey_ids, OLD.last_resort_prekey_ids, OLD.one_time_prekey_ids, OLD.kem_prekey_ids)
