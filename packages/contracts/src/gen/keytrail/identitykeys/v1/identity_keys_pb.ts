@@ -919,7 +919,7 @@ export type CheckKeysResponse = Message<"keytrail.identitykeys.v1.CheckKeysRespo
   matches: boolean;
 
   /**
-   * identity_differs: another identity key, signing key or certificate is registered; the device must be registered anew.
+   * identity_differs: another identity key, signing key or certificate is registered. After a change of the root key the device is linked again; otherwise it is registered anew.
    *
    * @generated from field: bool identity_differs = 2;
    */
