@@ -30,7 +30,7 @@ beforeAll(async () => {
       KEYTRAIL_LOG_LEVEL: 'error',
       KEYTRAIL_ERASURE_BATCH: '2',
       KEYTRAIL_ERASURE_ROUND_MS: '200',
-      KEYTRAIL_ERASED_USERS_REMEMBERED_MS: '1',
+      KEYTRAIL_CALLERS_REMEMBERED_MS: '1',
     },
   });
   const config = readSettings(

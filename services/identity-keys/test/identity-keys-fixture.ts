@@ -39,7 +39,7 @@ export interface IdentityKeysUnderTest {
   /** The same, and the device is registered if the fixture has not done so before. */
   asRegistered: IdentityKeysUnderTest['asDevice'];
   asOperator(options?: { wire?: Wire; replica?: number }): Promise<IdentityKeysClient>;
-  asService(service: 'session' | 'conversation', options?: { replica?: number }): IdentityKeysClient;
+  asService(service: 'session' | 'conversation' | 'presence', options?: { replica?: number }): IdentityKeysClient;
   /** Registers a new device with its own token. */
   register(options: TestDeviceOptions): Promise<{ device: TestDevice; response: RegisterDeviceResponse }>;
   /** Has an operator revoke one device of the user, or all that are left. */
