@@ -60,7 +60,8 @@ test('an approval by somebody with another root key is noticed before anything o
   const phone = clientOf(world, 'alice', 'phone');
   const link = await phone.createLinkRequest();
   const approval = await impostor.approveDevice(link, await phone.linkCode(link));
-  await expect(phone.registerApproved(approval)).rejects.toThrow(RootKeyNotCurrentError);
+  const refused = await phone.registerApproved(approval).catch((error: Error) => error.name);
+  expect(refused).toBe('RootKeyNotCurrentError');
   expect(world.count('registerDevice')).toBe(1);
 });
 
