@@ -66,6 +66,22 @@ test('a device whose own change of the root key was not answered is told to call
   expect(await remedyOf(alice)).toBe('none');
 });
 
+test('a device whose own change came too late is told to be linked again, and can change the root key then', async () => {
+  const world = new World();
+  const alice = await firstDevice(world, 'alice');
+  const phone = await approvedDevice(world, alice, 'phone', { retry: { retries: 0 } });
+  world.before.set('changeRootKey', () => {
+    world.before.delete('changeRootKey');
+    throw refuse('SHUTTING_DOWN', 'draining');
+  });
+  await expect(phone.changeRootKey()).rejects.toThrow('SHUTTING_DOWN');
+  await alice.changeRootKey();
+  expect(await remedyOf(phone)).toBe('link-again');
+  await phone.registerApproved(await linkAgain(phone, alice));
+  const { rootKey } = await phone.changeRootKey();
+  expect([world.identities.logOf('alice').rootKey, await remedyOf(phone)]).toEqual([rootKey, 'none']);
+});
+
 test('a device under whose name other keys are registered is told to register anew, also after a change of the root key', async () => {
   const { world, keyStore } = await stayingPhone();
   const stored = await keyStore.device();
