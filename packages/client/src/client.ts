@@ -206,7 +206,7 @@ export function createClient(options: ClientOptions): KeytrailClient {
   const deviceChanges = new DeviceChanges({
     primitives,
     clock,
-    jitterMs: (options.upkeep || {}).jitterMs ?? 2_000,
+    jitterMs: (options.upkeep === false ? undefined : options.upkeep?.jitterMs) ?? 2_000,
     // What the log says is told by events; a changed root key is judged.
     async look(userIds, signal) {
       await tracing.run('look at devices', { signal }, (operation) => directory.current(operation, userIds));
