@@ -34,7 +34,10 @@ const longestRunMs = 240_000;
 export async function runTests({ folder, files, names, postgresUrl, timeoutMs }: TestsToRun): Promise<Ran> {
   const output = join(folder, '.local', 'guard-tests.json');
   rmSync(output, { force: true });
-  const ends = [...new Set(names)].map((name) => name.replaceAll(/[.*+?^${}()|[\]\\]/g, '\\$&'));
+  // Where a suite's name ends and a test's begins, the filter sees « > » and the report a space.
+  const ends = [...new Set(names)].map((name) =>
+    name.replaceAll(/[.*+?^${}()|[\]\\]/g, '\\$&').replaceAll(' ', '(?: > | )'),
+  );
   const args = ['run', '--reporter=json', `--outputFile.json=${output}`, '-t', `(?:^|\\s)(?:${ends.join('|')})$`];
   if (timeoutMs !== undefined) args.push(`--testTimeout=${timeoutMs}`);
   const vitest = spawn(process.execPath, [join(checkoutFolder, 'node_modules/vitest/vitest.mjs'), ...args, ...files], {
