@@ -16,8 +16,8 @@ export interface UserEvents {
   close(): Promise<void>;
 }
 
-/** What is published about the device list and the root key of one user from now on. */
-export async function eventsAbout(userId: string, natsUrl: string): Promise<UserEvents> {
+/** What is published about the device list and the root key of one user behind a version: events of what was before may still be on their way. */
+export async function eventsAbout(userId: string, natsUrl: string, behind: bigint): Promise<UserEvents> {
   const connection = await connect({ servers: new URL(natsUrl).host });
   const messages = connection.subscribe('keytrail.identitykeys.v1.*')[Symbol.asyncIterator]();
   await connection.flush();
@@ -31,7 +31,7 @@ export async function eventsAbout(userId: string, natsUrl: string): Promise<User
         value.subject === keyChanged
           ? fromBinary(RootKeyChangedSchema, value.data)
           : fromBinary(DeviceListChangedSchema, value.data);
-      if (event.userId === userId) return event;
+      if (event.userId === userId && event.version > behind) return event;
     }
   }
 

@@ -91,7 +91,7 @@ describe('a device revoked by another one of its user', () => {
 
   test('is one event, in its place among those of the user', async () => {
     const { userId, phone, laptop, client } = await twoDevices();
-    const events = await eventsAbout(userId, service.natsUrl);
+    const events = await eventsAbout(userId, service.natsUrl, 2n);
     const response = await client.revokeDevice(revocationOf(laptop));
     await client.revokeDevice(revocationOf(laptop));
     await service.register({ userId, deviceId: 'tablet', rootKey: phone.rootKey });

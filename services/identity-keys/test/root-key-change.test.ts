@@ -82,7 +82,7 @@ describe('a change of the root key', () => {
 
   test('is an event, and one for each device that it revokes, in their order', async () => {
     const { userId, phone, client } = await threeDevices();
-    const events = await eventsAbout(userId, service.natsUrl);
+    const events = await eventsAbout(userId, service.natsUrl, 3n);
     const request = changeKeeping([phone], { version: 3n });
     await client.changeRootKey(request);
     await client.changeRootKey(request);
@@ -129,7 +129,7 @@ describe('a change of the root key', () => {
 
   test('may be unsigned by the previous root key, and is a reset then, which the log and the event say', async () => {
     const { userId, phone, client } = await threeDevices();
-    const events = await eventsAbout(userId, service.natsUrl);
+    const events = await eventsAbout(userId, service.natsUrl, 3n);
     await client.changeRootKey(changeKeeping([phone], { version: 3n, signed: false }));
     const [told] = await events.next(1);
     await events.close();
@@ -315,7 +315,7 @@ describe('a user who lost every device', () => {
     const { userId, rootKey } = await threeDevices();
     const { device, registration } = anew(userId, rootKey, { version: 3n, signed });
     const client = await service.asDevice(device);
-    const events = await eventsAbout(userId, service.natsUrl);
+    const events = await eventsAbout(userId, service.natsUrl, 3n);
     const response = await client.registerDevice(registration);
     expect(response.deviceListVersion).toBe(8n);
     expect(await client.registerDevice({ ...registration, requestId: randomUUID() })).toEqual(response);
