@@ -158,6 +158,21 @@ describe('an erased user', () => {
     expect(messages[5]?.erasedAt).toBeUndefined();
   });
 
+  it('closes direct conversations that the user began, too: the other member is its admin then', async () => {
+    const [alice, bob] = [await harness.user(), await harness.user()];
+    const { conversation } = await createdBy(harness, alice.device, [bob], { kind: ConversationKind.DIRECT });
+    const { conversation: group } = await createdBy(harness, alice.device, [bob]);
+    await erase(alice);
+    const { conversation: closed } = await bob.device.client.getConversation({
+      conversationId: conversation.conversationId,
+    });
+    expect(closed?.closedAt).toBeDefined();
+    for (const { conversationId } of [conversation, group]) {
+      const { conversation: left } = await bob.device.client.getConversation({ conversationId });
+      expect(left?.members).toMatchObject([{ userId: bob.userId, role: MemberRole.ADMIN }]);
+    }
+  });
+
   it('closes direct conversations: the other member reads on, writes no more, and can begin no other with the user', async () => {
     const [alice, bob] = [await harness.user(), await harness.user()];
     const { conversation, session } = await createdBy(harness, bob.device, [alice], { kind: ConversationKind.DIRECT });

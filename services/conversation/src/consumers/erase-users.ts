@@ -77,6 +77,10 @@ async function leaveOne(parts: ErasingParts, tx: Transaction, userId: string): P
   keepTrace('members_removed');
   const by = writerOf(parts);
   const direct = current.kind === ConversationKind.DIRECT;
+  const remaining = roster.filter((member) => member.userId !== userId);
+  const successor = successorOfLastAdmin(remaining);
+  // First: a DIRECT conversation has its two members until it is closed, and a roster always has an admin.
+  if (successor) await setRole(tx, conversationId, successor.userId, MemberRole.ADMIN);
   if (direct) await closeConversation(tx, conversationId, by);
   const rotationDue = direct
     ? current.rotationDue
@@ -84,9 +88,6 @@ async function leaveOne(parts: ErasingParts, tx: Transaction, userId: string): P
   const minSendEpoch = direct ? current.minSendEpoch : current.epoch + 1n;
   const version = await advanceToRoster(tx, current, { rotationDue, minSendEpoch }, by);
   if (version === undefined) throw new Error('a locked conversation moved');
-  const remaining = roster.filter((member) => member.userId !== userId);
-  const successor = successorOfLastAdmin(remaining);
-  if (successor) await setRole(tx, conversationId, successor.userId, MemberRole.ADMIN);
   await closeMemberships(tx, conversationId, current.epoch, version, [userId]);
   await announceChange(tx, await readConversation(tx, conversationId), {
     notify: remaining.map((member) => member.userId),
