@@ -1,9 +1,16 @@
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { createClient, type KeytrailClient } from '@keytrail/client';
 import { createNodeTransports, nodePrimitives } from '@keytrail/client/node';
 
+const file = process.argv[2] ?? '.local/up.env';
+if (!existsSync(file)) {
+  console.error(
+    `There is no ${file}: run \`make up\` first. Usage: bin/with-node node ${process.argv[1]} [.local/up.env]`,
+  );
+  process.exit(64);
+}
 const up = Object.fromEntries(
-  readFileSync(process.argv[2] ?? '.local/up.env', 'utf8')
+  readFileSync(file, 'utf8')
     .trim()
     .split('\n')
     .map((line) => line.split('=') as [string, string]),
