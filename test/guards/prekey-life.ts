@@ -162,7 +162,7 @@ export const prekeyLife: readonly Guard[] = [
         replace: 'ORDER BY n.noticed_at LIMIT $5',
       },
     ],
-    test: { file: low, name: 'a device whose pool is low is reminded by one of six replicas' },
+    test: { file: low, name: 'is not reminded a second time by a replica that comes while the first is at it' },
   },
   {
     name: 'lost-prekeys-are-noticed',

@@ -4,7 +4,7 @@ import { NotificationKind, NotificationRequestedSchema, PrekeysLowSchema } from 
 import { createKemPrekey, createSignedPrekey } from '@keytrail/crypto';
 import { nodePrimitives } from '@keytrail/crypto/node';
 import { connect } from '@nats-io/transport-node';
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import { type PrekeyWatch, remindOfPrekeys, sweepPrekeys } from '../src/jobs/watch-prekeys.ts';
 import { makeKemPrekeys, makeOneTimePrekeys, type TestDevice } from './device-keys.ts';
 import { type IdentityKeysUnderTest, newUser, startIdentityKeys } from './identity-keys-fixture.ts';
@@ -118,6 +118,35 @@ describe('a device whose pool is low', () => {
     await letAnHourPass();
     const reminders = await Promise.all(Array.from({ length: 6 }, () => remindOfPrekeys(watch)));
     expect(reminders.reduce((sum, count) => sum + count)).toBe(devices.length);
+  });
+
+  test('is not reminded a second time by a replica that comes while the first is at it', async () => {
+    const device = await newDevice(1);
+    await claim(device);
+    await letAnHourPass();
+    const first = await service.db.pool.connect();
+    try {
+      await first.query('BEGIN');
+      await first.query('UPDATE low_prekey_notices SET noticed_at = now()');
+      let over = false;
+      const second = remindOfPrekeys(watch).finally(() => {
+        over = true;
+      });
+      await vi.waitFor(
+        async () => {
+          const { rowCount } = await service.db.pool.query(
+            `SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`,
+          );
+          expect(over || rowCount !== 0).toBe(true);
+        },
+        { timeout: 10_000, interval: 20 },
+      );
+      await first.query('COMMIT');
+      expect(await second).toBe(0);
+    } finally {
+      await first.query('ROLLBACK');
+      first.release();
+    }
   });
 
   test('is found though the claim that should have told it crashed before it did', async () => {
