@@ -132,7 +132,7 @@ function judge(guard: Guard, test: TestOutcome | undefined, { broken }: Ran): { 
   // Anything else may just as well be code that no longer works at all.
   const noticed = guard.test.hangs
     ? /timed out/i.test(failure)
-    : /^AssertionError|^Error: (expected error: |.*was (not refused|answered)|.*instead of rejecting|Property failed)/.test(
+    : /^AssertionError|^Error: (expected error: |expected .* to match object |.*was (not refused|answered)|.*instead of rejecting|Property failed)/.test(
         failure,
       );
   return { proven: noticed, why: `${noticed ? 'red without it' : 'red, but not by an assertion'}: ${failure}` };
