@@ -140,20 +140,23 @@ async function createConversation(holder: BenchDevice, old: BenchDevice): Promis
     previousHeaderHash: new Uint8Array(),
     createdAt: timestampFromDate(new Date()),
   });
-  const { deviceLists } = await holder.identityKeys.getDevices({ userIds: members.map(({ userId }) => userId) });
-  const envelopes = deviceLists.flatMap(({ devices, rootKey }) =>
-    devices.map((device) =>
-      sealEnvelope({
-        primitives: nodePrimitives,
-        sealer: holder,
-        recipient: verifyDevice(nodePrimitives, device, rootKey),
-        session,
-        attempt: 0,
-        ephemeralKey,
-        sessionKey,
-      }),
-    ),
-  );
+  // The two share nothing yet: each tells its own devices.
+  const own = [holder, old].map(({ identityKeys, userId }) => identityKeys.getDevices({ userIds: [userId] }));
+  const envelopes = (await Promise.all(own))
+    .flatMap((answer) => answer.deviceLists)
+    .flatMap(({ devices, rootKey }) =>
+      devices.map((device) =>
+        sealEnvelope({
+          primitives: nodePrimitives,
+          sealer: holder,
+          recipient: verifyDevice(nodePrimitives, device, rootKey),
+          session,
+          attempt: 0,
+          ephemeralKey,
+          sessionKey,
+        }),
+      ),
+    );
   await holder.conversation.createConversation({
     requestId,
     kind: ConversationKind.GROUP,
