@@ -1,9 +1,10 @@
 import { randomUUID } from 'node:crypto';
 import { createClient } from '@connectrpc/connect';
-import { type KeyStore, type KeytrailClient, memoryKeyStore, type StoredPrekeyKind } from '@keytrail/client';
+import { type KeytrailClient, memoryKeyStore } from '@keytrail/client';
 import { IdentityKeysService } from '@keytrail/contracts';
 import { createGrpcTransport } from '@keytrail/rpc';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { copyOf } from '../../packages/client/test/copied-key-store.ts';
 import { someone, startWorld, type World } from './world.ts';
 
 const lowBelow = 8;
@@ -56,22 +57,7 @@ async function drain(userId: string, deviceId: string, times: number): Promise<v
   }
 }
 
-const prekeyKinds: readonly StoredPrekeyKind[] = ['signed', 'kem-last-resort', 'one-time', 'kem-one-time'];
-
 /** What a backup of the device keeps of its key store. */
-async function backupOf(store: KeyStore): Promise<KeyStore> {
-  const copy = memoryKeyStore();
-  const device = await store.device();
-  if (!device) throw new Error('nothing to keep');
-  await copy.saveDevice(device);
-  for (const kind of prekeyKinds) await copy.savePrekeys(await store.prekeys(kind));
-  const pin = await store.pin(device.userId);
-  if (pin) await copy.pinFirst(device.userId, pin);
-  for (const counter of ['prekey ids', 'attachments'])
-    await copy.reserve(counter, Number(await store.reserve(counter, 0)));
-  return copy;
-}
-
 /** A new user's first message to somebody: its envelope spends a claimed bundle. */
 async function greet(to: string): Promise<string> {
   const client: KeytrailClient = world.device(someone('friend'), 'phone', { ...quick, prekeys: 1 });
@@ -108,7 +94,7 @@ test('a restored older copy of the key store is repaired: no envelope that is se
   const keyStore = memoryKeyStore();
   const phone = world.device(bob, 'phone', { ...quick, keyStore, upkeep: false });
   await phone.register();
-  const backup = await backupOf(keyStore);
+  const backup = await copyOf(keyStore);
   await drain(bob, 'phone', 3);
   expect(await phone.upkeep()).toMatchObject({ replenished: { oneTime: refillTo }, rotated: {} });
   await phone.close();

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { createClient } from '@connectrpc/connect';
 import { KeyMissError } from '@keytrail/client';
 import { KeyRequestKind, KeyRequestRole, KeyRequestState, SessionService } from '@keytrail/contracts';
+import { forgeDevice } from '@keytrail/local/forged-device';
 import { createGrpcTransport, readRefusal } from '@keytrail/rpc';
 import { readSettings } from '@keytrail/settings';
 import { startTelemetry, telemetrySettings } from '@keytrail/telemetry';
@@ -93,23 +94,7 @@ describe('a device that came later', () => {
 async function addPhantom(b: string): Promise<void> {
   const m = someone('mallory');
   await world.device(m, 'phantom').register();
-  const database = new pg.Client({ connectionString: world.constellation.databaseUrls['identity-keys'] });
-  await database.connect();
-  await database.query(
-    `INSERT INTO device_log (user_id, version, kind, previous_hash, recorded_at, root_key, device_id, identity_key, signing_key,
-                             certified_at, certificate_signature)
-     SELECT u.user_id, u.device_list_version + 1, 1, u.log_head, d.added_at, u.root_key, d.device_id, d.identity_key, d.signing_key,
-            d.certified_at, d.certificate_signature
-       FROM users u, devices d WHERE u.user_id = $2 AND d.user_id = $1`,
-    [m, b],
-  );
-  await database.query(
-    `UPDATE devices SET user_id = $2, certificate_root_key = listed.root_key, added_in_version = listed.device_list_version,
-                        certified_in_version = listed.device_list_version
-       FROM users listed WHERE devices.user_id = $1 AND listed.user_id = $2`,
-    [m, b],
-  );
-  await database.end();
+  await forgeDevice(world.constellation.databaseUrls['identity-keys'], { from: m, to: b });
 }
 
 describe('I9: the server cannot add a reader unseen', () => {

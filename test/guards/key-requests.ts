@@ -76,8 +76,8 @@ export const keyRequests: readonly Guard[] = [
     switchOff: [
       {
         file: 'services/session/src/jobs/sweep-key-requests.ts',
-        find: 'await sweepOnce();',
-        replace: 'if (requestsAtOnce < 0) await sweepOnce();',
+        find: 'await claimDueKeyRequests(db, requestsAtOnce, claimLeaseMs);',
+        replace: '(await claimDueKeyRequests(db, requestsAtOnce, claimLeaseMs)).slice(requestsAtOnce);',
       },
     ],
     test: {

@@ -77,9 +77,9 @@ export const revocation: readonly Guard[] = [
     what: 'A revocation whose event was lost reaches the conversations by the pull.',
     switchOff: [
       {
-        file: 'services/conversation/src/jobs/pull-revocations.ts',
-        find: 'const noted = await noteRevokedDevices(tx, told);',
-        replace: 'const noted = await noteRevokedDevices(tx, told.slice(told.length));',
+        file: 'packages/events/src/revocations.ts',
+        find: 'const fresh = await note(tx, told);',
+        replace: 'const fresh = await note(tx, told.slice(told.length));',
       },
     ],
     test: {
@@ -93,9 +93,9 @@ export const revocation: readonly Guard[] = [
     what: "A revocation whose event was lost reaches session's list, and so the hot read, by the pull.",
     switchOff: [
       {
-        file: 'services/session/src/jobs/pull-revocations.ts',
-        find: 'const noted = await noteRevokedDevices(tx, told);',
-        replace: 'const noted = await noteRevokedDevices(tx, told.slice(told.length));',
+        file: 'packages/events/src/revocations.ts',
+        find: 'const fresh = await note(tx, told);',
+        replace: 'const fresh = await note(tx, told.slice(told.length));',
       },
     ],
     test: {

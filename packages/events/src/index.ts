@@ -17,6 +17,7 @@ export { type AddEventOptions, addEvent, largestEventBytes, outboxMigration } fr
 export { publishHint } from './publish.ts';
 export { startPurges } from './purges.ts';
 export { type Relay, type RelayOptions, startRelay } from './relay.ts';
+export { pullRevocations, type RevocationPull, type ToldRevocation } from './revocations.ts';
 export { type Rounds, type RoundsOptions, startRounds } from './rounds.ts';
 export { erasureSettings, eventSettings } from './settings.ts';
 export { TopologyMismatch } from './topology.ts';

@@ -7,8 +7,8 @@ export interface RoundsOptions {
   /** From the end of one round to the begin of the next. */
   readonly everyMs: number;
   readonly log: Logger;
-  /** One step; true when there is more to do at once. */
-  readonly round: () => Promise<boolean>;
+  /** One step; true when there is more to do at once. A long one asks `proceed` in between: false once it is to stop. */
+  readonly round: (proceed: () => boolean) => Promise<boolean>;
 }
 
 export interface Rounds {
@@ -27,12 +27,13 @@ export function startRounds({ what, everyMs, log, round }: RoundsOptions): Round
   let stopping = false;
   let wanted = false;
   let wake = () => {};
+  const proceed = () => !stopping;
 
   async function run(): Promise<void> {
     while (!stopping) {
       wanted = false;
       try {
-        while (!stopping && (await round()));
+        while (!stopping && (await round(proceed)));
       } catch (error) {
         failed(error);
       }

@@ -19,5 +19,5 @@ export {
   refuse,
   refuseMiss,
 } from './refusal.ts';
-export { type Allow, type Rpc, type RpcLimit, type RpcOptions, serverStream, unary } from './rpc.ts';
+export { type Allow, methodName, type Rpc, type RpcLimit, type RpcOptions, serverStream, unary } from './rpc.ts';
 export { type RunningServer, type ServerOptions, startServer } from './server.ts';

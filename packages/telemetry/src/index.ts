@@ -9,6 +9,7 @@ export { databaseErrorText } from './database-error.ts';
 export { meter } from './metrics.ts';
 export { pseudonym } from './pseudonym.ts';
 export { describeError, redactText } from './redaction.ts';
+export { withRedisSpan } from './redis-span.ts';
 export type { TelemetryConfig } from './settings.ts';
 export { telemetrySettings } from './settings.ts';
 export type { SpanSettings } from './spans.ts';

@@ -57,12 +57,6 @@ export function memberStateConflict(userId: string, how: string): ConnectError {
   return refuse('MEMBER_STATE_CONFLICT', `a named user ${how}`, { metadata: { user_id: userId } });
 }
 
-export function requestIdReused(requestId: string): ConnectError {
-  return refuse('REQUEST_ID_REUSED', 'the request id was used before with other content', {
-    metadata: { request_id: requestId },
-  });
-}
-
 export function headerMismatch({ field, description }: FieldProblem): ConnectError {
   return refuse('HEADER_MISMATCH', `${field}: ${description}`, {
     metadata: { field },

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { createAuthenticator, createServiceIdentity } from '@keytrail/auth';
 import { ConversationService, IdentityKeysService, SessionService } from '@keytrail/contracts';
-import { connectEvents, startRelay } from '@keytrail/events';
+import { connectEvents, pullRevocations, startRelay } from '@keytrail/events';
 import { connectPeer, startServer } from '@keytrail/rpc';
 import { openDatabase, schemaReadiness } from '@keytrail/storage';
 import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
@@ -10,10 +10,8 @@ import { eraseUsers } from './consumers/erase-users.ts';
 import { noteChangedDevices } from './consumers/note-changed-devices.ts';
 import { type AtFaultPoint, dieAt } from './fault-points.ts';
 import { forgetOldIds } from './jobs/forget-old-ids.ts';
-import { startJob } from './jobs/job.ts';
-import { pullRevocations } from './jobs/pull-revocations.ts';
 import { reachConversations } from './jobs/reach-conversations.ts';
-import { type Reconciled, reconcileCandidates } from './jobs/reconcile-candidates.ts';
+import { type Reconciled, reconcileCandidates, startReconciling } from './jobs/reconcile-candidates.ts';
 import type { Parts } from './parts.ts';
 import { deviceDirectory } from './peers/device-directory.ts';
 import { addMembers } from './rpc/add-members.ts';
@@ -29,6 +27,7 @@ import { requestRotation } from './rpc/request-rotation.ts';
 import { rotateSession } from './rpc/rotate-session.ts';
 import { sendMessage } from './rpc/send-message.ts';
 import { PrismaClient } from './store/generated/client.ts';
+import { noteRevokedDevices } from './store/revoked-devices.ts';
 
 export { type ConversationConfig, conversationSettings, readConfig } from './config.ts';
 export { type AtFaultPoint, type FaultPoint, faultPoints } from './fault-points.ts';
@@ -102,15 +101,21 @@ export function createConversationServer(
     };
 
     reconcile = (ageMs) => reconcileCandidates(parts, ageMs, log);
-    const jobs = [
-      startJob('reconcile candidates', config.reconcileIntervalMs, log, () => reconcile(config.candidateAgeMs)),
-      forgetOldIds(db, log, config.purgeIntervalMs),
-    ];
-    closing.push(() => Promise.all(jobs.map((job) => job.stop())));
+    const reconciling = startReconciling(() => reconcile(config.candidateAgeMs), log, config.reconcileIntervalMs);
+    closing.push(() => reconciling.stop());
+    const forgetting = forgetOldIds(db, log, config.purgeIntervalMs);
+    closing.push(() => forgetting.stop());
 
     const reach = reachConversations({ ...parts, log }, config.revocationsPullMs);
     closing.push(() => reach.stop());
-    const pull = pullRevocations({ db, identityKeys, reach, log }, config.revocationsPullMs);
+    const pull = pullRevocations({
+      db,
+      identityKeys,
+      log,
+      everyMs: config.revocationsPullMs,
+      note: noteRevokedDevices,
+      noted: reach.soon,
+    });
     closing.push(() => pull.stop());
     const changedDevices = noteChangedDevices({ db, bus, reach, log });
     closing.push(() => changedDevices.stop());

@@ -12,7 +12,7 @@ import { gatherErasureReports } from './consumers/gather-erasure-reports.ts';
 import { ratePerHour } from './domain/gcra.ts';
 import { createDrainSignals } from './drain-signals.ts';
 import { completeErasures } from './jobs/complete-erasures.ts';
-import { startForgetting } from './jobs/forget-old-ids.ts';
+import { startForgetting } from './jobs/forget-old-claims.ts';
 import { startWatchingPrekeys } from './jobs/watch-prekeys.ts';
 import { createLowPrekeys } from './low-prekeys.ts';
 import { changeRootKey } from './rpc/change-root-key.ts';

@@ -13,7 +13,7 @@ import {
 } from '@keytrail/crypto';
 import { nodePrimitives } from '@keytrail/crypto/node';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { forgetOldIds } from '../src/jobs/forget-old-ids.ts';
+import { forgetOldClaims } from '../src/jobs/forget-old-claims.ts';
 import { makeDevice, makeKemPrekeys, makeOneTimePrekeys, type TestDevice } from './device-keys.ts';
 import { type IdentityKeysUnderTest, newUser, startIdentityKeys, wires } from './identity-keys-fixture.ts';
 import { refusalOf } from './refusal-of.ts';
@@ -111,7 +111,7 @@ describe('a device that holds just what it published', () => {
     const { device, held } = await registered();
     await claim(device);
     await service.db.pool.query("UPDATE claims SET claimed_at = now() - interval '8 days'");
-    await forgetOldIds(service.db);
+    await forgetOldClaims(service.db);
     const { rows } = await service.db.pool.query(
       `SELECT count(*) AS shrunk FROM one_time_kem_prekeys k JOIN devices USING (device_number)
         WHERE user_id = $1 AND public_key IS NULL`,

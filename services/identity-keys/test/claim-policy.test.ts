@@ -5,7 +5,7 @@ import { Code } from '@connectrpc/connect';
 import { ClaimPrekeyBundlesResponseSchema, NoBundleReason } from '@keytrail/contracts';
 import { statement } from '@keytrail/storage';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { forgetOldIds } from '../src/jobs/forget-old-ids.ts';
+import { purgeClaimPermissions } from '../src/store/claim-permissions.ts';
 import type { TestDevice } from './device-keys.ts';
 import {
   type IdentityKeysClient,
@@ -190,10 +190,10 @@ describe('SetClaimPermission', () => {
       ),
       statement('test_permission_there', 'SELECT count(*) AS there FROM claim_permissions WHERE user_id = $1'),
     ];
-    await forgetOldIds(service.db);
+    await purgeClaimPermissions(service.db, 10);
     expect(await service.db.query(there, [userId])).toEqual([{ there: 1n }]);
     await service.db.query(over, [userId]);
-    await forgetOldIds(service.db);
+    await purgeClaimPermissions(service.db, 10);
     expect(await service.db.query(there, [userId])).toEqual([{ there: 0n }]);
   });
 });

@@ -3,7 +3,7 @@ import { createKemPrekey, createSignedPrekey } from '@keytrail/crypto';
 import { nodePrimitives } from '@keytrail/crypto/node';
 import { isCheckViolation } from '@keytrail/storage';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { forgetOldIds } from '../src/jobs/forget-old-ids.ts';
+import { forgetOldClaims } from '../src/jobs/forget-old-claims.ts';
 import { makeKemPrekeys, makeOneTimePrekeys, type TestDevice } from './device-keys.ts';
 import { type IdentityKeysUnderTest, newUser, startIdentityKeys } from './identity-keys-fixture.ts';
 import { refusalOf } from './refusal-of.ts';
@@ -185,12 +185,12 @@ describe('a claimed prekey', () => {
     const bundle = await claim(claimId);
     expect([bundle?.oneTimePrekey?.keyId, bundle?.kemPrekey?.keyId]).toEqual([900, 900]);
     await run("UPDATE claims SET claimed_at = now() - interval '6 days 23 hours'");
-    await forgetOldIds(service.db);
+    await forgetOldClaims(service.db);
     expect(await claim(claimId)).toEqual(bundle);
     expect(await sizes()).toEqual([{ one_time: 0n, kem: 0n }]);
 
     await run("UPDATE claims SET claimed_at = now() - interval '7 days 1 second'");
-    await forgetOldIds(service.db);
+    await forgetOldClaims(service.db);
     expect(await sizes()).toEqual([{ one_time: 4n, kem: 4n }]);
     // The same keys again change nothing, others are refused, as on the first day.
     const { counts } = await client.replenishPrekeys({ requestId: randomUUID(), ...upload });
@@ -214,7 +214,7 @@ describe('a claimed prekey', () => {
     for (let i = 0; i < 50; i++)
       await Promise.all(refs.map((each) => client.claimPrekeyBundles({ claimId: randomUUID(), devices: [each] })));
     await run("UPDATE claims SET claimed_at = now() - interval '8 days'");
-    const forgotten = await Promise.all(Array.from({ length: 3 }, () => forgetOldIds(service.db)));
+    const forgotten = await Promise.all(Array.from({ length: 3 }, () => forgetOldClaims(service.db)));
     const sum = (of: 'claims' | 'oneTime') => forgotten.reduce((all, each) => all + each[of], 0);
     expect([sum('claims'), sum('oneTime')]).toEqual([250, 250]);
   });
@@ -241,10 +241,10 @@ describe('a replaced prekey', () => {
     await client.rotateSignedPrekey({ requestId: randomUUID(), signedPrekey: first });
     await rotateBoth(71);
     await replacedBefore('13 days 23 hours');
-    await forgetOldIds(service.db, 2 * week);
+    await forgetOldClaims(service.db, 2 * week);
     expect(await shrunk()).toEqual([{ shrunk: 0n, there: 5n }]);
     await replacedBefore('14 days 1 minute');
-    expect(await forgetOldIds(service.db, 2 * week)).toMatchObject({ signed: 2, lastResort: 1 });
+    expect(await forgetOldClaims(service.db, 2 * week)).toMatchObject({ signed: 2, lastResort: 1 });
     expect(await shrunk()).toEqual([{ shrunk: 3n, there: 5n }]);
     expect(await refusalOf(client.rotateSignedPrekey({ requestId: randomUUID(), signedPrekey: first }))).toMatchObject({
       reason: 'PREKEY_ID_CONFLICT',
@@ -257,7 +257,7 @@ describe('a replaced prekey', () => {
     await rotateBoth(80);
     await replacedBefore('6 days 23 hours');
     await run("UPDATE claims SET claimed_at = now() - interval '6 days 23 hours 59 minutes'");
-    await forgetOldIds(service.db, 1);
+    await forgetOldClaims(service.db, 1);
     expect(await claim(claimId)).toEqual(bundle);
   });
 });

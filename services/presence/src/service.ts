@@ -140,7 +140,7 @@ export async function startPresence(
       await server.stop();
       await Promise.all([notifier.stop(), revocationEvents.stop(), erasures.stop()]);
       await Promise.all([revocations.stop(), standings.stop()]);
-      await Promise.all(jobs.map((stop) => stop()));
+      await Promise.all(jobs.map((job) => job.stop()));
       await gateway.close();
       conversation.close();
       identityKeys.close();

@@ -59,12 +59,6 @@ export function certificateInvalid(field: string, rule: string): ConnectError {
   });
 }
 
-export function requestIdReused(requestId: string): ConnectError {
-  return refuse('REQUEST_ID_REUSED', 'the request id was used before with other content', {
-    metadata: { request_id: requestId },
-  });
-}
-
 export function notOffered(keyRequestId: string): ConnectError {
   return refuse('NOT_OFFERED', 'this device was not offered this attempt of the key request', {
     metadata: { key_request_id: keyRequestId },

@@ -1,7 +1,15 @@
 import { join } from 'node:path';
 import { type Authenticator, createAuthenticator, createServiceIdentity } from '@keytrail/auth';
 import { SessionService } from '@keytrail/contracts';
-import { type Consumer, connectEvents, type EventBus, type Relay, type Rounds, startRelay } from '@keytrail/events';
+import {
+  type Consumer,
+  connectEvents,
+  type EventBus,
+  pullRevocations,
+  type Relay,
+  type Rounds,
+  startRelay,
+} from '@keytrail/events';
 import { type Rpc, type RunningServer, startServer } from '@keytrail/rpc';
 import { type Database, openDatabase, schemaReadiness } from '@keytrail/storage';
 import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
@@ -12,8 +20,7 @@ import { noteRevokedDevices } from './consumers/note-revoked-devices.ts';
 import { resumeForHolder } from './consumers/resume-for-holder.ts';
 import type { Dispatcher } from './dispatch-key-request.ts';
 import { startForgetting } from './jobs/forget-old-ids.ts';
-import { pullRevocations } from './jobs/pull-revocations.ts';
-import { type Sweep, startSweep } from './jobs/sweep-key-requests.ts';
+import { startSweep } from './jobs/sweep-key-requests.ts';
 import type { Parts } from './parts.ts';
 import { connectPeers } from './peers.ts';
 import { ackKey } from './rpc/ack-key.ts';
@@ -27,6 +34,7 @@ import { listKeyRequests } from './rpc/list-key-requests.ts';
 import { requestKey } from './rpc/request-key.ts';
 import { storeSession } from './rpc/store-session.ts';
 import { PrismaClient } from './store/generated/client.ts';
+import { noteRevokedDevices as takeRevokedDevices } from './store/revoked-devices.ts';
 
 export { readConfig, type SessionConfig, sessionSettings } from './config.ts';
 
@@ -66,7 +74,7 @@ export function createSession(config: SessionConfig, overrides: Overrides = {}):
   let server: RunningServer | undefined;
   let relay: Relay | undefined;
   let consumers: Pick<Consumer, 'ready' | 'stop'>[] = [];
-  let sweep: Sweep | undefined;
+  let sweep: Rounds | undefined;
   let pull: Rounds | undefined;
   let forgetting: { stop(): Promise<void> } | undefined;
   let stopped: Promise<void> | undefined;
@@ -77,7 +85,13 @@ export function createSession(config: SessionConfig, overrides: Overrides = {}):
     relay = startRelay({ db, bus, service: 'session', log });
     if (overrides.run?.consumers ?? true) consumers = [...startConsumers(dispatcher, bus), eraseUsers(parts, bus)];
     if (overrides.run?.sweep ?? true) sweep = startSweep(dispatcher, config.sweepMs);
-    pull = pullRevocations({ db, peers, log }, config.revocationsPullMs);
+    pull = pullRevocations({
+      db,
+      identityKeys: peers.identityKeys,
+      log,
+      everyMs: config.revocationsPullMs,
+      note: takeRevokedDevices,
+    });
     forgetting = startForgetting(db, log, {
       everyMs: config.purgeIntervalMs,
       endedKeyRequestRetentionMs: config.endedKeyRequestRetentionMs,

@@ -1,10 +1,9 @@
 import { purgeDeadLetters, purgeInbox, startPurges } from '@keytrail/events';
 import { type Database, purgeRequestIds } from '@keytrail/storage';
 import type { Logger } from '@keytrail/telemetry';
-import type { Job } from './job.ts';
 
 /** Forgets request ids, handled events and dead letters that are past their retention. */
-export function forgetOldIds(db: Database, log: Logger, everyMs: number): Job {
+export function forgetOldIds(db: Database, log: Logger, everyMs: number): { stop(): Promise<void> } {
   return startPurges({
     everyMs,
     log,

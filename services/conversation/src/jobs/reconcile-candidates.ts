@@ -1,5 +1,5 @@
-import type { Logger } from '@keytrail/telemetry';
-import { keepTrace } from '@keytrail/telemetry';
+import { type Rounds, startRounds } from '@keytrail/events';
+import { keepTrace, type Logger, SpanKind, withSpan } from '@keytrail/telemetry';
 import type { Parts } from '../parts.ts';
 import { decideSession, forgetCandidateAttempt, lockOldCandidates, type OldCandidate } from '../store/epochs.ts';
 import { writerOf } from '../writer.ts';
@@ -60,4 +60,17 @@ export async function reconcileCandidates(
     }
   }
   return done;
+}
+
+/** Reconciles again and again; several batches at once when there is much to give up. */
+export function startReconciling(reconcile: () => Promise<Reconciled>, log: Logger, everyMs: number): Rounds {
+  return startRounds({
+    what: 'the reconciliation of candidates',
+    everyMs,
+    log,
+    async round() {
+      const { aborted, committed } = await withSpan('reconcile candidates', { kind: SpanKind.INTERNAL }, reconcile);
+      return aborted + committed === batch;
+    },
+  });
 }

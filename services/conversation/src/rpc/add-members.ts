@@ -1,15 +1,9 @@
 import { create } from '@bufbuild/protobuf';
-import {
-  AddMembersRequestSchema,
-  AddMembersResponseSchema,
-  ConversationKind,
-  ConversationService,
-  MemberRole,
-} from '@keytrail/contracts';
+import { AddMembersResponseSchema, ConversationKind, ConversationService, MemberRole } from '@keytrail/contracts';
+import { answerOnce, askedRequest } from '@keytrail/idempotency';
 import { deviceCaller, invalidField, type Rpc, unary } from '@keytrail/rpc';
 import { keepTrace } from '@keytrail/telemetry';
 import { announceChange } from '../announcements.ts';
-import { answerOnce, askedRequest } from '../answer-once.ts';
 import { firstEpochOfNewMember } from '../domain/entitlement.ts';
 import { mostMembers, problemOfRepeatedUser, rotationDueAfter } from '../domain/roster.ts';
 import type { Parts } from '../parts.ts';
@@ -34,8 +28,8 @@ export function addMembers(parts: Parts): Rpc {
       const caller = deviceCaller(call);
       const problem = problemOfRepeatedUser(request.members);
       if (problem) throw invalidField(problem.field, problem.description);
-      const asked = askedRequest(AddMembersRequestSchema, request, call, caller.userId);
-      return answerOnce(parts.db, asked, AddMembersResponseSchema, async (tx) => {
+      const asked = askedRequest(ConversationService.method.addMembers, request, caller.userId);
+      const { response } = await answerOnce(parts.db, asked, async (tx) => {
         const added = request.members.map(({ userId }) => userId);
         const locked = await lockAsMember(tx, request.conversationId, caller.userId, added);
         const { current, own } = locked;
@@ -73,6 +67,7 @@ export function addMembers(parts: Parts): Rpc {
         );
         return create(AddMembersResponseSchema, { conversation });
       }).catch((error: unknown) => refuseErased(parts.db, request.members, error));
+      return response;
     },
   });
 }

@@ -1,23 +1,18 @@
 import { create } from '@bufbuild/protobuf';
-import {
-  ConversationKind,
-  ConversationService,
-  CreateConversationRequestSchema,
-  CreateConversationResponseSchema,
-} from '@keytrail/contracts';
+import { ConversationKind, ConversationService, CreateConversationResponseSchema } from '@keytrail/contracts';
 import { deriveConversationId } from '@keytrail/crypto';
+import { answerOnce, askedRequest, earlierAnswer, requestIdReused } from '@keytrail/idempotency';
 import { deviceCaller, invalidField, type Rpc, unary } from '@keytrail/rpc';
 import type { Transaction } from '@keytrail/storage';
 import { keepTrace } from '@keytrail/telemetry';
 import { announceChange } from '../announcements.ts';
-import { answerOnce, askedRequest, earlierAnswer } from '../answer-once.ts';
 import { inRosterOrder, problemOfNewRoster } from '../domain/roster.ts';
 import { type CheckedSession, checkSession } from '../epochs/check-session.ts';
 import { commitSession } from '../epochs/commit-session.ts';
 import { refuseRevoked } from '../epochs/refuse-revoked.ts';
 import { storeCandidate } from '../epochs/store-candidate.ts';
 import type { Parts } from '../parts.ts';
-import { directConversationExists, requestIdReused } from '../refusals.ts';
+import { directConversationExists } from '../refusals.ts';
 import { findDirectConversation, insertConversation, readConversation } from '../store/conversations.ts';
 import { openMemberships } from '../store/memberships.ts';
 import { writerOf } from '../writer.ts';
@@ -34,8 +29,8 @@ export function createConversation(parts: Parts): Rpc {
       if (problem) throw invalidField(problem.field, problem.description);
       keepTrace('conversation_created');
 
-      const asked = askedRequest(CreateConversationRequestSchema, request, call, caller.userId);
-      const before = await earlierAnswer(parts.db, asked, CreateConversationResponseSchema);
+      const asked = askedRequest(ConversationService.method.createConversation, request, caller.userId);
+      const before = await earlierAnswer(parts.db, asked);
       if (before) return before;
 
       const members = inRosterOrder(request.members);
@@ -56,7 +51,7 @@ export function createConversation(parts: Parts): Rpc {
       const stored = await storeCandidate(parts, session, { requestId: request.requestId, userId: caller.userId }, by);
 
       await parts.atFaultPoint('conversation.before-commit');
-      const answer = await answerOnce(parts.db, asked, CreateConversationResponseSchema, async (tx) => {
+      const { response } = await answerOnce(parts.db, asked, async (tx) => {
         await refuseRevoked(tx, session);
         await commitSession(tx, session, stored, by, () => insertNew(tx, session));
         await openMemberships(
@@ -74,7 +69,7 @@ export function createConversation(parts: Parts): Rpc {
       }).catch((error: unknown) => refuseErased(parts.db, members, error));
       await parts.atFaultPoint('conversation.after-commit');
       tellCommitted(call, 'conversation created', session, stored);
-      return answer;
+      return response;
 
       async function insertNew(tx: Transaction, { sessionId, header }: CheckedSession): Promise<void> {
         const { kind } = request;

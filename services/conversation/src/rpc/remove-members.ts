@@ -1,15 +1,9 @@
 import { create } from '@bufbuild/protobuf';
-import {
-  ConversationKind,
-  ConversationService,
-  MemberRole,
-  RemoveMembersRequestSchema,
-  RemoveMembersResponseSchema,
-} from '@keytrail/contracts';
+import { ConversationKind, ConversationService, MemberRole, RemoveMembersResponseSchema } from '@keytrail/contracts';
+import { answerOnce, askedRequest } from '@keytrail/idempotency';
 import { deviceCaller, type Rpc, unary } from '@keytrail/rpc';
 import { keepTrace } from '@keytrail/telemetry';
 import { announceChange } from '../announcements.ts';
-import { answerOnce, askedRequest } from '../answer-once.ts';
 import { rotationDueAfter, successorOfLastAdmin } from '../domain/roster.ts';
 import type { Parts } from '../parts.ts';
 import { directRosterFixed, memberStateConflict, roleNotSufficient, rosterConflict } from '../refusals.ts';
@@ -25,8 +19,8 @@ export function removeMembers(parts: Parts): Rpc {
     async handle(request, call) {
       const caller = deviceCaller(call);
       const removed = request.userIds;
-      const asked = askedRequest(RemoveMembersRequestSchema, request, call, caller.userId);
-      return answerOnce(parts.db, asked, RemoveMembersResponseSchema, async (tx) => {
+      const asked = askedRequest(ConversationService.method.removeMembers, request, caller.userId);
+      const { response } = await answerOnce(parts.db, asked, async (tx) => {
         const locked = await lockAsMember(tx, request.conversationId, caller.userId, removed);
         const { current, own } = locked;
         const { conversationId } = current;
@@ -66,6 +60,7 @@ export function removeMembers(parts: Parts): Rpc {
         );
         return create(RemoveMembersResponseSchema, { conversation });
       });
+      return response;
     },
   });
 }

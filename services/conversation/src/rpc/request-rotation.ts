@@ -1,9 +1,9 @@
 import { create } from '@bufbuild/protobuf';
-import { ConversationService, RequestRotationRequestSchema, RequestRotationResponseSchema } from '@keytrail/contracts';
+import { ConversationService, RequestRotationResponseSchema } from '@keytrail/contracts';
+import { answerOnce, askedRequest } from '@keytrail/idempotency';
 import { deviceCaller, type Rpc, unary } from '@keytrail/rpc';
 import { keepTrace } from '@keytrail/telemetry';
 import { announceChange } from '../announcements.ts';
-import { answerOnce, askedRequest } from '../answer-once.ts';
 import { rotationDueAfter } from '../domain/roster.ts';
 import type { Parts } from '../parts.ts';
 import { epochConflict, refuseClosed } from '../refusals.ts';
@@ -17,8 +17,8 @@ export function requestRotation(parts: Parts): Rpc {
     allow: ['device'],
     async handle(request, call) {
       const caller = deviceCaller(call);
-      const asked = askedRequest(RequestRotationRequestSchema, request, call, caller.userId);
-      return answerOnce(parts.db, asked, RequestRotationResponseSchema, async (tx) => {
+      const asked = askedRequest(ConversationService.method.requestRotation, request, caller.userId);
+      const { response } = await answerOnce(parts.db, asked, async (tx) => {
         const { current } = await lockAsMember(tx, request.conversationId, caller.userId);
         refuseClosed(current);
         const { conversationId } = current;
@@ -36,6 +36,7 @@ export function requestRotation(parts: Parts): Rpc {
         });
         return create(RequestRotationResponseSchema, { conversation });
       });
+      return response;
     },
   });
 }

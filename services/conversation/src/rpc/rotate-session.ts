@@ -1,10 +1,10 @@
 import { create } from '@bufbuild/protobuf';
-import { ConversationService, RotateSessionRequestSchema, RotateSessionResponseSchema } from '@keytrail/contracts';
+import { ConversationService, RotateSessionResponseSchema } from '@keytrail/contracts';
+import { answerOnce, askedRequest, earlierAnswer } from '@keytrail/idempotency';
 import { deviceCaller, type Rpc, unary } from '@keytrail/rpc';
 import type { Transaction } from '@keytrail/storage';
 import { keepTrace } from '@keytrail/telemetry';
 import { announceChange } from '../announcements.ts';
-import { answerOnce, askedRequest, earlierAnswer } from '../answer-once.ts';
 import { checkSession, type SessionPlace } from '../epochs/check-session.ts';
 import { commitSession } from '../epochs/commit-session.ts';
 import { refuseRevoked } from '../epochs/refuse-revoked.ts';
@@ -29,8 +29,8 @@ export function rotateSession(parts: Parts): Rpc {
     allow: ['device'],
     async handle(request, call) {
       const caller = deviceCaller(call);
-      const asked = askedRequest(RotateSessionRequestSchema, request, call, caller.userId);
-      const before = await earlierAnswer(parts.db, asked, RotateSessionResponseSchema);
+      const asked = askedRequest(ConversationService.method.rotateSession, request, caller.userId);
+      const before = await earlierAnswer(parts.db, asked);
       if (before) return before;
 
       const expected = { epoch: request.expectedEpoch, rosterVersion: request.expectedRosterVersion };
@@ -42,7 +42,7 @@ export function rotateSession(parts: Parts): Rpc {
 
       await parts.atFaultPoint('conversation.before-commit');
       const { conversationId } = place;
-      const answer = await answerOnce(parts.db, asked, RotateSessionResponseSchema, async (tx) => {
+      const { response } = await answerOnce(parts.db, asked, async (tx) => {
         await refuseRevoked(tx, session);
         await commitSession(tx, session, stored, by, async () => {
           const won = await advanceToSession(tx, { conversationId, ...expected }, session.sessionId, by);
@@ -54,7 +54,7 @@ export function rotateSession(parts: Parts): Rpc {
       });
       await parts.atFaultPoint('conversation.after-commit');
       tellCommitted(call, 'session rotated', session, stored);
-      return answer;
+      return response;
     },
   });
 }

@@ -2,16 +2,15 @@ import { create } from '@bufbuild/protobuf';
 import {
   ConversationService,
   type SendMessageRequest,
-  SendMessageRequestSchema,
   type SendMessageResponse,
   SendMessageResponseSchema,
 } from '@keytrail/contracts';
 import { messageText } from '@keytrail/crypto';
 import { verifySignatures } from '@keytrail/crypto/node';
+import { answerOnce, askedRequest } from '@keytrail/idempotency';
 import { deviceCaller, invalidField, type Rpc, refuse, unary } from '@keytrail/rpc';
 import type { Transaction } from '@keytrail/storage';
 import { announceMessage } from '../announcements.ts';
-import { answerOnce, askedRequest } from '../answer-once.ts';
 import { judgeSending } from '../domain/sending.ts';
 import { sameBytes } from '../domain/session-header.ts';
 import type { Parts } from '../parts.ts';
@@ -42,10 +41,11 @@ export function sendMessage(parts: Parts): Rpc {
       const sender = { userId, deviceId };
       const session = await sessionToSendUnder(parts, request, sender);
       await verifySender(parts, request, sender, session);
-      const asked = askedRequest(SendMessageRequestSchema, request, call, userId);
-      return answerOnce(parts.db, asked, SendMessageResponseSchema, (tx) =>
+      const asked = askedRequest(ConversationService.method.sendMessage, request, userId);
+      const { response } = await answerOnce(parts.db, asked, (tx) =>
         append(tx, request, sender, session, parts.writerBuild),
       );
+      return response;
     },
   });
 }

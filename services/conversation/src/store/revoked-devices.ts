@@ -44,13 +44,6 @@ const revokedAmong = statement(
    JOIN revoked_devices r USING (user_id, device_id) ORDER BY 1, 2`,
 );
 
-const readPosition = statement('revocation_pull_read', 'SELECT complete_to FROM revocation_pull');
-
-const movePosition = statement(
-  'revocation_pull_move',
-  'UPDATE revocation_pull SET complete_to = $1 WHERE complete_to < $1 RETURNING true AS moved',
-);
-
 /**
  * Takes devices into the list of the revoked, and their users' conversations into what is to be reached; how many were new. Waits for
  * commits of sessions that looked into the list before, so that whoever reaches conversations afterwards finds theirs.
@@ -88,16 +81,4 @@ export async function revokedUntilCommit(tx: Transaction, devices: readonly Name
     devices.map(({ deviceId }) => deviceId),
   ]);
   return rows.map((row) => ({ userId: row.user_id, deviceId: row.device_id }));
-}
-
-/** The number of the revocation up to which the list is complete; 0 at first. */
-export async function readCompleteTo(db: Queryable): Promise<bigint> {
-  const [row] = await db.query<{ complete_to: bigint }>(readPosition, []);
-  if (!row) throw new Error('the position of the pull of revocations is gone');
-  return row.complete_to;
-}
-
-/** Never back, whichever replica comes later. */
-export async function moveCompleteTo(db: Queryable, number: bigint): Promise<void> {
-  await db.query(movePosition, [number]);
 }

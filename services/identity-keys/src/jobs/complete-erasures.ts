@@ -40,19 +40,18 @@ export function askToErase(tx: Transaction, { erasureId, userId, deviceIds, requ
  */
 export function completeErasures(parts: ErasingParts): Rounds {
   const { db, log, everyMs, rememberMs } = parts;
-  let stopping = false;
   const failed = warnSparingly(log, 'an erasure failed; it is tried again');
-  const rounds = startRounds({
+  return startRounds({
     what: 'the completion of erasures',
     // Asking again has an interval of its own, over all replicas.
     everyMs: Math.max(1, Math.floor(everyMs / 2)),
     log,
-    async round() {
+    async round(proceed) {
       let more = false;
       for (const erasure of await runningErasures(db)) {
-        if (stopping) return false;
+        if (!proceed()) return false;
         const end = performance.now() + turnMs;
-        const turn = await step(parts, erasure, () => !stopping && performance.now() < end).catch((error: unknown) => {
+        const turn = await step(parts, erasure, () => proceed() && performance.now() < end).catch((error: unknown) => {
           failed(error);
         });
         if (turn === 'interrupted') more = true;
@@ -61,13 +60,6 @@ export function completeErasures(parts: ErasingParts): Rounds {
       return more;
     },
   });
-  return {
-    soon: rounds.soon,
-    stop() {
-      stopping = true;
-      return rounds.stop();
-    },
-  };
 }
 
 async function step(

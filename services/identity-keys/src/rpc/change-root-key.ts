@@ -2,7 +2,6 @@ import { create } from '@bufbuild/protobuf';
 import {
   type CertifiedDevice,
   type ChangeRootKeyRequest,
-  ChangeRootKeyRequestSchema,
   type ChangeRootKeyResponse,
   ChangeRootKeyResponseSchema,
   type DeviceCertificate,
@@ -10,6 +9,7 @@ import {
   type RootKeyChange,
 } from '@keytrail/contracts';
 import { CertificateError, deviceCertificateStatement, type Ref } from '@keytrail/crypto';
+import { answerOnce, askedRequest } from '@keytrail/idempotency';
 import { deviceCaller, invalidField, type Rpc, refuse, unary } from '@keytrail/rpc';
 import type { Database, Transaction } from '@keytrail/storage';
 import { keepTrace, pseudonym } from '@keytrail/telemetry';
@@ -20,7 +20,7 @@ import { lockDevice } from '../store/prekeys.ts';
 import { devicesOfUser, type StoredDevice } from '../store/revocations.ts';
 import { recertifyDevice } from '../store/root-keys.ts';
 import { refuseInvalidSignatures } from '../verify-keys.ts';
-import { oncePerRequest } from './once-per-request.ts';
+import { callerKey } from './caller-key.ts';
 import { registeredDevice } from './registered-device.ts';
 
 export interface ChangeRootKeyParts {
@@ -46,10 +46,9 @@ export function changeRootKey({ db, rootKeyReset }: ChangeRootKeyParts): Rpc {
       refuseIncompleteDevices(device, request);
       await refuseInvalidChange(device.userId, change, rootKeyReset);
       keepTrace('root key changed');
-      const { response, repeated } = await oncePerRequest(
+      const { response, repeated } = await answerOnce(
         db,
-        call,
-        { input: ChangeRootKeyRequestSchema, output: ChangeRootKeyResponseSchema, request },
+        askedRequest(IdentityKeysService.method.changeRootKey, request, callerKey(call)),
         (tx) => makeChangeOfDevice(tx, device, change, request.certifiedDevices),
       );
       call.log.info(

@@ -1,12 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { create } from '@bufbuild/protobuf';
-import {
-  DeleteUserRequestSchema,
-  type DeleteUserResponse,
-  DeleteUserResponseSchema,
-  IdentityKeysService,
-  RevokedBy,
-} from '@keytrail/contracts';
+import { type DeleteUserResponse, DeleteUserResponseSchema, IdentityKeysService, RevokedBy } from '@keytrail/contracts';
+import { answerOnce, askedRequest } from '@keytrail/idempotency';
 import { type Rpc, refuse, unary } from '@keytrail/rpc';
 import type { Database, Transaction } from '@keytrail/storage';
 import { currentTraceId, keepTrace, pseudonym } from '@keytrail/telemetry';
@@ -15,9 +10,9 @@ import { recordAudit } from '../store/audit-log.ts';
 import { lockUser } from '../store/devices.ts';
 import { type Erasure, holdErasureOf, insertErasure, markErased } from '../store/erasures.ts';
 import { devicesOfUser, revokeDevices } from '../store/revocations.ts';
+import { callerKey } from './caller-key.ts';
 import { announceDevice } from './device-list-events.ts';
 import { erasureMessage } from './erasure-message.ts';
-import { oncePerRequest } from './once-per-request.ts';
 
 interface Wanted {
   readonly userId: string;
@@ -40,10 +35,9 @@ export function deleteUser({ db }: { readonly db: Database }): Rpc {
         });
       const wanted = { userId: request.userId, operator: caller.subject, note: request.auditNote };
       keepTrace('user erased');
-      const { response, repeated } = await oncePerRequest(
+      const { response, repeated } = await answerOnce(
         db,
-        call,
-        { input: DeleteUserRequestSchema, output: DeleteUserResponseSchema, request },
+        askedRequest(IdentityKeysService.method.deleteUser, request, callerKey(call)),
         (tx) => beginErasure(tx, wanted),
       );
       const { erasureId } = response.erasure ?? {};

@@ -3,12 +3,12 @@ import {
   DeviceLogKind,
   IdentityKeysService,
   type RegisterDeviceRequest,
-  RegisterDeviceRequestSchema,
   type RegisterDeviceResponse,
   RegisterDeviceResponseSchema,
   type RootKeyChange,
 } from '@keytrail/contracts';
 import { CertificateError, certifiedAtMs, type Ref } from '@keytrail/crypto';
+import { answerOnce, askedRequest } from '@keytrail/idempotency';
 import { deviceCaller, invalidField, type Rpc, refuse, unary } from '@keytrail/rpc';
 import type { Database, Transaction } from '@keytrail/storage';
 import { currentTraceId, keepTrace, pseudonym } from '@keytrail/telemetry';
@@ -31,8 +31,8 @@ import {
 } from '../store/devices.ts';
 import { addKemPrekeys, addOneTimePrekeys } from '../store/prekeys.ts';
 import { refuseInvalidKeys, refuseInvalidSignatures } from '../verify-keys.ts';
+import { callerKey } from './caller-key.ts';
 import { announceDevice } from './device-list-events.ts';
-import { oncePerRequest } from './once-per-request.ts';
 import { refuseErased } from './refuse-erased.ts';
 import { refuseOtherRootKey } from './refuse-other-root-key.ts';
 import { refuseOverfull } from './refuse-overfull.ts';
@@ -66,10 +66,9 @@ export function registerDevice({ db, rootKeyReset, maxPrekeysPerPool, ...rest }:
       if (request.rootKeyChange) await refuseUnfitChange(device, request, request.rootKeyChange, rootKeyReset);
       keepTrace('device registered');
 
-      const outcome = await oncePerRequest(
+      const outcome = await answerOnce(
         db,
-        call,
-        { input: RegisterDeviceRequestSchema, output: RegisterDeviceResponseSchema, request },
+        askedRequest(IdentityKeysService.method.registerDevice, request, callerKey(call)),
         (tx) => addDevice(tx, device, request, rest),
       );
       call.log.info(

@@ -2,10 +2,10 @@ import { create } from '@bufbuild/protobuf';
 import {
   IdentityKeysService,
   type ReplenishPrekeysRequest,
-  ReplenishPrekeysRequestSchema,
   type ReplenishPrekeysResponse,
   ReplenishPrekeysResponseSchema,
 } from '@keytrail/contracts';
+import { answerOnce, askedRequest } from '@keytrail/idempotency';
 import { invalidField, type Rpc, unary } from '@keytrail/rpc';
 import type { Database, Transaction } from '@keytrail/storage';
 import { pseudonym } from '@keytrail/telemetry';
@@ -17,8 +17,8 @@ import { settleNotice } from '../store/low-prekey-notices.ts';
 import { addKemPrekeys, addOneTimePrekeys, countUnclaimed, type Fate, lockDevice } from '../store/prekeys.ts';
 import { retirePrekeys } from '../store/retired-prekeys.ts';
 import { refuseInvalidKeys, refuseInvalidSignatures } from '../verify-keys.ts';
+import { callerKey } from './caller-key.ts';
 import { type CallingDevice, findCallingDevice } from './calling-device.ts';
-import { oncePerRequest } from './once-per-request.ts';
 import { refuseConflict } from './refuse-conflict.ts';
 import { refuseOverfull } from './refuse-overfull.ts';
 import { refuseRevoked } from './refuse-revoked.ts';
@@ -44,10 +44,9 @@ export function replenishPrekeys({ db, prisma, maxPrekeysPerPool, limits }: Repl
       await refuseInvalidKeys(keysOfPrekeys(request));
       await refuseInvalidSignatures(signaturesOfPrekeys(device, request));
 
-      const { response, repeated: again } = await oncePerRequest(
+      const { response, repeated: again } = await answerOnce(
         db,
-        call,
-        { input: ReplenishPrekeysRequestSchema, output: ReplenishPrekeysResponseSchema, request },
+        askedRequest(IdentityKeysService.method.replenishPrekeys, request, callerKey(call)),
         (tx) => changePools(tx, device, request, { maxPrekeysPerPool, limits }),
       );
       call.log.info(

@@ -2,12 +2,12 @@ import { create } from '@bufbuild/protobuf';
 import { timestampFromDate } from '@bufbuild/protobuf/wkt';
 import {
   IdentityKeysService,
-  RevokeDeviceRequestSchema,
   type RevokeDeviceResponse,
   RevokeDeviceResponseSchema,
   RevokedBy,
 } from '@keytrail/contracts';
 import { deviceRevocationStatement, type Ref } from '@keytrail/crypto';
+import { answerOnce, askedRequest } from '@keytrail/idempotency';
 import { type Call, invalidField, type Rpc, refuse, unary } from '@keytrail/rpc';
 import type { Database, Transaction } from '@keytrail/storage';
 import { currentTraceId, keepTrace, pseudonym } from '@keytrail/telemetry';
@@ -28,8 +28,8 @@ import {
   type StoredDevice,
 } from '../store/revocations.ts';
 import { refuseInvalidSignatures } from '../verify-keys.ts';
+import { callerKey } from './caller-key.ts';
 import { announceDevice } from './device-list-events.ts';
-import { oncePerRequest } from './once-per-request.ts';
 import { registeredDevice } from './registered-device.ts';
 
 /** Who asks: a device of the user with the root key's signature, or an operator with a reason. */
@@ -46,10 +46,9 @@ export function revokeDevice({ db }: { readonly db: Database }): Rpc {
       if (!target) throw new Error('the request was not validated');
       const asker = askerOf(request, call);
       keepTrace('device revoked');
-      const { response, repeated } = await oncePerRequest(
+      const { response, repeated } = await answerOnce(
         db,
-        call,
-        { input: RevokeDeviceRequestSchema, output: RevokeDeviceResponseSchema, request },
+        askedRequest(IdentityKeysService.method.revokeDevice, request, callerKey(call)),
         (tx) => revoke(tx, target, asker),
       );
       call.log.info(

@@ -3,10 +3,10 @@ import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import {
   IdentityKeysService,
   type RotateSignedPrekeyRequest,
-  RotateSignedPrekeyRequestSchema,
   type RotateSignedPrekeyResponse,
   RotateSignedPrekeyResponseSchema,
 } from '@keytrail/contracts';
+import { answerOnce, askedRequest } from '@keytrail/idempotency';
 import { type Rpc, unary } from '@keytrail/rpc';
 import type { Database, Transaction } from '@keytrail/storage';
 import { keepTrace, pseudonym } from '@keytrail/telemetry';
@@ -17,8 +17,8 @@ import { settleNotice } from '../store/low-prekey-notices.ts';
 import { countUnclaimed, lockDevice } from '../store/prekeys.ts';
 import { rotateLastResortPrekey, rotateSignedPrekey as rotateSigned } from '../store/rotations.ts';
 import { refuseInvalidKeys, refuseInvalidSignatures } from '../verify-keys.ts';
+import { callerKey } from './caller-key.ts';
 import { type CallingDevice, findCallingDevice } from './calling-device.ts';
-import { oncePerRequest } from './once-per-request.ts';
 import { prekeyIdConflict } from './refuse-conflict.ts';
 import { refuseRevoked } from './refuse-revoked.ts';
 
@@ -40,10 +40,9 @@ export function rotateSignedPrekey({ db, prisma, limits }: RotateSignedPrekeyPar
       await refuseInvalidKeys(keysOfRotation(request));
       await refuseInvalidSignatures(signaturesOfRotation(device, request));
       keepTrace('prekeys rotated');
-      const { response, repeated } = await oncePerRequest(
+      const { response, repeated } = await answerOnce(
         db,
-        call,
-        { input: RotateSignedPrekeyRequestSchema, output: RotateSignedPrekeyResponseSchema, request },
+        askedRequest(IdentityKeysService.method.rotateSignedPrekey, request, callerKey(call)),
         (tx) => rotate(tx, device, request, limits),
       );
       call.log.info(

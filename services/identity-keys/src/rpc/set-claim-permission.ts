@@ -1,17 +1,13 @@
 import { create } from '@bufbuild/protobuf';
 import { timestampDate } from '@bufbuild/protobuf/wkt';
-import {
-  IdentityKeysService,
-  SetClaimPermissionRequestSchema,
-  SetClaimPermissionResponseSchema,
-} from '@keytrail/contracts';
+import { IdentityKeysService, SetClaimPermissionResponseSchema } from '@keytrail/contracts';
+import { answerOnce, askedRequest } from '@keytrail/idempotency';
 import { type Rpc, refuse, unary } from '@keytrail/rpc';
 import type { Database } from '@keytrail/storage';
 import { pseudonym } from '@keytrail/telemetry';
 import { setClaimPermission as store } from '../store/claim-permissions.ts';
 import { isOfErasedUser } from '../store/erasures.ts';
 import { callerKey } from './caller-key.ts';
-import { oncePerRequest } from './once-per-request.ts';
 
 /** Lets a user claim the prekeys of another one until a time, or no more. For the application, as operator. Idempotent by request_id. Throws USER_ERASED. */
 export function setClaimPermission({ db }: { readonly db: Database }): Rpc {
@@ -21,10 +17,9 @@ export function setClaimPermission({ db }: { readonly db: Database }): Rpc {
       const { userId, targetUserId } = request;
       const until = request.expiresAt && timestampDate(request.expiresAt);
       const expiresAt = until !== undefined && until.getTime() > Date.now() ? until : undefined;
-      const { response, repeated } = await oncePerRequest(
+      const { response, repeated } = await answerOnce(
         db,
-        call,
-        { input: SetClaimPermissionRequestSchema, output: SetClaimPermissionResponseSchema, request },
+        askedRequest(IdentityKeysService.method.setClaimPermission, request, callerKey(call)),
         async (tx) => {
           await store(tx, { userId, targetUserId, expiresAt, grantedBy: callerKey(call) });
           return create(SetClaimPermissionResponseSchema);

@@ -1,13 +1,14 @@
 import { create } from '@bufbuild/protobuf';
 import { timestampFromDate } from '@bufbuild/protobuf/wkt';
-import { IdentityKeysService, SetRecoveryRequestSchema, SetRecoveryResponseSchema } from '@keytrail/contracts';
+import { IdentityKeysService, SetRecoveryResponseSchema } from '@keytrail/contracts';
+import { answerOnce, askedRequest } from '@keytrail/idempotency';
 import { deviceCaller, type Rpc, unary } from '@keytrail/rpc';
 import type { Database } from '@keytrail/storage';
 import { pseudonym } from '@keytrail/telemetry';
 import { lockUser } from '../store/devices.ts';
 import { keepRecovery } from '../store/recoveries.ts';
 import { devicesOfUser } from '../store/revocations.ts';
-import { oncePerRequest } from './once-per-request.ts';
+import { callerKey } from './caller-key.ts';
 import { refuseOtherRootKey } from './refuse-other-root-key.ts';
 import { registeredDevice } from './registered-device.ts';
 
@@ -17,10 +18,9 @@ export function setRecovery({ db }: { readonly db: Database }): Rpc {
     allow: ['device'],
     async handle(request, call) {
       const device = deviceCaller(call);
-      const { response, repeated } = await oncePerRequest(
+      const { response, repeated } = await answerOnce(
         db,
-        call,
-        { input: SetRecoveryRequestSchema, output: SetRecoveryResponseSchema, request },
+        askedRequest(IdentityKeysService.method.setRecovery, request, callerKey(call)),
         async (tx) => {
           const user = await lockUser(tx, device.userId);
           registeredDevice(device, user ? await devicesOfUser(tx, device.userId) : []);

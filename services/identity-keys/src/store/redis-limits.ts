@@ -1,4 +1,4 @@
-import { attr, SpanKind, trace, withSpan } from '@keytrail/telemetry';
+import { withRedisSpan } from '@keytrail/telemetry';
 import { Redis } from 'ioredis';
 import type { Charge } from '../domain/claim-bill.ts';
 import { never } from '../domain/gcra.ts';
@@ -98,7 +98,7 @@ export class RedisLimits implements LimitStore {
   }
 
   async spend(bill: readonly Charge[]): Promise<Spent> {
-    const [refusedBy, wait] = await this.#command('EVALSHA spend', () =>
+    const [refusedBy, wait] = await withRedisSpan('EVALSHA spend', () =>
       this.#redis.spendClaims(...this.#argumentsOf(bill)),
     );
     if (refusedBy === 0) return { allowed: true };
@@ -106,7 +106,7 @@ export class RedisLimits implements LimitStore {
   }
 
   async refund(bill: readonly Charge[]): Promise<void> {
-    await this.#command('EVALSHA refund', () => this.#redis.refundClaims(...this.#argumentsOf(bill)));
+    await withRedisSpan('EVALSHA refund', () => this.#redis.refundClaims(...this.#argumentsOf(bill)));
   }
 
   close(): void {
@@ -117,14 +117,5 @@ export class RedisLimits implements LimitStore {
     const keys = bill.flatMap(({ buckets }) => buckets.map((bucket) => prefix + bucket));
     const items = bill.flatMap(({ buckets, rate, cost }) => [buckets.length, rate.intervalUs, rate.burst, cost]);
     return [keys.length, ...keys, this.#nowUs?.() ?? '', bill.length, ...items];
-  }
-
-  async #command<T>(operation: string, run: () => Promise<T>): Promise<T> {
-    if (!trace.getActiveSpan()) return run();
-    return withSpan(
-      operation,
-      { kind: SpanKind.CLIENT, attributes: { [attr.dbSystem]: 'redis', [attr.dbOperation]: operation } },
-      run,
-    );
   }
 }

@@ -25,15 +25,14 @@ export function askAgain(
   },
   everyMs: number,
 ): Rounds {
-  let stopping = false;
-  const rounds = startRounds({
+  return startRounds({
     what: 'the questions for the standing of attached devices',
     everyMs,
     log,
-    async round() {
+    async round(proceed) {
       if (!gateway.followsRevocations) return false;
       const unknown = gateway.attachments.all().filter(({ ended, standing }) => !ended && standing === 'unknown');
-      for (let from = 0; from < unknown.length && !stopping; from += askedAtOnce) {
+      for (let from = 0; from < unknown.length && proceed(); from += askedAtOnce) {
         const asked = await Promise.all(
           unknown.slice(from, from + askedAtOnce).map(async (attachment) => settle(attachment, await ask(attachment))),
         );
@@ -42,13 +41,6 @@ export function askAgain(
       return false;
     },
   });
-  return {
-    soon: rounds.soon,
-    stop() {
-      stopping = true;
-      return rounds.stop();
-    },
-  };
 }
 
 function settle(attachment: Attachment, standing: Awaited<ReturnType<AskStanding>>): string {

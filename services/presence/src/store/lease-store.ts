@@ -1,4 +1,4 @@
-import { attr, SpanKind, trace, withSpan } from '@keytrail/telemetry';
+import { withRedisSpan } from '@keytrail/telemetry';
 import { Redis } from 'ioredis';
 import { type DeviceEntry, formatDeviceEntry, parseDeviceEntry } from '../domain/device-entry.ts';
 
@@ -73,24 +73,24 @@ export class LeaseStore {
 
   /** Takes the lease of a gateway id that nobody has. */
   async openGateway(gatewayId: string, leaseMs: number): Promise<void> {
-    await this.#command('SET', () => this.#redis.set(gatewayKey(gatewayId), '1', 'PX', leaseMs));
+    await withRedisSpan('SET', () => this.#redis.set(gatewayKey(gatewayId), '1', 'PX', leaseMs));
   }
 
   /** Renews the lease; false when it is gone: it ran out, or Redis lost its data. */
   async renewGateway(gatewayId: string, leaseMs: number): Promise<boolean> {
-    const answer = await this.#command('SET', () => this.#redis.set(gatewayKey(gatewayId), '1', 'PX', leaseMs, 'XX'));
+    const answer = await withRedisSpan('SET', () => this.#redis.set(gatewayKey(gatewayId), '1', 'PX', leaseMs, 'XX'));
     return answer === 'OK';
   }
 
   async closeGateway(gatewayId: string): Promise<void> {
-    await this.#command('DEL', () => this.#redis.del(gatewayKey(gatewayId)));
+    await withRedisSpan('DEL', () => this.#redis.del(gatewayKey(gatewayId)));
   }
 
   /** Compare-and-set by counter. A newer entry only holds while its gateway lives. */
   async attach(userId: string, deviceId: string, entry: DeviceEntry): Promise<AttachOutcome> {
     let dead = '';
     for (;;) {
-      const [held, text] = await this.#command('EVALSHA attach', () =>
+      const [held, text] = await withRedisSpan('EVALSHA attach', () =>
         this.#redis.attachDevice(
           devicesKey(userId),
           deviceId,
@@ -110,26 +110,26 @@ export class LeaseStore {
 
   /** Compare-and-delete: a newer attachment of the device stays. */
   async detach(userId: string, deviceId: string, entry: DeviceEntry): Promise<void> {
-    await this.#command('EVALSHA detach', () =>
+    await withRedisSpan('EVALSHA detach', () =>
       this.#redis.detachDevice(devicesKey(userId), deviceId, formatDeviceEntry(entry)),
     );
   }
 
   /** Deletes all entries of a user, whoever holds their streams. */
   async forget(userId: string): Promise<void> {
-    await this.#command('DEL', () => this.#redis.del(devicesKey(userId)));
+    await withRedisSpan('DEL', () => this.#redis.del(devicesKey(userId)));
   }
 
   /** The device's entry, whether or not its gateway lives. */
   async find(userId: string, deviceId: string): Promise<DeviceEntry | undefined> {
-    const text = await this.#command('HGET', () => this.#redis.hget(devicesKey(userId), deviceId));
+    const text = await withRedisSpan('HGET', () => this.#redis.hget(devicesKey(userId), deviceId));
     return text ? parseDeviceEntry(text) : undefined;
   }
 
   /** All entries of the users, in one pipeline, whether or not their gateways live. */
   async findAll(userIds: readonly string[]): Promise<FoundDevice[]> {
     if (userIds.length === 0) return [];
-    const answers = await this.#command('HGETALL', () => {
+    const answers = await withRedisSpan('HGETALL', () => {
       const pipeline = this.#redis.pipeline();
       for (const userId of userIds) pipeline.hgetall(devicesKey(userId));
       return pipeline.exec();
@@ -164,21 +164,11 @@ export class LeaseStore {
 
   async #gatewaysAlive(gatewayIds: readonly string[]): Promise<Set<string>> {
     if (gatewayIds.length === 0) return new Set();
-    const answers = await this.#command('EXISTS', () => {
+    const answers = await withRedisSpan('EXISTS', () => {
       const pipeline = this.#redis.pipeline();
       for (const id of gatewayIds) pipeline.exists(gatewayKey(id));
       return pipeline.exec();
     });
     return new Set(gatewayIds.filter((_, index) => answers?.[index]?.[1] === 1));
-  }
-
-  async #command<T>(operation: string, run: () => Promise<T>): Promise<T> {
-    // Renewals, which nobody asked for, are no traces of their own.
-    if (!trace.getActiveSpan()) return run();
-    return withSpan(
-      operation,
-      { kind: SpanKind.CLIENT, attributes: { [attr.dbSystem]: 'redis', [attr.dbOperation]: operation } },
-      run,
-    );
   }
 }

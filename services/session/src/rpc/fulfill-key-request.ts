@@ -4,18 +4,17 @@ import { ConnectError } from '@connectrpc/connect';
 import {
   type Device,
   type Envelope,
-  FulfillKeyRequestRequestSchema,
   FulfillKeyRequestResponseSchema,
   MissCause,
   SessionService,
 } from '@keytrail/contracts';
 import { EnvelopeError, envelopeStatement } from '@keytrail/crypto';
 import { verifySignatures } from '@keytrail/crypto/node';
+import { answerOnce, askedRequest, earlierAnswer } from '@keytrail/idempotency';
 import { type Call, deviceCaller, invalidField, type Rpc, unary } from '@keytrail/rpc';
 import { attr, keepTrace, trace } from '@keytrail/telemetry';
-import { answerOnce, earlierAnswer } from '../answer-once.ts';
 import { equalBytes } from '../domain/bytes.ts';
-import { type DeviceId, sameDevice } from '../domain/device.ts';
+import { type DeviceId, deviceKey, sameDevice } from '../domain/device.ts';
 import { whyNotEntitled } from '../domain/explain-miss.ts';
 import { advance, isOpen, type KeyRequest } from '../domain/key-request.ts';
 import { announceDelivery } from '../key-request-events.ts';
@@ -49,20 +48,20 @@ export function fulfillKeyRequest(parts: Parts): Rpc {
       const holder = deviceCaller(call);
       const { keyRequestId, attempt, envelope } = request;
       if (!envelope) throw new Error('the contract requires an envelope');
-      const once = { schema: FulfillKeyRequestRequestSchema, request, call, device: holder };
+      const once = askedRequest(SessionService.method.fulfillKeyRequest, request, deviceKey(holder));
       let offered: OfferedRequest;
       try {
         offered = await checkedOffer(parts, { keyRequestId, attempt, envelope }, holder, call);
       } catch (refusal) {
         if (!(refusal instanceof ConnectError)) throw refusal;
         // Rights that ended after the key was delivered take nothing back from the first answer.
-        const earlier = await earlierAnswer(db, once, FulfillKeyRequestResponseSchema);
+        const earlier = await earlierAnswer(db, once);
         if (earlier) return earlier;
         throw refusal;
       }
 
       const { requester } = offered.request;
-      const fulfilling = answerOnce(db, once, FulfillKeyRequestResponseSchema, async (tx) => {
+      const { response } = await answerOnce(db, once, async (tx) => {
         const locked = await lockKeyRequest(tx, keyRequestId);
         if (!locked) throw notOffered(keyRequestId);
         if (!isOpen(locked.state)) throw keyRequestEnded(locked, attempt);
@@ -76,8 +75,8 @@ export function fulfillKeyRequest(parts: Parts): Rpc {
         await announceDelivery(tx, fulfilled, holder);
         tx.afterCommit(() => tell(fulfilled, written, call));
         return create(FulfillKeyRequestResponseSchema, { keyRequest: keyRequestMessage(fulfilled) });
-      });
-      return fulfilling.catch((error: unknown) => refuseErased(db, requester, error));
+      }).catch((error: unknown) => refuseErased(db, requester, error));
+      return response;
     },
   });
 }

@@ -1,19 +1,13 @@
 import { randomUUID } from 'node:crypto';
 import { create } from '@bufbuild/protobuf';
 import type { ConnectError } from '@connectrpc/connect';
-import {
-  KeyRequestKindSchema,
-  Recovery,
-  RequestKeyRequestSchema,
-  RequestKeyResponseSchema,
-  SessionService,
-} from '@keytrail/contracts';
+import { KeyRequestKindSchema, Recovery, RequestKeyResponseSchema, SessionService } from '@keytrail/contracts';
+import { answerOnce, askedRequest, earlierAnswer } from '@keytrail/idempotency';
 import { type Call, deviceCaller, invalidField, type Rpc, refuse, unary } from '@keytrail/rpc';
 import type { Transaction } from '@keytrail/storage';
 import { attr, currentTraceparent, keepTrace, trace } from '@keytrail/telemetry';
-import { answerOnce, earlierAnswer } from '../answer-once.ts';
 import { openKeyRequest } from '../dispatch-key-request.ts';
-import type { DeviceId } from '../domain/device.ts';
+import { type DeviceId, deviceKey } from '../domain/device.ts';
 import { mayRequestKey } from '../domain/explain-miss.ts';
 import { type HolderView, isOpen, type KeyRequest, type KeyRequestKind, newKeyRequest } from '../domain/key-request.ts';
 import { holderViews } from '../holder-views.ts';
@@ -49,16 +43,16 @@ export function requestKey(parts: Parts): Rpc {
         rejectedAttempt: request.rejectedAttempt,
       };
       const facts = await gatherFacts(parts, asked, device, call);
-      const once = { schema: RequestKeyRequestSchema, request, call, device };
+      const once = askedRequest(SessionService.method.requestKey, request, deviceKey(device));
       const refusal = refusalOf(parts, asked, device, facts, call);
       if (refusal) {
-        const earlier = await earlierAnswer(parts.db, once, RequestKeyResponseSchema);
+        const earlier = await earlierAnswer(parts.db, once);
         if (earlier) return earlier;
         throw refusal();
       }
       const notNeeded = asked.kind === 'MISSING' && (await hasKey(parts, asked, device, facts));
 
-      return answerOnce(parts.db, once, RequestKeyResponseSchema, async (tx) => {
+      const { response } = await answerOnce(parts.db, once, async (tx) => {
         // The trace of a request is that of its cure: dispatch, holder and delivery go on in it.
         keepTrace('key requested');
         if (notNeeded)
@@ -74,6 +68,7 @@ export function requestKey(parts: Parts): Rpc {
       }).catch((error: unknown) => {
         throw isOfErasedUser(error) ? userErased(device.userId) : error;
       });
+      return response;
     },
   });
 }

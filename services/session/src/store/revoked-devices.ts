@@ -22,13 +22,6 @@ const insertRevoked = statement(
    SELECT user_id, device_id FROM noted`,
 );
 
-const readPosition = statement('read_revocation_pull', 'SELECT complete_to FROM revocation_pull');
-
-const movePosition = statement(
-  'move_revocation_pull',
-  'UPDATE revocation_pull SET complete_to = $1 WHERE complete_to < $1 RETURNING true AS moved',
-);
-
 /** From here on the devices' reads are misses, they are no holders, and their own requests end. How many were new. */
 export async function noteRevokedDevices(db: Queryable, revocations: readonly Revocation[]): Promise<number> {
   const noted = await db.query(insertRevoked, [
@@ -37,16 +30,4 @@ export async function noteRevokedDevices(db: Queryable, revocations: readonly Re
     revocations.map(({ revokedAt }) => revokedAt),
   ]);
   return noted.length;
-}
-
-/** The number of the revocation up to which the list is complete; 0 at first. */
-export async function readCompleteTo(db: Queryable): Promise<bigint> {
-  const [row] = await db.query<{ complete_to: bigint }>(readPosition, []);
-  if (!row) throw new Error('the position of the pull of revocations is gone');
-  return row.complete_to;
-}
-
-/** Never back, whichever replica comes later. */
-export async function moveCompleteTo(db: Queryable, number: bigint): Promise<void> {
-  await db.query(movePosition, [number]);
 }

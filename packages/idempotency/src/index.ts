@@ -1,0 +1,2 @@
+export { type Answer, type AskedRequest, answerOnce, askedRequest, earlierAnswer } from './answer-once.ts';
+export { requestIdReused } from './request-id-reused.ts';
