@@ -14,6 +14,7 @@ export * from './gen/keytrail/identitykeys/v1/prekey_status_pb.ts';
 export * from './gen/keytrail/presence/v1/events_pb.ts';
 export * from './gen/keytrail/presence/v1/presence_pb.ts';
 export * from './gen/keytrail/session/v1/events_pb.ts';
+export * from './gen/keytrail/session/v1/session_operator_service_pb.ts';
 export * from './gen/keytrail/session/v1/session_pb.ts';
 export * from './gen/keytrail/session/v1/session_service_pb.ts';
 export * from './reasons.ts';

@@ -46,6 +46,7 @@ export const codeOfReason: Readonly<Record<ReasonName, Code>> = {
   MEMBER_STATE_CONFLICT: Code.FailedPrecondition,
   DIRECT_ROSTER_FIXED: Code.FailedPrecondition,
   CONVERSATION_CLOSED: Code.FailedPrecondition,
+  ROSTER_CHANGE_MISMATCH: Code.InvalidArgument,
 
   KEY_REQUEST_ENDED: Code.FailedPrecondition,
   NOT_OFFERED: Code.FailedPrecondition,

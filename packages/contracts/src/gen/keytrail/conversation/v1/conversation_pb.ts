@@ -11,7 +11,9 @@ import type { DeviceRef } from "../../common/v1/device_ref_pb.ts";
 import { file_keytrail_common_v1_device_ref } from "../../common/v1/device_ref_pb.ts";
 import type { PageRequest } from "../../common/v1/page_pb.ts";
 import { file_keytrail_common_v1_page } from "../../common/v1/page_pb.ts";
-import type { HistoryPolicy, InitialSession } from "../../session/v1/session_pb.ts";
+import type { DeviceCertificate } from "../../identitykeys/v1/keys_pb.ts";
+import { file_keytrail_identitykeys_v1_keys } from "../../identitykeys/v1/keys_pb.ts";
+import type { DeviceListVersion, HistoryPolicy, InitialSession } from "../../session/v1/session_pb.ts";
 import { file_keytrail_session_v1_session } from "../../session/v1/session_pb.ts";
 import type { Message as Message$1, UnknownEnum } from "@bufbuild/protobuf";
 
@@ -19,7 +21,7 @@ import type { Message as Message$1, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file keytrail/conversation/v1/conversation.proto.
  */
 export const file_keytrail_conversation_v1_conversation: GenFile = /*@__PURE__*/
-  fileDesc("CitrZXl0cmFpbC9jb252ZXJzYXRpb24vdjEvY29udmVyc2F0aW9uLnByb3RvEhhrZXl0cmFpbC5jb252ZXJzYXRpb24udjEioAEKBk1lbWJlchIxCgd1c2VyX2lkGAEgASgJQiC6SB1yGzIZXltBLVphLXowLTkuXzpALV17MSwxMjh9JBI+CgRyb2xlGAIgASgOMiQua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLk1lbWJlclJvbGVCCrpIB4IBBBABIAASIwoKZnJvbV9lcG9jaBgDIAEoBEIPukgMMgoY//////////9/ItkDCgxDb252ZXJzYXRpb24SFwoPY29udmVyc2F0aW9uX2lkGAEgASgJEjgKBGtpbmQYAiABKA4yKi5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuQ29udmVyc2F0aW9uS2luZBINCgVlcG9jaBgDIAEoBBISCgpzZXNzaW9uX2lkGAQgASgJEhYKDnJvc3Rlcl92ZXJzaW9uGAUgASgEEjEKB21lbWJlcnMYBiADKAsyIC5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuTWVtYmVyEjoKDmhpc3RvcnlfcG9saWN5GAcgASgOMiIua2V5dHJhaWwuc2Vzc2lvbi52MS5IaXN0b3J5UG9saWN5EkEKDHJvdGF0aW9uX2R1ZRgIIAEoDjIrLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5Sb3RhdGlvbkR1ZVJlYXNvbhITCgtoZWFkZXJfaGFzaBgJIAEoDBIVCg1sYXN0X3NlcXVlbmNlGAogASgEEi4KCmNyZWF0ZWRfYXQYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi0KCWNsb3NlZF9hdBgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAihQIKGUNyZWF0ZUNvbnZlcnNhdGlvblJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESRAoEa2luZBgCIAEoDjIqLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5Db252ZXJzYXRpb25LaW5kQgq6SAeCAQQQASAAEj4KB21lbWJlcnMYAyADKAsyIC5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuTWVtYmVyQgu6SAiSAQUIARDoBxJECg9pbml0aWFsX3Nlc3Npb24YBCABKAsyIy5rZXl0cmFpbC5zZXNzaW9uLnYxLkluaXRpYWxTZXNzaW9uQga6SAPIAQEidQoaQ3JlYXRlQ29udmVyc2F0aW9uUmVzcG9uc2USPAoMY29udmVyc2F0aW9uGAEgASgLMiYua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLkNvbnZlcnNhdGlvbhIZChFlbnZlbG9wZXNfd3JpdHRlbhgCIAEoDSL0AQoUUm90YXRlU2Vzc2lvblJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESIQoPY29udmVyc2F0aW9uX2lkGAIgASgJQgi6SAVyA7ABARIpCg5leHBlY3RlZF9lcG9jaBgDIAEoBEIRukgOMgwY//////////9/KAESMgoXZXhwZWN0ZWRfcm9zdGVyX3ZlcnNpb24YBCABKARCEbpIDjIMGP//////////fygBEjwKB3Nlc3Npb24YBSABKAsyIy5rZXl0cmFpbC5zZXNzaW9uLnYxLkluaXRpYWxTZXNzaW9uQga6SAPIAQEicAoVUm90YXRlU2Vzc2lvblJlc3BvbnNlEjwKDGNvbnZlcnNhdGlvbhgBIAEoCzImLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5Db252ZXJzYXRpb24SGQoRZW52ZWxvcGVzX3dyaXR0ZW4YAiABKA0ihAEKFlJlcXVlc3RSb3RhdGlvblJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESIQoPY29udmVyc2F0aW9uX2lkGAIgASgJQgi6SAVyA7ABARIpCg5leHBlY3RlZF9lcG9jaBgDIAEoBEIRukgOMgwY//////////9/KAEiVwoXUmVxdWVzdFJvdGF0aW9uUmVzcG9uc2USPAoMY29udmVyc2F0aW9uGAEgASgLMiYua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLkNvbnZlcnNhdGlvbiLHAQoRQWRkTWVtYmVyc1JlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESIQoPY29udmVyc2F0aW9uX2lkGAIgASgJQgi6SAVyA7ABARIyChdleHBlY3RlZF9yb3N0ZXJfdmVyc2lvbhgDIAEoBEIRukgOMgwY//////////9/KAESPQoHbWVtYmVycxgEIAMoCzIgLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5NZW1iZXJCCrpIB5IBBAgBEGQiUgoSQWRkTWVtYmVyc1Jlc3BvbnNlEjwKDGNvbnZlcnNhdGlvbhgBIAEoCzImLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5Db252ZXJzYXRpb24iygEKFFJlbW92ZU1lbWJlcnNSZXF1ZXN0EhwKCnJlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBEiEKD2NvbnZlcnNhdGlvbl9pZBgCIAEoCUIIukgFcgOwAQESMgoXZXhwZWN0ZWRfcm9zdGVyX3ZlcnNpb24YAyABKARCEbpIDjIMGP//////////fygBEj0KCHVzZXJfaWRzGAQgAygJQiu6SCiSASUIARBkGAEiHXIbMhleW0EtWmEtejAtOS5fOkAtXXsxLDEyOH0kIlUKFVJlbW92ZU1lbWJlcnNSZXNwb25zZRI8Cgxjb252ZXJzYXRpb24YASABKAsyJi5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuQ29udmVyc2F0aW9uIjsKFkdldENvbnZlcnNhdGlvblJlcXVlc3QSIQoPY29udmVyc2F0aW9uX2lkGAEgASgJQgi6SAVyA7ABASJXChdHZXRDb252ZXJzYXRpb25SZXNwb25zZRI8Cgxjb252ZXJzYXRpb24YASABKAsyJi5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuQ29udmVyc2F0aW9uIkkKGExpc3RDb252ZXJzYXRpb25zUmVxdWVzdBItCgRwYWdlGAEgASgLMh8ua2V5dHJhaWwuY29tbW9uLnYxLlBhZ2VSZXF1ZXN0Im4KGUxpc3RDb252ZXJzYXRpb25zUmVzcG9uc2USPQoNY29udmVyc2F0aW9ucxgBIAMoCzImLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5Db252ZXJzYXRpb24SEgoKbmV4dF90b2tlbhgCIAEoCSKhAgoHTWVzc2FnZRIQCghzZXF1ZW5jZRgBIAEoBBIXCg9jb252ZXJzYXRpb25faWQYAiABKAkSEgoKc2Vzc2lvbl9pZBgDIAEoCRINCgVlcG9jaBgEIAEoBBItCgZzZW5kZXIYBSABKAsyHS5rZXl0cmFpbC5jb21tb24udjEuRGV2aWNlUmVmEhYKDnNlbmRlcl9jb3VudGVyGAYgASgEEhIKCmNpcGhlcnRleHQYByABKAwSEQoJc2lnbmF0dXJlGAggASgMEisKB3NlbnRfYXQYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi0KCWVyYXNlZF9hdBgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAi8AEKElNlbmRNZXNzYWdlUmVxdWVzdBIcCgpyZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARIhCg9jb252ZXJzYXRpb25faWQYAiABKAlCCLpIBXIDsAEBEjMKCnNlc3Npb25faWQYAyABKAlCH7pIHHIaMhheW0EtWmEtejAtOS5fOi1dezEsMTI4fSQSJwoOc2VuZGVyX2NvdW50ZXIYBCABKARCD7pIDDIKGP//////////fxIfCgpjaXBoZXJ0ZXh0GAUgASgMQgu6SAh6BhAQGICABBIaCglzaWduYXR1cmUYBiABKAxCB7pIBHoCaEAiagoTU2VuZE1lc3NhZ2VSZXNwb25zZRIQCghzZXF1ZW5jZRgBIAEoBBJBCgxyb3RhdGlvbl9kdWUYAiABKA4yKy5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuUm90YXRpb25EdWVSZWFzb24iegoTTGlzdE1lc3NhZ2VzUmVxdWVzdBIhCg9jb252ZXJzYXRpb25faWQYASABKAlCCLpIBXIDsAEBEicKDmFmdGVyX3NlcXVlbmNlGAIgASgEQg+6SAwyChj//////////38SFwoFbGltaXQYAyABKA1CCLpIBSoDGPQDIlkKFExpc3RNZXNzYWdlc1Jlc3BvbnNlEjMKCG1lc3NhZ2VzGAEgAygLMiEua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLk1lc3NhZ2USDAoEbW9yZRgCIAEoCCKxAQoXQ2hlY2tFbnRpdGxlbWVudFJlcXVlc3QSIQoPY29udmVyc2F0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIzCgpzZXNzaW9uX2lkGAIgASgJQh+6SBxyGjIYXltBLVphLXowLTkuXzotXXsxLDEyOH0kEj4KCHVzZXJfaWRzGAMgAygJQiy6SCmSASYIARDoBxgBIh1yGzIZXltBLVphLXowLTkuXzpALV17MSwxMjh9JCKpAgoYQ2hlY2tFbnRpdGxlbWVudFJlc3BvbnNlEhoKEmNvbnZlcnNhdGlvbl9rbm93bhgBIAEoCBIZChFzZXNzaW9uX2NvbW1pdHRlZBgCIAEoCBINCgVlcG9jaBgDIAEoBBIVCg1jdXJyZW50X2Vwb2NoGAQgASgEEhoKEmN1cnJlbnRfc2Vzc2lvbl9pZBgFIAEoCRI6Cg5oaXN0b3J5X3BvbGljeRgGIAEoDjIiLmtleXRyYWlsLnNlc3Npb24udjEuSGlzdG9yeVBvbGljeRI7CgxlbnRpdGxlbWVudHMYByADKAsyJS5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuRW50aXRsZW1lbnQSGwoTbGFzdF93cml0ZV90cmFjZV9pZBgIIAEoCSKUAQoLRW50aXRsZW1lbnQSDwoHdXNlcl9pZBgBIAEoCRITCgtldmVyX21lbWJlchgCIAEoCBIQCghlbnRpdGxlZBgDIAEoCBISCgptZW1iZXJfbm93GAQgASgIEjkKC21lbWJlcnNoaXBzGAUgAygLMiQua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLk1lbWJlcnNoaXAiMgoKTWVtYmVyc2hpcBISCgpmcm9tX2Vwb2NoGAEgASgEEhAKCHRvX2Vwb2NoGAIgASgEIrEBChZMaXN0U2hhcmVkVXNlcnNSZXF1ZXN0EjEKB3VzZXJfaWQYASABKAlCILpIHXIbMhleW0EtWmEtejAtOS5fOkAtXXsxLDEyOH0kEkQKDm90aGVyX3VzZXJfaWRzGAIgAygJQiy6SCmSASYIARDoBxgBIh1yGzIZXltBLVphLXowLTkuXzpALV17MSwxMjh9JBIeChZpbmNsdWRlX2Zvcm1lcl9tZW1iZXJzGAMgASgIIisKF0xpc3RTaGFyZWRVc2Vyc1Jlc3BvbnNlEhAKCHVzZXJfaWRzGAEgAygJKnAKEENvbnZlcnNhdGlvbktpbmQSIQodQ09OVkVSU0FUSU9OX0tJTkRfVU5TUEVDSUZJRUQQABIcChhDT05WRVJTQVRJT05fS0lORF9ESVJFQ1QQARIbChdDT05WRVJTQVRJT05fS0lORF9HUk9VUBACKlgKCk1lbWJlclJvbGUSGwoXTUVNQkVSX1JPTEVfVU5TUEVDSUZJRUQQABIVChFNRU1CRVJfUk9MRV9BRE1JThABEhYKEk1FTUJFUl9ST0xFX01FTUJFUhACKtEBChFSb3RhdGlvbkR1ZVJlYXNvbhIjCh9ST1RBVElPTl9EVUVfUkVBU09OX1VOU1BFQ0lGSUVEEAASIQodUk9UQVRJT05fRFVFX1JFQVNPTl9SRVFVRVNURUQQARImCiJST1RBVElPTl9EVUVfUkVBU09OX01FTUJFUl9SRU1PVkVEEAISJAogUk9UQVRJT05fRFVFX1JFQVNPTl9NRU1CRVJfQURERUQQAxImCiJST1RBVElPTl9EVUVfUkVBU09OX0RFVklDRV9SRVZPS0VEEAQy2AoKE0NvbnZlcnNhdGlvblNlcnZpY2UShAEKEkNyZWF0ZUNvbnZlcnNhdGlvbhIzLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5DcmVhdGVDb252ZXJzYXRpb25SZXF1ZXN0GjQua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLkNyZWF0ZUNvbnZlcnNhdGlvblJlc3BvbnNlIgOQAgISdQoNUm90YXRlU2Vzc2lvbhIuLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5Sb3RhdGVTZXNzaW9uUmVxdWVzdBovLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5Sb3RhdGVTZXNzaW9uUmVzcG9uc2UiA5ACAhJ7Cg9SZXF1ZXN0Um90YXRpb24SMC5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuUmVxdWVzdFJvdGF0aW9uUmVxdWVzdBoxLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5SZXF1ZXN0Um90YXRpb25SZXNwb25zZSIDkAICEmwKCkFkZE1lbWJlcnMSKy5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuQWRkTWVtYmVyc1JlcXVlc3QaLC5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuQWRkTWVtYmVyc1Jlc3BvbnNlIgOQAgISdQoNUmVtb3ZlTWVtYmVycxIuLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5SZW1vdmVNZW1iZXJzUmVxdWVzdBovLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5SZW1vdmVNZW1iZXJzUmVzcG9uc2UiA5ACAhJ7Cg9HZXRDb252ZXJzYXRpb24SMC5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuR2V0Q29udmVyc2F0aW9uUmVxdWVzdBoxLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5HZXRDb252ZXJzYXRpb25SZXNwb25zZSIDkAIBEoEBChFMaXN0Q29udmVyc2F0aW9ucxIyLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5MaXN0Q29udmVyc2F0aW9uc1JlcXVlc3QaMy5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuTGlzdENvbnZlcnNhdGlvbnNSZXNwb25zZSIDkAIBEm8KC1NlbmRNZXNzYWdlEiwua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLlNlbmRNZXNzYWdlUmVxdWVzdBotLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5TZW5kTWVzc2FnZVJlc3BvbnNlIgOQAgIScgoMTGlzdE1lc3NhZ2VzEi0ua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLkxpc3RNZXNzYWdlc1JlcXVlc3QaLi5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuTGlzdE1lc3NhZ2VzUmVzcG9uc2UiA5ACARJ+ChBDaGVja0VudGl0bGVtZW50EjEua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLkNoZWNrRW50aXRsZW1lbnRSZXF1ZXN0GjIua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLkNoZWNrRW50aXRsZW1lbnRSZXNwb25zZSIDkAIBEnsKD0xpc3RTaGFyZWRVc2VycxIwLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5MaXN0U2hhcmVkVXNlcnNSZXF1ZXN0GjEua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLkxpc3RTaGFyZWRVc2Vyc1Jlc3BvbnNlIgOQAgFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_timestamp, file_keytrail_common_v1_device_ref, file_keytrail_common_v1_page, file_keytrail_session_v1_session]);
+  fileDesc("CitrZXl0cmFpbC9jb252ZXJzYXRpb24vdjEvY29udmVyc2F0aW9uLnByb3RvEhhrZXl0cmFpbC5jb252ZXJzYXRpb24udjEioAEKBk1lbWJlchIxCgd1c2VyX2lkGAEgASgJQiC6SB1yGzIZXltBLVphLXowLTkuXzpALV17MSwxMjh9JBI+CgRyb2xlGAIgASgOMiQua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLk1lbWJlclJvbGVCCrpIB4IBBBABIAASIwoKZnJvbV9lcG9jaBgDIAEoBEIPukgMMgoY//////////9/IvMBChdDb252ZXJzYXRpb25QZXJtaXNzaW9ucxJFCgthZGRfbWVtYmVycxgBIAEoDjIkLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5NZW1iZXJSb2xlQgq6SAeCAQQQASAAEkgKDnJlbW92ZV9tZW1iZXJzGAIgASgOMiQua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLk1lbWJlclJvbGVCCrpIB4IBBBABIAASRwoNY2hhbmdlX3BvbGljeRgDIAEoDjIkLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5NZW1iZXJSb2xlQgq6SAeCAQQQASAAIsUECgxSb3N0ZXJDaGFuZ2USFgoFc3VpdGUYASABKA1CB7pIBCoCCAESIQoPY29udmVyc2F0aW9uX2lkGAIgASgJQgi6SAVyA7ABARIpCg5yb3N0ZXJfdmVyc2lvbhgDIAEoBEIRukgOMgwY//////////9/KAESIQoNcHJldmlvdXNfaGFzaBgEIAEoDEIKukgH2AEBegJoIBI6CgVhZGRlZBgFIAMoCzIgLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5NZW1iZXJCCbpIBpIBAxDoBxI6CgdyZW1vdmVkGAYgAygJQim6SCaSASMQZBgBIh1yGzIZXltBLVphLXowLTkuXzpALV17MSwxMjh9JBI6CgVyb2xlcxgHIAMoCzIgLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5NZW1iZXJCCbpIBpIBAxDoBxJGCgtwZXJtaXNzaW9ucxgIIAEoCzIxLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5Db252ZXJzYXRpb25QZXJtaXNzaW9ucxJECg5oaXN0b3J5X3BvbGljeRgJIAEoDjIiLmtleXRyYWlsLnNlc3Npb24udjEuSGlzdG9yeVBvbGljeUIIukgFggECEAESNQoGYXV0aG9yGAogASgLMh0ua2V5dHJhaWwuY29tbW9uLnYxLkRldmljZVJlZkIGukgDyAEBEjMKB21hZGVfYXQYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQga6SAPIAQEingEKElNpZ25lZFJvc3RlckNoYW5nZRIbCgZjaGFuZ2UYASABKAxCC7pICHoGEAEYgIAQEhoKCXNpZ25hdHVyZRgCIAEoDEIHukgEegJoQBJPChJhdXRob3JfY2VydGlmaWNhdGUYAyABKAsyKy5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuRGV2aWNlQ2VydGlmaWNhdGVCBrpIA8gBASLBAQoLUm9zdGVyRW50cnkSFgoOcm9zdGVyX3ZlcnNpb24YASABKAQSQwoNc2lnbmVkX2NoYW5nZRgCIAEoCzIsLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5TaWduZWRSb3N0ZXJDaGFuZ2USFgoOZXJhc2VkX3VzZXJfaWQYAyABKAkSDAoEaGFzaBgEIAEoDBIvCgtyZWNvcmRlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAitgQKDENvbnZlcnNhdGlvbhIXCg9jb252ZXJzYXRpb25faWQYASABKAkSOAoEa2luZBgCIAEoDjIqLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5Db252ZXJzYXRpb25LaW5kEg0KBWVwb2NoGAMgASgEEhIKCnNlc3Npb25faWQYBCABKAkSFgoOcm9zdGVyX3ZlcnNpb24YBSABKAQSMQoHbWVtYmVycxgGIAMoCzIgLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5NZW1iZXISOgoOaGlzdG9yeV9wb2xpY3kYByABKA4yIi5rZXl0cmFpbC5zZXNzaW9uLnYxLkhpc3RvcnlQb2xpY3kSQQoMcm90YXRpb25fZHVlGAggASgOMisua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLlJvdGF0aW9uRHVlUmVhc29uEhMKC2hlYWRlcl9oYXNoGAkgASgMEhUKDWxhc3Rfc2VxdWVuY2UYCiABKAQSLgoKY3JlYXRlZF9hdBgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLQoJY2xvc2VkX2F0GAwgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBJGCgtwZXJtaXNzaW9ucxgNIAEoCzIxLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5Db252ZXJzYXRpb25QZXJtaXNzaW9ucxITCgtyb3N0ZXJfaGVhZBgOIAEoDCLKAgoZQ3JlYXRlQ29udmVyc2F0aW9uUmVxdWVzdBIcCgpyZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARJECgRraW5kGAIgASgOMioua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLkNvbnZlcnNhdGlvbktpbmRCCrpIB4IBBBABIAASPgoHbWVtYmVycxgDIAMoCzIgLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5NZW1iZXJCC7pICJIBBQgBEOgHEkQKD2luaXRpYWxfc2Vzc2lvbhgEIAEoCzIjLmtleXRyYWlsLnNlc3Npb24udjEuSW5pdGlhbFNlc3Npb25CBrpIA8gBARJDCg1zaWduZWRfcm9zdGVyGAUgASgLMiwua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLlNpZ25lZFJvc3RlckNoYW5nZSJ1ChpDcmVhdGVDb252ZXJzYXRpb25SZXNwb25zZRI8Cgxjb252ZXJzYXRpb24YASABKAsyJi5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuQ29udmVyc2F0aW9uEhkKEWVudmVsb3Blc193cml0dGVuGAIgASgNIvQBChRSb3RhdGVTZXNzaW9uUmVxdWVzdBIcCgpyZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARIhCg9jb252ZXJzYXRpb25faWQYAiABKAlCCLpIBXIDsAEBEikKDmV4cGVjdGVkX2Vwb2NoGAMgASgEQhG6SA4yDBj//////////38oARIyChdleHBlY3RlZF9yb3N0ZXJfdmVyc2lvbhgEIAEoBEIRukgOMgwY//////////9/KAESPAoHc2Vzc2lvbhgFIAEoCzIjLmtleXRyYWlsLnNlc3Npb24udjEuSW5pdGlhbFNlc3Npb25CBrpIA8gBASJwChVSb3RhdGVTZXNzaW9uUmVzcG9uc2USPAoMY29udmVyc2F0aW9uGAEgASgLMiYua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLkNvbnZlcnNhdGlvbhIZChFlbnZlbG9wZXNfd3JpdHRlbhgCIAEoDSKEAQoWUmVxdWVzdFJvdGF0aW9uUmVxdWVzdBIcCgpyZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARIhCg9jb252ZXJzYXRpb25faWQYAiABKAlCCLpIBXIDsAEBEikKDmV4cGVjdGVkX2Vwb2NoGAMgASgEQhG6SA4yDBj//////////38oASJXChdSZXF1ZXN0Um90YXRpb25SZXNwb25zZRI8Cgxjb252ZXJzYXRpb24YASABKAsyJi5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuQ29udmVyc2F0aW9uIowCChFBZGRNZW1iZXJzUmVxdWVzdBIcCgpyZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARIhCg9jb252ZXJzYXRpb25faWQYAiABKAlCCLpIBXIDsAEBEjIKF2V4cGVjdGVkX3Jvc3Rlcl92ZXJzaW9uGAMgASgEQhG6SA4yDBj//////////38oARI9CgdtZW1iZXJzGAQgAygLMiAua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLk1lbWJlckIKukgHkgEECAEQZBJDCg1zaWduZWRfY2hhbmdlGAUgASgLMiwua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLlNpZ25lZFJvc3RlckNoYW5nZSJSChJBZGRNZW1iZXJzUmVzcG9uc2USPAoMY29udmVyc2F0aW9uGAEgASgLMiYua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLkNvbnZlcnNhdGlvbiKPAgoUUmVtb3ZlTWVtYmVyc1JlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESIQoPY29udmVyc2F0aW9uX2lkGAIgASgJQgi6SAVyA7ABARIyChdleHBlY3RlZF9yb3N0ZXJfdmVyc2lvbhgDIAEoBEIRukgOMgwY//////////9/KAESPQoIdXNlcl9pZHMYBCADKAlCK7pIKJIBJQgBEGQYASIdchsyGV5bQS1aYS16MC05Ll86QC1dezEsMTI4fSQSQwoNc2lnbmVkX2NoYW5nZRgFIAEoCzIsLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5TaWduZWRSb3N0ZXJDaGFuZ2UiVQoVUmVtb3ZlTWVtYmVyc1Jlc3BvbnNlEjwKDGNvbnZlcnNhdGlvbhgBIAEoCzImLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5Db252ZXJzYXRpb24ilQIKEkNoYW5nZVJvbGVzUmVxdWVzdBIcCgpyZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARIhCg9jb252ZXJzYXRpb25faWQYAiABKAlCCLpIBXIDsAEBEjIKF2V4cGVjdGVkX3Jvc3Rlcl92ZXJzaW9uGAMgASgEQhG6SA4yDBj//////////38oARI9CgdtZW1iZXJzGAQgAygLMiAua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLk1lbWJlckIKukgHkgEECAEQZBJLCg1zaWduZWRfY2hhbmdlGAUgASgLMiwua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLlNpZ25lZFJvc3RlckNoYW5nZUIGukgDyAEBIlMKE0NoYW5nZVJvbGVzUmVzcG9uc2USPAoMY29udmVyc2F0aW9uGAEgASgLMiYua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLkNvbnZlcnNhdGlvbiLlAgoTQ2hhbmdlUG9saWN5UmVxdWVzdBIcCgpyZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARIhCg9jb252ZXJzYXRpb25faWQYAiABKAlCCLpIBXIDsAEBEjIKF2V4cGVjdGVkX3Jvc3Rlcl92ZXJzaW9uGAMgASgEQhG6SA4yDBj//////////38oARJGCgtwZXJtaXNzaW9ucxgEIAEoCzIxLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5Db252ZXJzYXRpb25QZXJtaXNzaW9ucxJECg5oaXN0b3J5X3BvbGljeRgFIAEoDjIiLmtleXRyYWlsLnNlc3Npb24udjEuSGlzdG9yeVBvbGljeUIIukgFggECEAESSwoNc2lnbmVkX2NoYW5nZRgGIAEoCzIsLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5TaWduZWRSb3N0ZXJDaGFuZ2VCBrpIA8gBASJUChRDaGFuZ2VQb2xpY3lSZXNwb25zZRI8Cgxjb252ZXJzYXRpb24YASABKAsyJi5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuQ29udmVyc2F0aW9uIn4KGExpc3RSb3N0ZXJDaGFuZ2VzUmVxdWVzdBIhCg9jb252ZXJzYXRpb25faWQYASABKAlCCLpIBXIDsAEBEiYKDWFmdGVyX3ZlcnNpb24YAiABKARCD7pIDDIKGP//////////fxIXCgVsaW1pdBgDIAEoDUIIukgFKgMY9AMiYQoZTGlzdFJvc3RlckNoYW5nZXNSZXNwb25zZRI2CgdlbnRyaWVzGAEgAygLMiUua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLlJvc3RlckVudHJ5EgwKBG1vcmUYAiABKAgiNwoSR2V0Um90YXRpb25SZXF1ZXN0EiEKD2NvbnZlcnNhdGlvbl9pZBgBIAEoCUIIukgFcgOwAQEi2QIKE0dldFJvdGF0aW9uUmVzcG9uc2USPAoMY29udmVyc2F0aW9uGAEgASgLMiYua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLkNvbnZlcnNhdGlvbhItCglkdWVfc2luY2UYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjMKDGFza2VkX2RldmljZRgDIAEoCzIdLmtleXRyYWlsLmNvbW1vbi52MS5EZXZpY2VSZWYSLwoLYXNrZWRfdW50aWwYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjEKCnJlY2lwaWVudHMYBSADKAsyHS5rZXl0cmFpbC5jb21tb24udjEuRGV2aWNlUmVmEjwKDGRldmljZV9saXN0cxgGIAMoCzImLmtleXRyYWlsLnNlc3Npb24udjEuRGV2aWNlTGlzdFZlcnNpb24iZgoWRGVjbGluZVJvdGF0aW9uUmVxdWVzdBIhCg9jb252ZXJzYXRpb25faWQYASABKAlCCLpIBXIDsAEBEikKDmV4cGVjdGVkX2Vwb2NoGAIgASgEQhG6SA4yDBj//////////38oASIZChdEZWNsaW5lUm90YXRpb25SZXNwb25zZSKAAQoTTGlzdFNlc3Npb25zUmVxdWVzdBIkCg9jb252ZXJzYXRpb25faWQYASABKAlCC7pICNgBAXIDsAEBEhQKDGN1cnJlbnRfb25seRgCIAEoCBItCgRwYWdlGAMgASgLMh8ua2V5dHJhaWwuY29tbW9uLnYxLlBhZ2VSZXF1ZXN0ImgKFExpc3RTZXNzaW9uc1Jlc3BvbnNlEjwKCHNlc3Npb25zGAEgAygLMioua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLkNvbW1pdHRlZFNlc3Npb24SEgoKbmV4dF90b2tlbhgCIAEoCSKmAQoQQ29tbWl0dGVkU2Vzc2lvbhIXCg9jb252ZXJzYXRpb25faWQYASABKAkSEgoKc2Vzc2lvbl9pZBgCIAEoCRINCgVlcG9jaBgDIAEoBBITCgtoZWFkZXJfaGFzaBgEIAEoDBIPCgdjdXJyZW50GAUgASgIEjAKDGNvbW1pdHRlZF9hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiRwoSTGlzdENoYW5nZXNSZXF1ZXN0EhgKBmN1cnNvchgBIAEoCUIIukgFcgMYgAQSFwoFbGltaXQYAiABKA1CCLpIBSoDGPQDIoYBChNMaXN0Q2hhbmdlc1Jlc3BvbnNlEj0KB2NoYW5nZXMYASADKAsyLC5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuQ29udmVyc2F0aW9uQ2hhbmdlEhMKC25leHRfY3Vyc29yGAIgASgJEgwKBG1vcmUYAyABKAgSDQoFcmVzZXQYBCABKAgi0AEKEkNvbnZlcnNhdGlvbkNoYW5nZRIXCg9jb252ZXJzYXRpb25faWQYASABKAkSDQoFZXBvY2gYAiABKAQSEgoKc2Vzc2lvbl9pZBgDIAEoCRIWCg5yb3N0ZXJfdmVyc2lvbhgEIAEoBBIVCg1sYXN0X3NlcXVlbmNlGAUgASgEEkEKDHJvdGF0aW9uX2R1ZRgGIAEoDjIrLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5Sb3RhdGlvbkR1ZVJlYXNvbhIMCgRsZWZ0GAcgASgIInEKHkdldENvbnZlcnNhdGlvbnNXYWl0aW5nUmVxdWVzdBI1CgZkZXZpY2UYASABKAsyHS5rZXl0cmFpbC5jb21tb24udjEuRGV2aWNlUmVmQga6SAPIAQESGAoGY3Vyc29yGAIgASgJQgi6SAVyAxiABCJlCh9HZXRDb252ZXJzYXRpb25zV2FpdGluZ1Jlc3BvbnNlEhUKDXJvdGF0aW9uc19kdWUYASADKAkSGgoSbW9yZV9yb3RhdGlvbnNfZHVlGAIgASgIEg8KB2NoYW5nZWQYAyABKAgiOwoWR2V0Q29udmVyc2F0aW9uUmVxdWVzdBIhCg9jb252ZXJzYXRpb25faWQYASABKAlCCLpIBXIDsAEBIlcKF0dldENvbnZlcnNhdGlvblJlc3BvbnNlEjwKDGNvbnZlcnNhdGlvbhgBIAEoCzImLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5Db252ZXJzYXRpb24iSQoYTGlzdENvbnZlcnNhdGlvbnNSZXF1ZXN0Ei0KBHBhZ2UYASABKAsyHy5rZXl0cmFpbC5jb21tb24udjEuUGFnZVJlcXVlc3QibgoZTGlzdENvbnZlcnNhdGlvbnNSZXNwb25zZRI9Cg1jb252ZXJzYXRpb25zGAEgAygLMiYua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLkNvbnZlcnNhdGlvbhISCgpuZXh0X3Rva2VuGAIgASgJIqECCgdNZXNzYWdlEhAKCHNlcXVlbmNlGAEgASgEEhcKD2NvbnZlcnNhdGlvbl9pZBgCIAEoCRISCgpzZXNzaW9uX2lkGAMgASgJEg0KBWVwb2NoGAQgASgEEi0KBnNlbmRlchgFIAEoCzIdLmtleXRyYWlsLmNvbW1vbi52MS5EZXZpY2VSZWYSFgoOc2VuZGVyX2NvdW50ZXIYBiABKAQSEgoKY2lwaGVydGV4dBgHIAEoDBIRCglzaWduYXR1cmUYCCABKAwSKwoHc2VudF9hdBgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLQoJZXJhc2VkX2F0GAogASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCLwAQoSU2VuZE1lc3NhZ2VSZXF1ZXN0EhwKCnJlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBEiEKD2NvbnZlcnNhdGlvbl9pZBgCIAEoCUIIukgFcgOwAQESMwoKc2Vzc2lvbl9pZBgDIAEoCUIfukgcchoyGF5bQS1aYS16MC05Ll86LV17MSwxMjh9JBInCg5zZW5kZXJfY291bnRlchgEIAEoBEIPukgMMgoY//////////9/Eh8KCmNpcGhlcnRleHQYBSABKAxCC7pICHoGEBAYgIAEEhoKCXNpZ25hdHVyZRgGIAEoDEIHukgEegJoQCJqChNTZW5kTWVzc2FnZVJlc3BvbnNlEhAKCHNlcXVlbmNlGAEgASgEEkEKDHJvdGF0aW9uX2R1ZRgCIAEoDjIrLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5Sb3RhdGlvbkR1ZVJlYXNvbiJ6ChNMaXN0TWVzc2FnZXNSZXF1ZXN0EiEKD2NvbnZlcnNhdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESJwoOYWZ0ZXJfc2VxdWVuY2UYAiABKARCD7pIDDIKGP//////////fxIXCgVsaW1pdBgDIAEoDUIIukgFKgMY9AMinAEKFExpc3RNZXNzYWdlc1Jlc3BvbnNlEjMKCG1lc3NhZ2VzGAEgAygLMiEua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLk1lc3NhZ2USDAoEbW9yZRgCIAEoCBJBCgxyb3RhdGlvbl9kdWUYAyABKA4yKy5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuUm90YXRpb25EdWVSZWFzb24isQEKF0NoZWNrRW50aXRsZW1lbnRSZXF1ZXN0EiEKD2NvbnZlcnNhdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESMwoKc2Vzc2lvbl9pZBgCIAEoCUIfukgcchoyGF5bQS1aYS16MC05Ll86LV17MSwxMjh9JBI+Cgh1c2VyX2lkcxgDIAMoCUIsukgpkgEmCAEQ6AcYASIdchsyGV5bQS1aYS16MC05Ll86QC1dezEsMTI4fSQiqQIKGENoZWNrRW50aXRsZW1lbnRSZXNwb25zZRIaChJjb252ZXJzYXRpb25fa25vd24YASABKAgSGQoRc2Vzc2lvbl9jb21taXR0ZWQYAiABKAgSDQoFZXBvY2gYAyABKAQSFQoNY3VycmVudF9lcG9jaBgEIAEoBBIaChJjdXJyZW50X3Nlc3Npb25faWQYBSABKAkSOgoOaGlzdG9yeV9wb2xpY3kYBiABKA4yIi5rZXl0cmFpbC5zZXNzaW9uLnYxLkhpc3RvcnlQb2xpY3kSOwoMZW50aXRsZW1lbnRzGAcgAygLMiUua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLkVudGl0bGVtZW50EhsKE2xhc3Rfd3JpdGVfdHJhY2VfaWQYCCABKAkilAEKC0VudGl0bGVtZW50Eg8KB3VzZXJfaWQYASABKAkSEwoLZXZlcl9tZW1iZXIYAiABKAgSEAoIZW50aXRsZWQYAyABKAgSEgoKbWVtYmVyX25vdxgEIAEoCBI5CgttZW1iZXJzaGlwcxgFIAMoCzIkLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5NZW1iZXJzaGlwIjIKCk1lbWJlcnNoaXASEgoKZnJvbV9lcG9jaBgBIAEoBBIQCgh0b19lcG9jaBgCIAEoBCKxAQoWTGlzdFNoYXJlZFVzZXJzUmVxdWVzdBIxCgd1c2VyX2lkGAEgASgJQiC6SB1yGzIZXltBLVphLXowLTkuXzpALV17MSwxMjh9JBJECg5vdGhlcl91c2VyX2lkcxgCIAMoCUIsukgpkgEmCAEQ6AcYASIdchsyGV5bQS1aYS16MC05Ll86QC1dezEsMTI4fSQSHgoWaW5jbHVkZV9mb3JtZXJfbWVtYmVycxgDIAEoCCIrChdMaXN0U2hhcmVkVXNlcnNSZXNwb25zZRIQCgh1c2VyX2lkcxgBIAMoCSpwChBDb252ZXJzYXRpb25LaW5kEiEKHUNPTlZFUlNBVElPTl9LSU5EX1VOU1BFQ0lGSUVEEAASHAoYQ09OVkVSU0FUSU9OX0tJTkRfRElSRUNUEAESGwoXQ09OVkVSU0FUSU9OX0tJTkRfR1JPVVAQAipYCgpNZW1iZXJSb2xlEhsKF01FTUJFUl9ST0xFX1VOU1BFQ0lGSUVEEAASFQoRTUVNQkVSX1JPTEVfQURNSU4QARIWChJNRU1CRVJfUk9MRV9NRU1CRVIQAiq9AgoRUm90YXRpb25EdWVSZWFzb24SIwofUk9UQVRJT05fRFVFX1JFQVNPTl9VTlNQRUNJRklFRBAAEiEKHVJPVEFUSU9OX0RVRV9SRUFTT05fUkVRVUVTVEVEEAESJgoiUk9UQVRJT05fRFVFX1JFQVNPTl9NRU1CRVJfUkVNT1ZFRBACEiQKIFJPVEFUSU9OX0RVRV9SRUFTT05fTUVNQkVSX0FEREVEEAMSJgoiUk9UQVRJT05fRFVFX1JFQVNPTl9ERVZJQ0VfUkVWT0tFRBAEEhsKF1JPVEFUSU9OX0RVRV9SRUFTT05fQUdFEAUSJQohUk9UQVRJT05fRFVFX1JFQVNPTl9NRVNTQUdFX0NPVU5UEAYSJgoiUk9UQVRJT05fRFVFX1JFQVNPTl9QT0xJQ1lfQ0hBTkdFRBAHMqoSChNDb252ZXJzYXRpb25TZXJ2aWNlEoQBChJDcmVhdGVDb252ZXJzYXRpb24SMy5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuQ3JlYXRlQ29udmVyc2F0aW9uUmVxdWVzdBo0LmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5DcmVhdGVDb252ZXJzYXRpb25SZXNwb25zZSIDkAICEnUKDVJvdGF0ZVNlc3Npb24SLi5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuUm90YXRlU2Vzc2lvblJlcXVlc3QaLy5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuUm90YXRlU2Vzc2lvblJlc3BvbnNlIgOQAgISewoPUmVxdWVzdFJvdGF0aW9uEjAua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLlJlcXVlc3RSb3RhdGlvblJlcXVlc3QaMS5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuUmVxdWVzdFJvdGF0aW9uUmVzcG9uc2UiA5ACAhJsCgpBZGRNZW1iZXJzEisua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLkFkZE1lbWJlcnNSZXF1ZXN0Giwua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLkFkZE1lbWJlcnNSZXNwb25zZSIDkAICEnUKDVJlbW92ZU1lbWJlcnMSLi5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuUmVtb3ZlTWVtYmVyc1JlcXVlc3QaLy5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuUmVtb3ZlTWVtYmVyc1Jlc3BvbnNlIgOQAgISbwoLQ2hhbmdlUm9sZXMSLC5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuQ2hhbmdlUm9sZXNSZXF1ZXN0Gi0ua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLkNoYW5nZVJvbGVzUmVzcG9uc2UiA5ACAhJyCgxDaGFuZ2VQb2xpY3kSLS5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuQ2hhbmdlUG9saWN5UmVxdWVzdBouLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5DaGFuZ2VQb2xpY3lSZXNwb25zZSIDkAICEoEBChFMaXN0Um9zdGVyQ2hhbmdlcxIyLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5MaXN0Um9zdGVyQ2hhbmdlc1JlcXVlc3QaMy5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuTGlzdFJvc3RlckNoYW5nZXNSZXNwb25zZSIDkAIBEm8KC0dldFJvdGF0aW9uEiwua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLkdldFJvdGF0aW9uUmVxdWVzdBotLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5HZXRSb3RhdGlvblJlc3BvbnNlIgOQAgESewoPRGVjbGluZVJvdGF0aW9uEjAua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLkRlY2xpbmVSb3RhdGlvblJlcXVlc3QaMS5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuRGVjbGluZVJvdGF0aW9uUmVzcG9uc2UiA5ACAhJyCgxMaXN0U2Vzc2lvbnMSLS5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuTGlzdFNlc3Npb25zUmVxdWVzdBouLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5MaXN0U2Vzc2lvbnNSZXNwb25zZSIDkAIBEm8KC0xpc3RDaGFuZ2VzEiwua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLkxpc3RDaGFuZ2VzUmVxdWVzdBotLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5MaXN0Q2hhbmdlc1Jlc3BvbnNlIgOQAgESkwEKF0dldENvbnZlcnNhdGlvbnNXYWl0aW5nEjgua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLkdldENvbnZlcnNhdGlvbnNXYWl0aW5nUmVxdWVzdBo5LmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5HZXRDb252ZXJzYXRpb25zV2FpdGluZ1Jlc3BvbnNlIgOQAgESewoPR2V0Q29udmVyc2F0aW9uEjAua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLkdldENvbnZlcnNhdGlvblJlcXVlc3QaMS5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuR2V0Q29udmVyc2F0aW9uUmVzcG9uc2UiA5ACARKBAQoRTGlzdENvbnZlcnNhdGlvbnMSMi5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuTGlzdENvbnZlcnNhdGlvbnNSZXF1ZXN0GjMua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLkxpc3RDb252ZXJzYXRpb25zUmVzcG9uc2UiA5ACARJvCgtTZW5kTWVzc2FnZRIsLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5TZW5kTWVzc2FnZVJlcXVlc3QaLS5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuU2VuZE1lc3NhZ2VSZXNwb25zZSIDkAICEnIKDExpc3RNZXNzYWdlcxItLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5MaXN0TWVzc2FnZXNSZXF1ZXN0Gi4ua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLkxpc3RNZXNzYWdlc1Jlc3BvbnNlIgOQAgESfgoQQ2hlY2tFbnRpdGxlbWVudBIxLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5DaGVja0VudGl0bGVtZW50UmVxdWVzdBoyLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5DaGVja0VudGl0bGVtZW50UmVzcG9uc2UiA5ACARJ7Cg9MaXN0U2hhcmVkVXNlcnMSMC5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuTGlzdFNoYXJlZFVzZXJzUmVxdWVzdBoxLmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5MaXN0U2hhcmVkVXNlcnNSZXNwb25zZSIDkAIBYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_timestamp, file_keytrail_common_v1_device_ref, file_keytrail_common_v1_page, file_keytrail_identitykeys_v1_keys, file_keytrail_session_v1_session]);
 
 /**
  * Member of a roster.
@@ -55,6 +57,217 @@ export type Member = Message$1<"keytrail.conversation.v1.Member"> & {
  */
 export const MemberSchema: GenMessage<Member> = /*@__PURE__*/
   messageDesc(file_keytrail_conversation_v1_conversation, 0);
+
+/**
+ * ConversationPermissions tells which role is needed for what: ADMIN, or MEMBER for everybody.
+ *
+ * @generated from message keytrail.conversation.v1.ConversationPermissions
+ */
+export type ConversationPermissions = Message$1<"keytrail.conversation.v1.ConversationPermissions"> & {
+  /**
+   * add_members is the role that may add members; of MEMBER, others may only be added as MEMBER.
+   *
+   * @generated from field: keytrail.conversation.v1.MemberRole add_members = 1;
+   */
+  addMembers: MemberRole;
+
+  /**
+   * remove_members is the role that may remove members; admins are removed by admins alone.
+   *
+   * @generated from field: keytrail.conversation.v1.MemberRole remove_members = 2;
+   */
+  removeMembers: MemberRole;
+
+  /**
+   * change_policy is the role that may change these permissions and the history policy.
+   *
+   * @generated from field: keytrail.conversation.v1.MemberRole change_policy = 3;
+   */
+  changePolicy: MemberRole;
+};
+
+/**
+ * Describes the message keytrail.conversation.v1.ConversationPermissions.
+ * Use `create(ConversationPermissionsSchema)` to create a new message.
+ */
+export const ConversationPermissionsSchema: GenMessage<ConversationPermissions> = /*@__PURE__*/
+  messageDesc(file_keytrail_conversation_v1_conversation, 1);
+
+/**
+ * RosterChange is what the member who changes a roster signs, verbatim as serialized by that member's device. Version 1 is the whole roster of a new
+ * conversation, signed by who creates it; each further one is a change of the version before.
+ *
+ * @generated from message keytrail.conversation.v1.RosterChange
+ */
+export type RosterChange = Message$1<"keytrail.conversation.v1.RosterChange"> & {
+  /**
+   * suite names the key suite, now always 1.
+   *
+   * @generated from field: uint32 suite = 1;
+   */
+  suite: number;
+
+  /**
+   * conversation_id is the conversation's UUID.
+   *
+   * @generated from field: string conversation_id = 2;
+   */
+  conversationId: string;
+
+  /**
+   * roster_version after the change.
+   *
+   * @generated from field: uint64 roster_version = 3;
+   */
+  rosterVersion: bigint;
+
+  /**
+   * previous_hash is the hash of the entry before: 32 bytes, empty for version 1 (docs/wire-formats.md, "roster log").
+   *
+   * @generated from field: bytes previous_hash = 4;
+   */
+  previousHash: Uint8Array;
+
+  /**
+   * added members with their roles, ordered by user id; from_epoch is not set.
+   *
+   * @generated from field: repeated keytrail.conversation.v1.Member added = 5;
+   */
+  added: Member[];
+
+  /**
+   * removed users, ordered.
+   *
+   * @generated from field: repeated string removed = 6;
+   */
+  removed: string[];
+
+  /**
+   * roles that members have from now on, ordered by user id.
+   *
+   * @generated from field: repeated keytrail.conversation.v1.Member roles = 7;
+   */
+  roles: Member[];
+
+  /**
+   * permissions from now on; absent when they stay. With version 1 always there.
+   *
+   * @generated from field: keytrail.conversation.v1.ConversationPermissions permissions = 8;
+   */
+  permissions?: ConversationPermissions | undefined;
+
+  /**
+   * history_policy of the epochs to come; UNSPECIFIED when it stays. With version 1 always there.
+   *
+   * @generated from field: keytrail.session.v1.HistoryPolicy history_policy = 9;
+   */
+  historyPolicy: HistoryPolicy;
+
+  /**
+   * author is the device that signs.
+   *
+   * @generated from field: keytrail.common.v1.DeviceRef author = 10;
+   */
+  author?: DeviceRef | undefined;
+
+  /**
+   * made_at by the author's clock.
+   *
+   * @generated from field: google.protobuf.Timestamp made_at = 11;
+   */
+  madeAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message keytrail.conversation.v1.RosterChange.
+ * Use `create(RosterChangeSchema)` to create a new message.
+ */
+export const RosterChangeSchema: GenMessage<RosterChange> = /*@__PURE__*/
+  messageDesc(file_keytrail_conversation_v1_conversation, 2);
+
+/**
+ * SignedRosterChange is a roster change as signed.
+ *
+ * @generated from message keytrail.conversation.v1.SignedRosterChange
+ */
+export type SignedRosterChange = Message$1<"keytrail.conversation.v1.SignedRosterChange"> & {
+  /**
+   * change is a serialized RosterChange; at most 256 KiB.
+   *
+   * @generated from field: bytes change = 1;
+   */
+  change: Uint8Array;
+
+  /**
+   * signature is 64 bytes, Ed25519, by the author's signing key (docs/wire-formats.md, "roster log").
+   *
+   * @generated from field: bytes signature = 2;
+   */
+  signature: Uint8Array;
+
+  /**
+   * author_certificate is the root key's statement about the author.
+   *
+   * @generated from field: keytrail.identitykeys.v1.DeviceCertificate author_certificate = 3;
+   */
+  authorCertificate?: DeviceCertificate | undefined;
+};
+
+/**
+ * Describes the message keytrail.conversation.v1.SignedRosterChange.
+ * Use `create(SignedRosterChangeSchema)` to create a new message.
+ */
+export const SignedRosterChangeSchema: GenMessage<SignedRosterChange> = /*@__PURE__*/
+  messageDesc(file_keytrail_conversation_v1_conversation, 3);
+
+/**
+ * RosterEntry is one version of a roster in its log.
+ *
+ * @generated from message keytrail.conversation.v1.RosterEntry
+ */
+export type RosterEntry = Message$1<"keytrail.conversation.v1.RosterEntry"> & {
+  /**
+   * roster_version that this entry made.
+   *
+   * @generated from field: uint64 roster_version = 1;
+   */
+  rosterVersion: bigint;
+
+  /**
+   * signed_change by a member; absent when a user was erased.
+   *
+   * @generated from field: keytrail.conversation.v1.SignedRosterChange signed_change = 2;
+   */
+  signedChange?: SignedRosterChange | undefined;
+
+  /**
+   * erased_user_id left because the user was erased: the one change that no member signs. It adds nobody.
+   *
+   * @generated from field: string erased_user_id = 3;
+   */
+  erasedUserId: string;
+
+  /**
+   * hash of the entry: 32 bytes (docs/wire-formats.md, "roster log").
+   *
+   * @generated from field: bytes hash = 4;
+   */
+  hash: Uint8Array;
+
+  /**
+   * recorded_at is the server's time.
+   *
+   * @generated from field: google.protobuf.Timestamp recorded_at = 5;
+   */
+  recordedAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message keytrail.conversation.v1.RosterEntry.
+ * Use `create(RosterEntrySchema)` to create a new message.
+ */
+export const RosterEntrySchema: GenMessage<RosterEntry> = /*@__PURE__*/
+  messageDesc(file_keytrail_conversation_v1_conversation, 4);
 
 /**
  * Conversation as its members see it.
@@ -145,6 +358,20 @@ export type Conversation = Message$1<"keytrail.conversation.v1.Conversation"> & 
    * @generated from field: google.protobuf.Timestamp closed_at = 12;
    */
   closedAt?: Timestamp | undefined;
+
+  /**
+   * permissions of the roster's members.
+   *
+   * @generated from field: keytrail.conversation.v1.ConversationPermissions permissions = 13;
+   */
+  permissions?: ConversationPermissions | undefined;
+
+  /**
+   * roster_head is the hash of the newest entry of the roster's log: 32 bytes.
+   *
+   * @generated from field: bytes roster_head = 14;
+   */
+  rosterHead: Uint8Array;
 };
 
 /**
@@ -152,7 +379,7 @@ export type Conversation = Message$1<"keytrail.conversation.v1.Conversation"> & 
  * Use `create(ConversationSchema)` to create a new message.
  */
 export const ConversationSchema: GenMessage<Conversation> = /*@__PURE__*/
-  messageDesc(file_keytrail_conversation_v1_conversation, 1);
+  messageDesc(file_keytrail_conversation_v1_conversation, 5);
 
 /**
  * CreateConversationRequest carries a conversation and its first session.
@@ -187,6 +414,13 @@ export type CreateConversationRequest = Message$1<"keytrail.conversation.v1.Crea
    * @generated from field: keytrail.session.v1.InitialSession initial_session = 4;
    */
   initialSession?: InitialSession | undefined;
+
+  /**
+   * signed_roster is version 1 of the roster, signed by the calling device: the same members, permissions and history policy.
+   *
+   * @generated from field: keytrail.conversation.v1.SignedRosterChange signed_roster = 5;
+   */
+  signedRoster?: SignedRosterChange | undefined;
 };
 
 /**
@@ -194,7 +428,7 @@ export type CreateConversationRequest = Message$1<"keytrail.conversation.v1.Crea
  * Use `create(CreateConversationRequestSchema)` to create a new message.
  */
 export const CreateConversationRequestSchema: GenMessage<CreateConversationRequest> = /*@__PURE__*/
-  messageDesc(file_keytrail_conversation_v1_conversation, 2);
+  messageDesc(file_keytrail_conversation_v1_conversation, 6);
 
 /**
  * CreateConversationResponse has the conversation.
@@ -222,7 +456,7 @@ export type CreateConversationResponse = Message$1<"keytrail.conversation.v1.Cre
  * Use `create(CreateConversationResponseSchema)` to create a new message.
  */
 export const CreateConversationResponseSchema: GenMessage<CreateConversationResponse> = /*@__PURE__*/
-  messageDesc(file_keytrail_conversation_v1_conversation, 3);
+  messageDesc(file_keytrail_conversation_v1_conversation, 7);
 
 /**
  * RotateSessionRequest carries the session of the next epoch.
@@ -271,7 +505,7 @@ export type RotateSessionRequest = Message$1<"keytrail.conversation.v1.RotateSes
  * Use `create(RotateSessionRequestSchema)` to create a new message.
  */
 export const RotateSessionRequestSchema: GenMessage<RotateSessionRequest> = /*@__PURE__*/
-  messageDesc(file_keytrail_conversation_v1_conversation, 4);
+  messageDesc(file_keytrail_conversation_v1_conversation, 8);
 
 /**
  * RotateSessionResponse has the conversation.
@@ -299,7 +533,7 @@ export type RotateSessionResponse = Message$1<"keytrail.conversation.v1.RotateSe
  * Use `create(RotateSessionResponseSchema)` to create a new message.
  */
 export const RotateSessionResponseSchema: GenMessage<RotateSessionResponse> = /*@__PURE__*/
-  messageDesc(file_keytrail_conversation_v1_conversation, 5);
+  messageDesc(file_keytrail_conversation_v1_conversation, 9);
 
 /**
  * RequestRotationRequest names the conversation.
@@ -334,7 +568,7 @@ export type RequestRotationRequest = Message$1<"keytrail.conversation.v1.Request
  * Use `create(RequestRotationRequestSchema)` to create a new message.
  */
 export const RequestRotationRequestSchema: GenMessage<RequestRotationRequest> = /*@__PURE__*/
-  messageDesc(file_keytrail_conversation_v1_conversation, 6);
+  messageDesc(file_keytrail_conversation_v1_conversation, 10);
 
 /**
  * RequestRotationResponse has the conversation.
@@ -355,7 +589,7 @@ export type RequestRotationResponse = Message$1<"keytrail.conversation.v1.Reques
  * Use `create(RequestRotationResponseSchema)` to create a new message.
  */
 export const RequestRotationResponseSchema: GenMessage<RequestRotationResponse> = /*@__PURE__*/
-  messageDesc(file_keytrail_conversation_v1_conversation, 7);
+  messageDesc(file_keytrail_conversation_v1_conversation, 11);
 
 /**
  * AddMembersRequest names the members.
@@ -390,6 +624,13 @@ export type AddMembersRequest = Message$1<"keytrail.conversation.v1.AddMembersRe
    * @generated from field: repeated keytrail.conversation.v1.Member members = 4;
    */
   members: Member[];
+
+  /**
+   * signed_change says the same, signed by the calling device.
+   *
+   * @generated from field: keytrail.conversation.v1.SignedRosterChange signed_change = 5;
+   */
+  signedChange?: SignedRosterChange | undefined;
 };
 
 /**
@@ -397,7 +638,7 @@ export type AddMembersRequest = Message$1<"keytrail.conversation.v1.AddMembersRe
  * Use `create(AddMembersRequestSchema)` to create a new message.
  */
 export const AddMembersRequestSchema: GenMessage<AddMembersRequest> = /*@__PURE__*/
-  messageDesc(file_keytrail_conversation_v1_conversation, 8);
+  messageDesc(file_keytrail_conversation_v1_conversation, 12);
 
 /**
  * AddMembersResponse has the conversation.
@@ -418,7 +659,7 @@ export type AddMembersResponse = Message$1<"keytrail.conversation.v1.AddMembersR
  * Use `create(AddMembersResponseSchema)` to create a new message.
  */
 export const AddMembersResponseSchema: GenMessage<AddMembersResponse> = /*@__PURE__*/
-  messageDesc(file_keytrail_conversation_v1_conversation, 9);
+  messageDesc(file_keytrail_conversation_v1_conversation, 13);
 
 /**
  * RemoveMembersRequest names the members.
@@ -453,6 +694,13 @@ export type RemoveMembersRequest = Message$1<"keytrail.conversation.v1.RemoveMem
    * @generated from field: repeated string user_ids = 4;
    */
   userIds: string[];
+
+  /**
+   * signed_change says the same, signed by the calling device.
+   *
+   * @generated from field: keytrail.conversation.v1.SignedRosterChange signed_change = 5;
+   */
+  signedChange?: SignedRosterChange | undefined;
 };
 
 /**
@@ -460,7 +708,7 @@ export type RemoveMembersRequest = Message$1<"keytrail.conversation.v1.RemoveMem
  * Use `create(RemoveMembersRequestSchema)` to create a new message.
  */
 export const RemoveMembersRequestSchema: GenMessage<RemoveMembersRequest> = /*@__PURE__*/
-  messageDesc(file_keytrail_conversation_v1_conversation, 10);
+  messageDesc(file_keytrail_conversation_v1_conversation, 14);
 
 /**
  * RemoveMembersResponse has the conversation; its members do not name the caller when the caller left.
@@ -481,7 +729,652 @@ export type RemoveMembersResponse = Message$1<"keytrail.conversation.v1.RemoveMe
  * Use `create(RemoveMembersResponseSchema)` to create a new message.
  */
 export const RemoveMembersResponseSchema: GenMessage<RemoveMembersResponse> = /*@__PURE__*/
-  messageDesc(file_keytrail_conversation_v1_conversation, 11);
+  messageDesc(file_keytrail_conversation_v1_conversation, 15);
+
+/**
+ * ChangeRolesRequest names members and their new roles.
+ *
+ * @generated from message keytrail.conversation.v1.ChangeRolesRequest
+ */
+export type ChangeRolesRequest = Message$1<"keytrail.conversation.v1.ChangeRolesRequest"> & {
+  /**
+   * request_id makes retries safe; remembered for 7 days.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * conversation_id to change.
+   *
+   * @generated from field: string conversation_id = 2;
+   */
+  conversationId: string;
+
+  /**
+   * expected_roster_version as the caller knows it.
+   *
+   * @generated from field: uint64 expected_roster_version = 3;
+   */
+  expectedRosterVersion: bigint;
+
+  /**
+   * members with the roles that they shall have, 1 to 100.
+   *
+   * @generated from field: repeated keytrail.conversation.v1.Member members = 4;
+   */
+  members: Member[];
+
+  /**
+   * signed_change says the same, signed by the calling device.
+   *
+   * @generated from field: keytrail.conversation.v1.SignedRosterChange signed_change = 5;
+   */
+  signedChange?: SignedRosterChange | undefined;
+};
+
+/**
+ * Describes the message keytrail.conversation.v1.ChangeRolesRequest.
+ * Use `create(ChangeRolesRequestSchema)` to create a new message.
+ */
+export const ChangeRolesRequestSchema: GenMessage<ChangeRolesRequest> = /*@__PURE__*/
+  messageDesc(file_keytrail_conversation_v1_conversation, 16);
+
+/**
+ * ChangeRolesResponse has the conversation.
+ *
+ * @generated from message keytrail.conversation.v1.ChangeRolesResponse
+ */
+export type ChangeRolesResponse = Message$1<"keytrail.conversation.v1.ChangeRolesResponse"> & {
+  /**
+   * conversation with the new roster.
+   *
+   * @generated from field: keytrail.conversation.v1.Conversation conversation = 1;
+   */
+  conversation?: Conversation | undefined;
+};
+
+/**
+ * Describes the message keytrail.conversation.v1.ChangeRolesResponse.
+ * Use `create(ChangeRolesResponseSchema)` to create a new message.
+ */
+export const ChangeRolesResponseSchema: GenMessage<ChangeRolesResponse> = /*@__PURE__*/
+  messageDesc(file_keytrail_conversation_v1_conversation, 17);
+
+/**
+ * ChangePolicyRequest names what shall change.
+ *
+ * @generated from message keytrail.conversation.v1.ChangePolicyRequest
+ */
+export type ChangePolicyRequest = Message$1<"keytrail.conversation.v1.ChangePolicyRequest"> & {
+  /**
+   * request_id makes retries safe; remembered for 7 days.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * conversation_id to change.
+   *
+   * @generated from field: string conversation_id = 2;
+   */
+  conversationId: string;
+
+  /**
+   * expected_roster_version as the caller knows it.
+   *
+   * @generated from field: uint64 expected_roster_version = 3;
+   */
+  expectedRosterVersion: bigint;
+
+  /**
+   * permissions from now on; absent when they stay.
+   *
+   * @generated from field: keytrail.conversation.v1.ConversationPermissions permissions = 4;
+   */
+  permissions?: ConversationPermissions | undefined;
+
+  /**
+   * history_policy of the epochs to come; UNSPECIFIED when it stays.
+   *
+   * @generated from field: keytrail.session.v1.HistoryPolicy history_policy = 5;
+   */
+  historyPolicy: HistoryPolicy;
+
+  /**
+   * signed_change says the same, signed by the calling device.
+   *
+   * @generated from field: keytrail.conversation.v1.SignedRosterChange signed_change = 6;
+   */
+  signedChange?: SignedRosterChange | undefined;
+};
+
+/**
+ * Describes the message keytrail.conversation.v1.ChangePolicyRequest.
+ * Use `create(ChangePolicyRequestSchema)` to create a new message.
+ */
+export const ChangePolicyRequestSchema: GenMessage<ChangePolicyRequest> = /*@__PURE__*/
+  messageDesc(file_keytrail_conversation_v1_conversation, 18);
+
+/**
+ * ChangePolicyResponse has the conversation.
+ *
+ * @generated from message keytrail.conversation.v1.ChangePolicyResponse
+ */
+export type ChangePolicyResponse = Message$1<"keytrail.conversation.v1.ChangePolicyResponse"> & {
+  /**
+   * conversation with the new policy.
+   *
+   * @generated from field: keytrail.conversation.v1.Conversation conversation = 1;
+   */
+  conversation?: Conversation | undefined;
+};
+
+/**
+ * Describes the message keytrail.conversation.v1.ChangePolicyResponse.
+ * Use `create(ChangePolicyResponseSchema)` to create a new message.
+ */
+export const ChangePolicyResponseSchema: GenMessage<ChangePolicyResponse> = /*@__PURE__*/
+  messageDesc(file_keytrail_conversation_v1_conversation, 19);
+
+/**
+ * ListRosterChangesRequest selects a page of the roster's log.
+ *
+ * @generated from message keytrail.conversation.v1.ListRosterChangesRequest
+ */
+export type ListRosterChangesRequest = Message$1<"keytrail.conversation.v1.ListRosterChangesRequest"> & {
+  /**
+   * conversation_id of the roster.
+   *
+   * @generated from field: string conversation_id = 1;
+   */
+  conversationId: string;
+
+  /**
+   * after_version is the last version that the caller has, 0 for none.
+   *
+   * @generated from field: uint64 after_version = 2;
+   */
+  afterVersion: bigint;
+
+  /**
+   * limit is the most entries to return, 0 for the default of 100.
+   *
+   * @generated from field: uint32 limit = 3;
+   */
+  limit: number;
+};
+
+/**
+ * Describes the message keytrail.conversation.v1.ListRosterChangesRequest.
+ * Use `create(ListRosterChangesRequestSchema)` to create a new message.
+ */
+export const ListRosterChangesRequestSchema: GenMessage<ListRosterChangesRequest> = /*@__PURE__*/
+  messageDesc(file_keytrail_conversation_v1_conversation, 20);
+
+/**
+ * ListRosterChangesResponse is one page.
+ *
+ * @generated from message keytrail.conversation.v1.ListRosterChangesResponse
+ */
+export type ListRosterChangesResponse = Message$1<"keytrail.conversation.v1.ListRosterChangesResponse"> & {
+  /**
+   * entries in the order of their versions.
+   *
+   * @generated from field: repeated keytrail.conversation.v1.RosterEntry entries = 1;
+   */
+  entries: RosterEntry[];
+
+  /**
+   * more is true when there are further ones.
+   *
+   * @generated from field: bool more = 2;
+   */
+  more: boolean;
+};
+
+/**
+ * Describes the message keytrail.conversation.v1.ListRosterChangesResponse.
+ * Use `create(ListRosterChangesResponseSchema)` to create a new message.
+ */
+export const ListRosterChangesResponseSchema: GenMessage<ListRosterChangesResponse> = /*@__PURE__*/
+  messageDesc(file_keytrail_conversation_v1_conversation, 21);
+
+/**
+ * GetRotationRequest names the conversation.
+ *
+ * @generated from message keytrail.conversation.v1.GetRotationRequest
+ */
+export type GetRotationRequest = Message$1<"keytrail.conversation.v1.GetRotationRequest"> & {
+  /**
+   * conversation_id that may be due.
+   *
+   * @generated from field: string conversation_id = 1;
+   */
+  conversationId: string;
+};
+
+/**
+ * Describes the message keytrail.conversation.v1.GetRotationRequest.
+ * Use `create(GetRotationRequestSchema)` to create a new message.
+ */
+export const GetRotationRequestSchema: GenMessage<GetRotationRequest> = /*@__PURE__*/
+  messageDesc(file_keytrail_conversation_v1_conversation, 22);
+
+/**
+ * GetRotationResponse has what a device needs to make the rotation.
+ *
+ * @generated from message keytrail.conversation.v1.GetRotationResponse
+ */
+export type GetRotationResponse = Message$1<"keytrail.conversation.v1.GetRotationResponse"> & {
+  /**
+   * conversation with rotation_due.
+   *
+   * @generated from field: keytrail.conversation.v1.Conversation conversation = 1;
+   */
+  conversation?: Conversation | undefined;
+
+  /**
+   * due_since is when it became due; absent when none is.
+   *
+   * @generated from field: google.protobuf.Timestamp due_since = 2;
+   */
+  dueSince?: Timestamp | undefined;
+
+  /**
+   * asked_device is the device that is asked to make it now; absent when none is asked.
+   *
+   * @generated from field: keytrail.common.v1.DeviceRef asked_device = 3;
+   */
+  askedDevice?: DeviceRef | undefined;
+
+  /**
+   * asked_until is when the next device is asked.
+   *
+   * @generated from field: google.protobuf.Timestamp asked_until = 4;
+   */
+  askedUntil?: Timestamp | undefined;
+
+  /**
+   * recipients are all devices of the roster that are not revoked: each needs an envelope or a withholding.
+   *
+   * @generated from field: repeated keytrail.common.v1.DeviceRef recipients = 5;
+   */
+  recipients: DeviceRef[];
+
+  /**
+   * device_lists are the versions that the recipients were taken at.
+   *
+   * @generated from field: repeated keytrail.session.v1.DeviceListVersion device_lists = 6;
+   */
+  deviceLists: DeviceListVersion[];
+};
+
+/**
+ * Describes the message keytrail.conversation.v1.GetRotationResponse.
+ * Use `create(GetRotationResponseSchema)` to create a new message.
+ */
+export const GetRotationResponseSchema: GenMessage<GetRotationResponse> = /*@__PURE__*/
+  messageDesc(file_keytrail_conversation_v1_conversation, 23);
+
+/**
+ * DeclineRotationRequest names the rotation.
+ *
+ * @generated from message keytrail.conversation.v1.DeclineRotationRequest
+ */
+export type DeclineRotationRequest = Message$1<"keytrail.conversation.v1.DeclineRotationRequest"> & {
+  /**
+   * conversation_id that is due.
+   *
+   * @generated from field: string conversation_id = 1;
+   */
+  conversationId: string;
+
+  /**
+   * expected_epoch that was to be replaced.
+   *
+   * @generated from field: uint64 expected_epoch = 2;
+   */
+  expectedEpoch: bigint;
+};
+
+/**
+ * Describes the message keytrail.conversation.v1.DeclineRotationRequest.
+ * Use `create(DeclineRotationRequestSchema)` to create a new message.
+ */
+export const DeclineRotationRequestSchema: GenMessage<DeclineRotationRequest> = /*@__PURE__*/
+  messageDesc(file_keytrail_conversation_v1_conversation, 24);
+
+/**
+ * DeclineRotationResponse is empty.
+ *
+ * @generated from message keytrail.conversation.v1.DeclineRotationResponse
+ */
+export type DeclineRotationResponse = Message$1<"keytrail.conversation.v1.DeclineRotationResponse"> & {
+};
+
+/**
+ * Describes the message keytrail.conversation.v1.DeclineRotationResponse.
+ * Use `create(DeclineRotationResponseSchema)` to create a new message.
+ */
+export const DeclineRotationResponseSchema: GenMessage<DeclineRotationResponse> = /*@__PURE__*/
+  messageDesc(file_keytrail_conversation_v1_conversation, 25);
+
+/**
+ * ListSessionsRequest selects sessions.
+ *
+ * @generated from message keytrail.conversation.v1.ListSessionsRequest
+ */
+export type ListSessionsRequest = Message$1<"keytrail.conversation.v1.ListSessionsRequest"> & {
+  /**
+   * conversation_id whose sessions are listed; empty for all of the caller's conversations.
+   *
+   * @generated from field: string conversation_id = 1;
+   */
+  conversationId: string;
+
+  /**
+   * current_only leaves out the sessions of epochs that were rotated.
+   *
+   * @generated from field: bool current_only = 2;
+   */
+  currentOnly: boolean;
+
+  /**
+   * page to return.
+   *
+   * @generated from field: keytrail.common.v1.PageRequest page = 3;
+   */
+  page?: PageRequest | undefined;
+};
+
+/**
+ * Describes the message keytrail.conversation.v1.ListSessionsRequest.
+ * Use `create(ListSessionsRequestSchema)` to create a new message.
+ */
+export const ListSessionsRequestSchema: GenMessage<ListSessionsRequest> = /*@__PURE__*/
+  messageDesc(file_keytrail_conversation_v1_conversation, 26);
+
+/**
+ * ListSessionsResponse is one page.
+ *
+ * @generated from message keytrail.conversation.v1.ListSessionsResponse
+ */
+export type ListSessionsResponse = Message$1<"keytrail.conversation.v1.ListSessionsResponse"> & {
+  /**
+   * sessions, the newest committed first.
+   *
+   * @generated from field: repeated keytrail.conversation.v1.CommittedSession sessions = 1;
+   */
+  sessions: CommittedSession[];
+
+  /**
+   * next_token is empty on the last page.
+   *
+   * @generated from field: string next_token = 2;
+   */
+  nextToken: string;
+};
+
+/**
+ * Describes the message keytrail.conversation.v1.ListSessionsResponse.
+ * Use `create(ListSessionsResponseSchema)` to create a new message.
+ */
+export const ListSessionsResponseSchema: GenMessage<ListSessionsResponse> = /*@__PURE__*/
+  messageDesc(file_keytrail_conversation_v1_conversation, 27);
+
+/**
+ * CommittedSession is the session of an epoch.
+ *
+ * @generated from message keytrail.conversation.v1.CommittedSession
+ */
+export type CommittedSession = Message$1<"keytrail.conversation.v1.CommittedSession"> & {
+  /**
+   * conversation_id of the session.
+   *
+   * @generated from field: string conversation_id = 1;
+   */
+  conversationId: string;
+
+  /**
+   * session_id of the session.
+   *
+   * @generated from field: string session_id = 2;
+   */
+  sessionId: string;
+
+  /**
+   * epoch of the session.
+   *
+   * @generated from field: uint64 epoch = 3;
+   */
+  epoch: bigint;
+
+  /**
+   * header_hash is 32 bytes, SHA-256.
+   *
+   * @generated from field: bytes header_hash = 4;
+   */
+  headerHash: Uint8Array;
+
+  /**
+   * current is true for the conversation's present session.
+   *
+   * @generated from field: bool current = 5;
+   */
+  current: boolean;
+
+  /**
+   * committed_at is when it won its epoch.
+   *
+   * @generated from field: google.protobuf.Timestamp committed_at = 6;
+   */
+  committedAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message keytrail.conversation.v1.CommittedSession.
+ * Use `create(CommittedSessionSchema)` to create a new message.
+ */
+export const CommittedSessionSchema: GenMessage<CommittedSession> = /*@__PURE__*/
+  messageDesc(file_keytrail_conversation_v1_conversation, 28);
+
+/**
+ * ListChangesRequest names a cursor.
+ *
+ * @generated from message keytrail.conversation.v1.ListChangesRequest
+ */
+export type ListChangesRequest = Message$1<"keytrail.conversation.v1.ListChangesRequest"> & {
+  /**
+   * cursor is `next_cursor` of an earlier answer, empty to begin with all conversations.
+   *
+   * @generated from field: string cursor = 1;
+   */
+  cursor: string;
+
+  /**
+   * limit is the most changes to return, 0 for the default of 100.
+   *
+   * @generated from field: uint32 limit = 2;
+   */
+  limit: number;
+};
+
+/**
+ * Describes the message keytrail.conversation.v1.ListChangesRequest.
+ * Use `create(ListChangesRequestSchema)` to create a new message.
+ */
+export const ListChangesRequestSchema: GenMessage<ListChangesRequest> = /*@__PURE__*/
+  messageDesc(file_keytrail_conversation_v1_conversation, 29);
+
+/**
+ * ListChangesResponse is one page. The same conversation may come in two pages: changes tell where something stands, not what happened.
+ *
+ * @generated from message keytrail.conversation.v1.ListChangesResponse
+ */
+export type ListChangesResponse = Message$1<"keytrail.conversation.v1.ListChangesResponse"> & {
+  /**
+   * changes, one for each conversation that changed.
+   *
+   * @generated from field: repeated keytrail.conversation.v1.ConversationChange changes = 1;
+   */
+  changes: ConversationChange[];
+
+  /**
+   * next_cursor to go on from.
+   *
+   * @generated from field: string next_cursor = 2;
+   */
+  nextCursor: string;
+
+  /**
+   * more is true when there are further ones.
+   *
+   * @generated from field: bool more = 3;
+   */
+  more: boolean;
+
+  /**
+   * reset is true when the cursor is of no use any more (of another or a restored database): this page begins anew.
+   *
+   * @generated from field: bool reset = 4;
+   */
+  reset: boolean;
+};
+
+/**
+ * Describes the message keytrail.conversation.v1.ListChangesResponse.
+ * Use `create(ListChangesResponseSchema)` to create a new message.
+ */
+export const ListChangesResponseSchema: GenMessage<ListChangesResponse> = /*@__PURE__*/
+  messageDesc(file_keytrail_conversation_v1_conversation, 30);
+
+/**
+ * ConversationChange tells where a conversation stands that changed.
+ *
+ * @generated from message keytrail.conversation.v1.ConversationChange
+ */
+export type ConversationChange = Message$1<"keytrail.conversation.v1.ConversationChange"> & {
+  /**
+   * conversation_id that changed.
+   *
+   * @generated from field: string conversation_id = 1;
+   */
+  conversationId: string;
+
+  /**
+   * epoch now; of a member who left, the last one of the membership.
+   *
+   * @generated from field: uint64 epoch = 2;
+   */
+  epoch: bigint;
+
+  /**
+   * session_id of that epoch.
+   *
+   * @generated from field: string session_id = 3;
+   */
+  sessionId: string;
+
+  /**
+   * roster_version now.
+   *
+   * @generated from field: uint64 roster_version = 4;
+   */
+  rosterVersion: bigint;
+
+  /**
+   * last_sequence now; of a member who left, as far as the member may read.
+   *
+   * @generated from field: uint64 last_sequence = 5;
+   */
+  lastSequence: bigint;
+
+  /**
+   * rotation_due now.
+   *
+   * @generated from field: keytrail.conversation.v1.RotationDueReason rotation_due = 6;
+   */
+  rotationDue: RotationDueReason;
+
+  /**
+   * left is true when the caller's user is not a member any more.
+   *
+   * @generated from field: bool left = 7;
+   */
+  left: boolean;
+};
+
+/**
+ * Describes the message keytrail.conversation.v1.ConversationChange.
+ * Use `create(ConversationChangeSchema)` to create a new message.
+ */
+export const ConversationChangeSchema: GenMessage<ConversationChange> = /*@__PURE__*/
+  messageDesc(file_keytrail_conversation_v1_conversation, 31);
+
+/**
+ * GetConversationsWaitingRequest names a device.
+ *
+ * @generated from message keytrail.conversation.v1.GetConversationsWaitingRequest
+ */
+export type GetConversationsWaitingRequest = Message$1<"keytrail.conversation.v1.GetConversationsWaitingRequest"> & {
+  /**
+   * device that attaches.
+   *
+   * @generated from field: keytrail.common.v1.DeviceRef device = 1;
+   */
+  device?: DeviceRef | undefined;
+
+  /**
+   * cursor of the device, empty for none.
+   *
+   * @generated from field: string cursor = 2;
+   */
+  cursor: string;
+};
+
+/**
+ * Describes the message keytrail.conversation.v1.GetConversationsWaitingRequest.
+ * Use `create(GetConversationsWaitingRequestSchema)` to create a new message.
+ */
+export const GetConversationsWaitingRequestSchema: GenMessage<GetConversationsWaitingRequest> = /*@__PURE__*/
+  messageDesc(file_keytrail_conversation_v1_conversation, 32);
+
+/**
+ * GetConversationsWaitingResponse tells what waits.
+ *
+ * @generated from message keytrail.conversation.v1.GetConversationsWaitingResponse
+ */
+export type GetConversationsWaitingResponse = Message$1<"keytrail.conversation.v1.GetConversationsWaitingResponse"> & {
+  /**
+   * rotations_due are conversations of the user whose rotation is due, at most 100, the longest due first.
+   *
+   * @generated from field: repeated string rotations_due = 1;
+   */
+  rotationsDue: string[];
+
+  /**
+   * more_rotations_due is true when there are further ones.
+   *
+   * @generated from field: bool more_rotations_due = 2;
+   */
+  moreRotationsDue: boolean;
+
+  /**
+   * changed is true when ListChanges has something after the cursor.
+   *
+   * @generated from field: bool changed = 3;
+   */
+  changed: boolean;
+};
+
+/**
+ * Describes the message keytrail.conversation.v1.GetConversationsWaitingResponse.
+ * Use `create(GetConversationsWaitingResponseSchema)` to create a new message.
+ */
+export const GetConversationsWaitingResponseSchema: GenMessage<GetConversationsWaitingResponse> = /*@__PURE__*/
+  messageDesc(file_keytrail_conversation_v1_conversation, 33);
 
 /**
  * GetConversationRequest names the conversation.
@@ -502,7 +1395,7 @@ export type GetConversationRequest = Message$1<"keytrail.conversation.v1.GetConv
  * Use `create(GetConversationRequestSchema)` to create a new message.
  */
 export const GetConversationRequestSchema: GenMessage<GetConversationRequest> = /*@__PURE__*/
-  messageDesc(file_keytrail_conversation_v1_conversation, 12);
+  messageDesc(file_keytrail_conversation_v1_conversation, 34);
 
 /**
  * GetConversationResponse has the conversation.
@@ -523,7 +1416,7 @@ export type GetConversationResponse = Message$1<"keytrail.conversation.v1.GetCon
  * Use `create(GetConversationResponseSchema)` to create a new message.
  */
 export const GetConversationResponseSchema: GenMessage<GetConversationResponse> = /*@__PURE__*/
-  messageDesc(file_keytrail_conversation_v1_conversation, 13);
+  messageDesc(file_keytrail_conversation_v1_conversation, 35);
 
 /**
  * ListConversationsRequest selects a page.
@@ -544,7 +1437,7 @@ export type ListConversationsRequest = Message$1<"keytrail.conversation.v1.ListC
  * Use `create(ListConversationsRequestSchema)` to create a new message.
  */
 export const ListConversationsRequestSchema: GenMessage<ListConversationsRequest> = /*@__PURE__*/
-  messageDesc(file_keytrail_conversation_v1_conversation, 14);
+  messageDesc(file_keytrail_conversation_v1_conversation, 36);
 
 /**
  * ListConversationsResponse is one page.
@@ -572,7 +1465,7 @@ export type ListConversationsResponse = Message$1<"keytrail.conversation.v1.List
  * Use `create(ListConversationsResponseSchema)` to create a new message.
  */
 export const ListConversationsResponseSchema: GenMessage<ListConversationsResponse> = /*@__PURE__*/
-  messageDesc(file_keytrail_conversation_v1_conversation, 15);
+  messageDesc(file_keytrail_conversation_v1_conversation, 37);
 
 /**
  * Message is a ciphertext in the log of a conversation.
@@ -656,7 +1549,7 @@ export type Message = Message$1<"keytrail.conversation.v1.Message"> & {
  * Use `create(MessageSchema)` to create a new message.
  */
 export const MessageSchema: GenMessage<Message> = /*@__PURE__*/
-  messageDesc(file_keytrail_conversation_v1_conversation, 16);
+  messageDesc(file_keytrail_conversation_v1_conversation, 38);
 
 /**
  * SendMessageRequest carries a ciphertext.
@@ -712,7 +1605,7 @@ export type SendMessageRequest = Message$1<"keytrail.conversation.v1.SendMessage
  * Use `create(SendMessageRequestSchema)` to create a new message.
  */
 export const SendMessageRequestSchema: GenMessage<SendMessageRequest> = /*@__PURE__*/
-  messageDesc(file_keytrail_conversation_v1_conversation, 17);
+  messageDesc(file_keytrail_conversation_v1_conversation, 39);
 
 /**
  * SendMessageResponse says where it stands.
@@ -740,7 +1633,7 @@ export type SendMessageResponse = Message$1<"keytrail.conversation.v1.SendMessag
  * Use `create(SendMessageResponseSchema)` to create a new message.
  */
 export const SendMessageResponseSchema: GenMessage<SendMessageResponse> = /*@__PURE__*/
-  messageDesc(file_keytrail_conversation_v1_conversation, 18);
+  messageDesc(file_keytrail_conversation_v1_conversation, 40);
 
 /**
  * ListMessagesRequest selects a page.
@@ -775,7 +1668,7 @@ export type ListMessagesRequest = Message$1<"keytrail.conversation.v1.ListMessag
  * Use `create(ListMessagesRequestSchema)` to create a new message.
  */
 export const ListMessagesRequestSchema: GenMessage<ListMessagesRequest> = /*@__PURE__*/
-  messageDesc(file_keytrail_conversation_v1_conversation, 19);
+  messageDesc(file_keytrail_conversation_v1_conversation, 41);
 
 /**
  * ListMessagesResponse is one page.
@@ -796,6 +1689,13 @@ export type ListMessagesResponse = Message$1<"keytrail.conversation.v1.ListMessa
    * @generated from field: bool more = 2;
    */
   more: boolean;
+
+  /**
+   * rotation_due of the conversation, UNSPECIFIED when none is due.
+   *
+   * @generated from field: keytrail.conversation.v1.RotationDueReason rotation_due = 3;
+   */
+  rotationDue: RotationDueReason;
 };
 
 /**
@@ -803,7 +1703,7 @@ export type ListMessagesResponse = Message$1<"keytrail.conversation.v1.ListMessa
  * Use `create(ListMessagesResponseSchema)` to create a new message.
  */
 export const ListMessagesResponseSchema: GenMessage<ListMessagesResponse> = /*@__PURE__*/
-  messageDesc(file_keytrail_conversation_v1_conversation, 20);
+  messageDesc(file_keytrail_conversation_v1_conversation, 42);
 
 /**
  * CheckEntitlementRequest names a session and users.
@@ -838,7 +1738,7 @@ export type CheckEntitlementRequest = Message$1<"keytrail.conversation.v1.CheckE
  * Use `create(CheckEntitlementRequestSchema)` to create a new message.
  */
 export const CheckEntitlementRequestSchema: GenMessage<CheckEntitlementRequest> = /*@__PURE__*/
-  messageDesc(file_keytrail_conversation_v1_conversation, 21);
+  messageDesc(file_keytrail_conversation_v1_conversation, 43);
 
 /**
  * CheckEntitlementResponse has one entry for each user, in the order asked.
@@ -908,7 +1808,7 @@ export type CheckEntitlementResponse = Message$1<"keytrail.conversation.v1.Check
  * Use `create(CheckEntitlementResponseSchema)` to create a new message.
  */
 export const CheckEntitlementResponseSchema: GenMessage<CheckEntitlementResponse> = /*@__PURE__*/
-  messageDesc(file_keytrail_conversation_v1_conversation, 22);
+  messageDesc(file_keytrail_conversation_v1_conversation, 44);
 
 /**
  * Entitlement of one user to one session.
@@ -957,7 +1857,7 @@ export type Entitlement = Message$1<"keytrail.conversation.v1.Entitlement"> & {
  * Use `create(EntitlementSchema)` to create a new message.
  */
 export const EntitlementSchema: GenMessage<Entitlement> = /*@__PURE__*/
-  messageDesc(file_keytrail_conversation_v1_conversation, 23);
+  messageDesc(file_keytrail_conversation_v1_conversation, 45);
 
 /**
  * Membership is a span of epochs.
@@ -985,7 +1885,7 @@ export type Membership = Message$1<"keytrail.conversation.v1.Membership"> & {
  * Use `create(MembershipSchema)` to create a new message.
  */
 export const MembershipSchema: GenMessage<Membership> = /*@__PURE__*/
-  messageDesc(file_keytrail_conversation_v1_conversation, 24);
+  messageDesc(file_keytrail_conversation_v1_conversation, 46);
 
 /**
  * ListSharedUsersRequest names a user and others.
@@ -1021,7 +1921,7 @@ export type ListSharedUsersRequest = Message$1<"keytrail.conversation.v1.ListSha
  * Use `create(ListSharedUsersRequestSchema)` to create a new message.
  */
 export const ListSharedUsersRequestSchema: GenMessage<ListSharedUsersRequest> = /*@__PURE__*/
-  messageDesc(file_keytrail_conversation_v1_conversation, 25);
+  messageDesc(file_keytrail_conversation_v1_conversation, 47);
 
 /**
  * ListSharedUsersResponse names those who share one.
@@ -1042,7 +1942,7 @@ export type ListSharedUsersResponse = Message$1<"keytrail.conversation.v1.ListSh
  * Use `create(ListSharedUsersResponseSchema)` to create a new message.
  */
 export const ListSharedUsersResponseSchema: GenMessage<ListSharedUsersResponse> = /*@__PURE__*/
-  messageDesc(file_keytrail_conversation_v1_conversation, 26);
+  messageDesc(file_keytrail_conversation_v1_conversation, 48);
 
 /**
  * ConversationKind tells direct conversations from groups.
@@ -1166,6 +2066,27 @@ export const RotationDueReason = {
    * @generated from enum value: ROTATION_DUE_REASON_DEVICE_REVOKED = 4;
    */
   DEVICE_REVOKED: 4,
+
+  /**
+   * The session is as old as it may become.
+   *
+   * @generated from enum value: ROTATION_DUE_REASON_AGE = 5;
+   */
+  AGE: 5,
+
+  /**
+   * As many messages were sent under the session as may be.
+   *
+   * @generated from enum value: ROTATION_DUE_REASON_MESSAGE_COUNT = 6;
+   */
+  MESSAGE_COUNT: 6,
+
+  /**
+   * The history policy changed: the next header is to say so.
+   *
+   * @generated from enum value: ROTATION_DUE_REASON_POLICY_CHANGED = 7;
+   */
+  POLICY_CHANGED: 7,
 } as const;
 
 /**
@@ -1221,8 +2142,9 @@ export const ConversationService: GenService<{
     output: typeof RequestRotationResponseSchema;
   },
   /**
-   * AddMembers adds members by compare-and-set on the roster version; a rotation becomes due. Admins only. Idempotent by request_id.
-   * Throws ROSTER_CONFLICT, ROLE_NOT_SUFFICIENT, MEMBER_STATE_CONFLICT, DIRECT_ROSTER_FIXED.
+   * AddMembers adds members by compare-and-set on the roster version; a rotation becomes due unless history is shared. For whom
+   * `permissions.add_members` allows. Idempotent by request_id.
+   * Throws ROSTER_CONFLICT, ROLE_NOT_SUFFICIENT, MEMBER_STATE_CONFLICT, DIRECT_ROSTER_FIXED, ROSTER_CHANGE_MISMATCH, SIGNATURE_INVALID.
    *
    * @generated from rpc keytrail.conversation.v1.ConversationService.AddMembers
    */
@@ -1233,7 +2155,8 @@ export const ConversationService: GenService<{
   },
   /**
    * RemoveMembers removes members by compare-and-set on the roster version; a rotation becomes due and messages under the old epoch are refused.
-   * Admins, and everybody for themselves. Idempotent by request_id. Throws as AddMembers.
+   * For whom `permissions.remove_members` allows, admins only being removed by admins; and everybody for themselves. Idempotent by request_id.
+   * Throws as AddMembers.
    *
    * @generated from rpc keytrail.conversation.v1.ConversationService.RemoveMembers
    */
@@ -1241,6 +2164,90 @@ export const ConversationService: GenService<{
     methodKind: "unary";
     input: typeof RemoveMembersRequestSchema;
     output: typeof RemoveMembersResponseSchema;
+  },
+  /**
+   * ChangeRoles gives members another role, by compare-and-set on the roster version. Admins only; a roster keeps an admin. Idempotent by request_id.
+   * Throws as AddMembers.
+   *
+   * @generated from rpc keytrail.conversation.v1.ConversationService.ChangeRoles
+   */
+  changeRoles: {
+    methodKind: "unary";
+    input: typeof ChangeRolesRequestSchema;
+    output: typeof ChangeRolesResponseSchema;
+  },
+  /**
+   * ChangePolicy changes who may do what, or the history policy, by compare-and-set on the roster version; a changed history policy is for the epochs
+   * from the next one on, so that a rotation becomes due. For whom `permissions.change_policy` allows. Idempotent by request_id. Throws as AddMembers.
+   *
+   * @generated from rpc keytrail.conversation.v1.ConversationService.ChangePolicy
+   */
+  changePolicy: {
+    methodKind: "unary";
+    input: typeof ChangePolicyRequestSchema;
+    output: typeof ChangePolicyResponseSchema;
+  },
+  /**
+   * ListRosterChanges pages through the signed changes of the roster, from its first version on; for members.
+   *
+   * @generated from rpc keytrail.conversation.v1.ConversationService.ListRosterChanges
+   */
+  listRosterChanges: {
+    methodKind: "unary";
+    input: typeof ListRosterChangesRequestSchema;
+    output: typeof ListRosterChangesResponseSchema;
+  },
+  /**
+   * GetRotation tells whether a rotation is due, who is asked to make it, and for which devices: the list to seal to. For members.
+   *
+   * @generated from rpc keytrail.conversation.v1.ConversationService.GetRotation
+   */
+  getRotation: {
+    methodKind: "unary";
+    input: typeof GetRotationRequestSchema;
+    output: typeof GetRotationResponseSchema;
+  },
+  /**
+   * DeclineRotation tells that the calling device will not make the rotation that it was asked for; the next device is asked. A no-op when it is not
+   * asked any more.
+   *
+   * @generated from rpc keytrail.conversation.v1.ConversationService.DeclineRotation
+   */
+  declineRotation: {
+    methodKind: "unary";
+    input: typeof DeclineRotationRequestSchema;
+    output: typeof DeclineRotationResponseSchema;
+  },
+  /**
+   * ListSessions lists the committed sessions that the caller's user is entitled to, the newest epochs first: what a device that was just linked
+   * asks the keys of.
+   *
+   * @generated from rpc keytrail.conversation.v1.ConversationService.ListSessions
+   */
+  listSessions: {
+    methodKind: "unary";
+    input: typeof ListSessionsRequestSchema;
+    output: typeof ListSessionsResponseSchema;
+  },
+  /**
+   * ListChanges tells which of the caller's conversations changed since a cursor: messages, epochs, rosters, rotations that are due, and being removed.
+   *
+   * @generated from rpc keytrail.conversation.v1.ConversationService.ListChanges
+   */
+  listChanges: {
+    methodKind: "unary";
+    input: typeof ListChangesRequestSchema;
+    output: typeof ListChangesResponseSchema;
+  },
+  /**
+   * GetConversationsWaiting tells presence what waits for a device, for its greeting. For the service presence alone.
+   *
+   * @generated from rpc keytrail.conversation.v1.ConversationService.GetConversationsWaiting
+   */
+  getConversationsWaiting: {
+    methodKind: "unary";
+    input: typeof GetConversationsWaitingRequestSchema;
+    output: typeof GetConversationsWaitingResponseSchema;
   },
   /**
    * GetConversation returns a conversation of the caller with its roster and its current session.

@@ -17,7 +17,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file keytrail/presence/v1/presence.proto.
  */
 export const file_keytrail_presence_v1_presence: GenFile = /*@__PURE__*/
-  fileDesc("CiNrZXl0cmFpbC9wcmVzZW5jZS92MS9wcmVzZW5jZS5wcm90bxIUa2V5dHJhaWwucHJlc2VuY2UudjEiMAoNQXR0YWNoUmVxdWVzdBIfCg5hdHRhY2hfY291bnRlchgBIAEoBEIHukgEMgIoASK/AQoOQXR0YWNoUmVzcG9uc2USMgoIZ3JlZXRpbmcYASABKAsyHi5rZXl0cmFpbC5wcmVzZW5jZS52MS5HcmVldGluZ0gAEjoKDG5vdGlmaWNhdGlvbhgCIAEoCzIiLmtleXRyYWlsLnByZXNlbmNlLnYxLk5vdGlmaWNhdGlvbkgAEjIKCGRyYWluaW5nGAMgASgLMh4ua2V5dHJhaWwucHJlc2VuY2UudjEuRHJhaW5pbmdIAEIJCgdtZXNzYWdlIrABCghHcmVldGluZxIVCg1jb25uZWN0aW9uX2lkGAEgASgJEh0KFWhlYXJ0YmVhdF9pbnRlcnZhbF9tcxgCIAEoDRIvCgthdHRhY2hlZF9hdBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASPQoNcHJla2V5X3N0YXR1cxgEIAEoCzImLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5QcmVrZXlTdGF0dXMirwEKDE5vdGlmaWNhdGlvbhI0CgRraW5kGAEgASgOMiYua2V5dHJhaWwucHJlc2VuY2UudjEuTm90aWZpY2F0aW9uS2luZBIXCg9jb252ZXJzYXRpb25faWQYAiABKAkSEgoKc2Vzc2lvbl9pZBgDIAEoCRIWCg5rZXlfcmVxdWVzdF9pZBgEIAEoCRITCgt0cmFjZXBhcmVudBgFIAEoCRIPCgd1c2VyX2lkGAYgASgJIiYKCERyYWluaW5nEhoKEnJlY29ubmVjdF9hZnRlcl9tcxgBIAEoDSIzChBIZWFydGJlYXRSZXF1ZXN0Eh8KDWNvbm5lY3Rpb25faWQYASABKAlCCLpIBXIDsAEBIhMKEUhlYXJ0YmVhdFJlc3BvbnNlIlMKEUxpc3RPbmxpbmVSZXF1ZXN0Ej4KCHVzZXJfaWRzGAEgAygJQiy6SCmSASYIARDoBxgBIh1yGzIZXltBLVphLXowLTkuXzpALV17MSwxMjh9JCJJChJMaXN0T25saW5lUmVzcG9uc2USMwoHZGV2aWNlcxgBIAMoCzIiLmtleXRyYWlsLnByZXNlbmNlLnYxLk9ubGluZURldmljZSJuCgxPbmxpbmVEZXZpY2USLQoGZGV2aWNlGAEgASgLMh0ua2V5dHJhaWwuY29tbW9uLnYxLkRldmljZVJlZhIvCgthdHRhY2hlZF9hdBgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAq5QIKEE5vdGlmaWNhdGlvbktpbmQSIQodTk9USUZJQ0FUSU9OX0tJTkRfVU5TUEVDSUZJRUQQABIhCh1OT1RJRklDQVRJT05fS0lORF9LRVlfT0ZGRVJFRBABEiMKH05PVElGSUNBVElPTl9LSU5EX0tFWV9ERUxJVkVSRUQQAhInCiNOT1RJRklDQVRJT05fS0lORF9LRVlfUkVRVUVTVF9FTkRFRBADEiMKH05PVElGSUNBVElPTl9LSU5EX01FU1NBR0VfQURERUQQBBIqCiZOT1RJRklDQVRJT05fS0lORF9DT05WRVJTQVRJT05fQ0hBTkdFRBAFEiIKHk5PVElGSUNBVElPTl9LSU5EX1JPVEFUSU9OX0RVRRAGEiEKHU5PVElGSUNBVElPTl9LSU5EX1BSRUtFWVNfTE9XEAcSJQohTk9USUZJQ0FUSU9OX0tJTkRfREVWSUNFU19DSEFOR0VEEAgyswIKD1ByZXNlbmNlU2VydmljZRJXCgZBdHRhY2gSIy5rZXl0cmFpbC5wcmVzZW5jZS52MS5BdHRhY2hSZXF1ZXN0GiQua2V5dHJhaWwucHJlc2VuY2UudjEuQXR0YWNoUmVzcG9uc2UiADABEmEKCUhlYXJ0YmVhdBImLmtleXRyYWlsLnByZXNlbmNlLnYxLkhlYXJ0YmVhdFJlcXVlc3QaJy5rZXl0cmFpbC5wcmVzZW5jZS52MS5IZWFydGJlYXRSZXNwb25zZSIDkAICEmQKCkxpc3RPbmxpbmUSJy5rZXl0cmFpbC5wcmVzZW5jZS52MS5MaXN0T25saW5lUmVxdWVzdBooLmtleXRyYWlsLnByZXNlbmNlLnYxLkxpc3RPbmxpbmVSZXNwb25zZSIDkAIBYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_timestamp, file_keytrail_common_v1_device_ref, file_keytrail_identitykeys_v1_prekey_status]);
+  fileDesc("CiNrZXl0cmFpbC9wcmVzZW5jZS92MS9wcmVzZW5jZS5wcm90bxIUa2V5dHJhaWwucHJlc2VuY2UudjEieQoNQXR0YWNoUmVxdWVzdBIfCg5hdHRhY2hfY291bnRlchgBIAEoBEIHukgEMgIoARIlChNjb252ZXJzYXRpb25fY3Vyc29yGAIgASgJQgi6SAVyAxiABBIgCg5zZXNzaW9uX2N1cnNvchgDIAEoCUIIukgFcgMYgAQivwEKDkF0dGFjaFJlc3BvbnNlEjIKCGdyZWV0aW5nGAEgASgLMh4ua2V5dHJhaWwucHJlc2VuY2UudjEuR3JlZXRpbmdIABI6Cgxub3RpZmljYXRpb24YAiABKAsyIi5rZXl0cmFpbC5wcmVzZW5jZS52MS5Ob3RpZmljYXRpb25IABIyCghkcmFpbmluZxgDIAEoCzIeLmtleXRyYWlsLnByZXNlbmNlLnYxLkRyYWluaW5nSABCCQoHbWVzc2FnZSK0AgoIR3JlZXRpbmcSFQoNY29ubmVjdGlvbl9pZBgBIAEoCRIdChVoZWFydGJlYXRfaW50ZXJ2YWxfbXMYAiABKA0SLwoLYXR0YWNoZWRfYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEj0KDXByZWtleV9zdGF0dXMYBCABKAsyJi5rZXl0cmFpbC5pZGVudGl0eWtleXMudjEuUHJla2V5U3RhdHVzEjcKDGtleXNfd2FpdGluZxgFIAEoCzIhLmtleXRyYWlsLnByZXNlbmNlLnYxLktleXNXYWl0aW5nEkkKFWNvbnZlcnNhdGlvbnNfd2FpdGluZxgGIAEoCzIqLmtleXRyYWlsLnByZXNlbmNlLnYxLkNvbnZlcnNhdGlvbnNXYWl0aW5nIkUKC0tleXNXYWl0aW5nEg4KBm9mZmVycxgBIAEoDRIVCg1vcGVuX3JlcXVlc3RzGAIgASgNEg8KB2NoYW5nZWQYAyABKAgiWgoUQ29udmVyc2F0aW9uc1dhaXRpbmcSFQoNcm90YXRpb25zX2R1ZRgBIAMoCRIaChJtb3JlX3JvdGF0aW9uc19kdWUYAiABKAgSDwoHY2hhbmdlZBgDIAEoCCKCAgoMTm90aWZpY2F0aW9uEjQKBGtpbmQYASABKA4yJi5rZXl0cmFpbC5wcmVzZW5jZS52MS5Ob3RpZmljYXRpb25LaW5kEhcKD2NvbnZlcnNhdGlvbl9pZBgCIAEoCRISCgpzZXNzaW9uX2lkGAMgASgJEhYKDmtleV9yZXF1ZXN0X2lkGAQgASgJEhMKC3RyYWNlcGFyZW50GAUgASgJEg8KB3VzZXJfaWQYBiABKAkSDwoHYXR0ZW1wdBgHIAEoDRIwCglyZXF1ZXN0ZXIYCCABKAsyHS5rZXl0cmFpbC5jb21tb24udjEuRGV2aWNlUmVmEg4KBm9mZmVycxgJIAEoDSImCghEcmFpbmluZxIaChJyZWNvbm5lY3RfYWZ0ZXJfbXMYASABKA0iMwoQSGVhcnRiZWF0UmVxdWVzdBIfCg1jb25uZWN0aW9uX2lkGAEgASgJQgi6SAVyA7ABASITChFIZWFydGJlYXRSZXNwb25zZSJTChFMaXN0T25saW5lUmVxdWVzdBI+Cgh1c2VyX2lkcxgBIAMoCUIsukgpkgEmCAEQ6AcYASIdchsyGV5bQS1aYS16MC05Ll86QC1dezEsMTI4fSQiSQoSTGlzdE9ubGluZVJlc3BvbnNlEjMKB2RldmljZXMYASADKAsyIi5rZXl0cmFpbC5wcmVzZW5jZS52MS5PbmxpbmVEZXZpY2UibgoMT25saW5lRGV2aWNlEi0KBmRldmljZRgBIAEoCzIdLmtleXRyYWlsLmNvbW1vbi52MS5EZXZpY2VSZWYSLwoLYXR0YWNoZWRfYXQYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wKosDChBOb3RpZmljYXRpb25LaW5kEiEKHU5PVElGSUNBVElPTl9LSU5EX1VOU1BFQ0lGSUVEEAASIQodTk9USUZJQ0FUSU9OX0tJTkRfS0VZX09GRkVSRUQQARIjCh9OT1RJRklDQVRJT05fS0lORF9LRVlfREVMSVZFUkVEEAISJwojTk9USUZJQ0FUSU9OX0tJTkRfS0VZX1JFUVVFU1RfRU5ERUQQAxIjCh9OT1RJRklDQVRJT05fS0lORF9NRVNTQUdFX0FEREVEEAQSKgomTk9USUZJQ0FUSU9OX0tJTkRfQ09OVkVSU0FUSU9OX0NIQU5HRUQQBRIiCh5OT1RJRklDQVRJT05fS0lORF9ST1RBVElPTl9EVUUQBhIhCh1OT1RJRklDQVRJT05fS0lORF9QUkVLRVlTX0xPVxAHEiUKIU5PVElGSUNBVElPTl9LSU5EX0RFVklDRVNfQ0hBTkdFRBAIEiQKIE5PVElGSUNBVElPTl9LSU5EX1JPVEFUSU9OX0FTS0VEEAkyswIKD1ByZXNlbmNlU2VydmljZRJXCgZBdHRhY2gSIy5rZXl0cmFpbC5wcmVzZW5jZS52MS5BdHRhY2hSZXF1ZXN0GiQua2V5dHJhaWwucHJlc2VuY2UudjEuQXR0YWNoUmVzcG9uc2UiADABEmEKCUhlYXJ0YmVhdBImLmtleXRyYWlsLnByZXNlbmNlLnYxLkhlYXJ0YmVhdFJlcXVlc3QaJy5rZXl0cmFpbC5wcmVzZW5jZS52MS5IZWFydGJlYXRSZXNwb25zZSIDkAICEmQKCkxpc3RPbmxpbmUSJy5rZXl0cmFpbC5wcmVzZW5jZS52MS5MaXN0T25saW5lUmVxdWVzdBooLmtleXRyYWlsLnByZXNlbmNlLnYxLkxpc3RPbmxpbmVSZXNwb25zZSIDkAIBYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_timestamp, file_keytrail_common_v1_device_ref, file_keytrail_identitykeys_v1_prekey_status]);
 
 /**
  * AttachRequest opens the stream.
@@ -31,6 +31,20 @@ export type AttachRequest = Message<"keytrail.presence.v1.AttachRequest"> & {
    * @generated from field: uint64 attach_counter = 1;
    */
   attachCounter: bigint;
+
+  /**
+   * conversation_cursor of ConversationService.ListChanges, empty for none: the greeting tells whether there is anything after it.
+   *
+   * @generated from field: string conversation_cursor = 2;
+   */
+  conversationCursor: string;
+
+  /**
+   * session_cursor of SessionService.ListKeyChanges, empty for none.
+   *
+   * @generated from field: string session_cursor = 3;
+   */
+  sessionCursor: string;
 };
 
 /**
@@ -118,6 +132,20 @@ export type Greeting = Message<"keytrail.presence.v1.Greeting"> & {
    * @generated from field: keytrail.identitykeys.v1.PrekeyStatus prekey_status = 4;
    */
   prekeyStatus?: PrekeyStatus | undefined;
+
+  /**
+   * keys_waiting tells what of key requests waits; absent when session could not be asked: pull ListKeyChanges.
+   *
+   * @generated from field: keytrail.presence.v1.KeysWaiting keys_waiting = 5;
+   */
+  keysWaiting?: KeysWaiting | undefined;
+
+  /**
+   * conversations_waiting tells what of conversations waits; absent when conversation could not be asked: pull ListChanges.
+   *
+   * @generated from field: keytrail.presence.v1.ConversationsWaiting conversations_waiting = 6;
+   */
+  conversationsWaiting?: ConversationsWaiting | undefined;
 };
 
 /**
@@ -126,6 +154,76 @@ export type Greeting = Message<"keytrail.presence.v1.Greeting"> & {
  */
 export const GreetingSchema: GenMessage<Greeting> = /*@__PURE__*/
   messageDesc(file_keytrail_presence_v1_presence, 2);
+
+/**
+ * KeysWaiting tells what of key requests waits for a device.
+ *
+ * @generated from message keytrail.presence.v1.KeysWaiting
+ */
+export type KeysWaiting = Message<"keytrail.presence.v1.KeysWaiting"> & {
+  /**
+   * offers that stand for this device: ListKeyRequests as HOLDER.
+   *
+   * @generated from field: uint32 offers = 1;
+   */
+  offers: number;
+
+  /**
+   * open_requests of this device.
+   *
+   * @generated from field: uint32 open_requests = 2;
+   */
+  openRequests: number;
+
+  /**
+   * changed is true when SessionService.ListKeyChanges has something after the cursor.
+   *
+   * @generated from field: bool changed = 3;
+   */
+  changed: boolean;
+};
+
+/**
+ * Describes the message keytrail.presence.v1.KeysWaiting.
+ * Use `create(KeysWaitingSchema)` to create a new message.
+ */
+export const KeysWaitingSchema: GenMessage<KeysWaiting> = /*@__PURE__*/
+  messageDesc(file_keytrail_presence_v1_presence, 3);
+
+/**
+ * ConversationsWaiting tells what of conversations waits for a device.
+ *
+ * @generated from message keytrail.presence.v1.ConversationsWaiting
+ */
+export type ConversationsWaiting = Message<"keytrail.presence.v1.ConversationsWaiting"> & {
+  /**
+   * rotations_due are conversations whose rotation is due, at most 100, the longest due first.
+   *
+   * @generated from field: repeated string rotations_due = 1;
+   */
+  rotationsDue: string[];
+
+  /**
+   * more_rotations_due is true when there are further ones.
+   *
+   * @generated from field: bool more_rotations_due = 2;
+   */
+  moreRotationsDue: boolean;
+
+  /**
+   * changed is true when ConversationService.ListChanges has something after the cursor.
+   *
+   * @generated from field: bool changed = 3;
+   */
+  changed: boolean;
+};
+
+/**
+ * Describes the message keytrail.presence.v1.ConversationsWaiting.
+ * Use `create(ConversationsWaitingSchema)` to create a new message.
+ */
+export const ConversationsWaitingSchema: GenMessage<ConversationsWaiting> = /*@__PURE__*/
+  messageDesc(file_keytrail_presence_v1_presence, 4);
 
 /**
  * Notification is a hint. It may come twice, late, or not at all; the state is pulled.
@@ -174,6 +272,28 @@ export type Notification = Message<"keytrail.presence.v1.Notification"> & {
    * @generated from field: string user_id = 6;
    */
   userId: string;
+
+  /**
+   * attempt that is offered, with KEY_OFFERED of one key request.
+   *
+   * @generated from field: uint32 attempt = 7;
+   */
+  attempt: number;
+
+  /**
+   * requester of the key, with KEY_OFFERED of one key request.
+   *
+   * @generated from field: keytrail.common.v1.DeviceRef requester = 8;
+   */
+  requester?: DeviceRef | undefined;
+
+  /**
+   * offers made to this device at once, with KEY_OFFERED. More than 1: key_request_id, session_id and conversation_id are empty, and
+   * SessionService.ListKeyRequests as HOLDER tells them.
+   *
+   * @generated from field: uint32 offers = 9;
+   */
+  offers: number;
 };
 
 /**
@@ -181,7 +301,7 @@ export type Notification = Message<"keytrail.presence.v1.Notification"> & {
  * Use `create(NotificationSchema)` to create a new message.
  */
 export const NotificationSchema: GenMessage<Notification> = /*@__PURE__*/
-  messageDesc(file_keytrail_presence_v1_presence, 3);
+  messageDesc(file_keytrail_presence_v1_presence, 5);
 
 /**
  * Draining announces the end of the stream.
@@ -202,7 +322,7 @@ export type Draining = Message<"keytrail.presence.v1.Draining"> & {
  * Use `create(DrainingSchema)` to create a new message.
  */
 export const DrainingSchema: GenMessage<Draining> = /*@__PURE__*/
-  messageDesc(file_keytrail_presence_v1_presence, 4);
+  messageDesc(file_keytrail_presence_v1_presence, 6);
 
 /**
  * HeartbeatRequest names the attachment.
@@ -223,7 +343,7 @@ export type HeartbeatRequest = Message<"keytrail.presence.v1.HeartbeatRequest"> 
  * Use `create(HeartbeatRequestSchema)` to create a new message.
  */
 export const HeartbeatRequestSchema: GenMessage<HeartbeatRequest> = /*@__PURE__*/
-  messageDesc(file_keytrail_presence_v1_presence, 5);
+  messageDesc(file_keytrail_presence_v1_presence, 7);
 
 /**
  * HeartbeatResponse is empty.
@@ -238,7 +358,7 @@ export type HeartbeatResponse = Message<"keytrail.presence.v1.HeartbeatResponse"
  * Use `create(HeartbeatResponseSchema)` to create a new message.
  */
 export const HeartbeatResponseSchema: GenMessage<HeartbeatResponse> = /*@__PURE__*/
-  messageDesc(file_keytrail_presence_v1_presence, 6);
+  messageDesc(file_keytrail_presence_v1_presence, 8);
 
 /**
  * ListOnlineRequest names users.
@@ -259,7 +379,7 @@ export type ListOnlineRequest = Message<"keytrail.presence.v1.ListOnlineRequest"
  * Use `create(ListOnlineRequestSchema)` to create a new message.
  */
 export const ListOnlineRequestSchema: GenMessage<ListOnlineRequest> = /*@__PURE__*/
-  messageDesc(file_keytrail_presence_v1_presence, 7);
+  messageDesc(file_keytrail_presence_v1_presence, 9);
 
 /**
  * ListOnlineResponse names the devices that are online.
@@ -280,7 +400,7 @@ export type ListOnlineResponse = Message<"keytrail.presence.v1.ListOnlineRespons
  * Use `create(ListOnlineResponseSchema)` to create a new message.
  */
 export const ListOnlineResponseSchema: GenMessage<ListOnlineResponse> = /*@__PURE__*/
-  messageDesc(file_keytrail_presence_v1_presence, 8);
+  messageDesc(file_keytrail_presence_v1_presence, 10);
 
 /**
  * OnlineDevice is attached.
@@ -308,7 +428,7 @@ export type OnlineDevice = Message<"keytrail.presence.v1.OnlineDevice"> & {
  * Use `create(OnlineDeviceSchema)` to create a new message.
  */
 export const OnlineDeviceSchema: GenMessage<OnlineDevice> = /*@__PURE__*/
-  messageDesc(file_keytrail_presence_v1_presence, 9);
+  messageDesc(file_keytrail_presence_v1_presence, 11);
 
 /**
  * NotificationKind tells what to pull.
@@ -378,6 +498,13 @@ export const NotificationKind = {
    * @generated from enum value: NOTIFICATION_KIND_DEVICES_CHANGED = 8;
    */
   DEVICES_CHANGED: 8,
+
+  /**
+   * This device is asked to make the rotation of a conversation: GetRotation, then RotateSession, or DeclineRotation.
+   *
+   * @generated from enum value: NOTIFICATION_KIND_ROTATION_ASKED = 9;
+   */
+  ROTATION_ASKED: 9,
 } as const;
 
 /**

@@ -13,7 +13,7 @@ import type { PageRequest } from "../../common/v1/page_pb.ts";
 import { file_keytrail_common_v1_page } from "../../common/v1/page_pb.ts";
 import type { DeviceCertificate } from "../../identitykeys/v1/keys_pb.ts";
 import { file_keytrail_identitykeys_v1_keys } from "../../identitykeys/v1/keys_pb.ts";
-import type { Envelope, InitialSession, KeyRequest, KeyRequestKind, Recovery, SignedHeader } from "./session_pb.ts";
+import type { Envelope, InitialSession, KeyRejectionReason, KeyRequest, KeyRequestKind, KeyRequestPriority, Miss, Recovery, Remedy, SignedHeader } from "./session_pb.ts";
 import { file_keytrail_session_v1_session } from "./session_pb.ts";
 import type { Message, UnknownEnum } from "@bufbuild/protobuf";
 
@@ -21,7 +21,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file keytrail/session/v1/session_service.proto.
  */
 export const file_keytrail_session_v1_session_service: GenFile = /*@__PURE__*/
-  fileDesc("CilrZXl0cmFpbC9zZXNzaW9uL3YxL3Nlc3Npb25fc2VydmljZS5wcm90bxITa2V5dHJhaWwuc2Vzc2lvbi52MSL4AQoTU3RvcmVTZXNzaW9uUmVxdWVzdBIhCg9jb252ZXJzYXRpb25faWQYASABKAlCCLpIBXIDsAEBEjgKCWluaXRpYXRvchgCIAEoCzIdLmtleXRyYWlsLmNvbW1vbi52MS5EZXZpY2VSZWZCBrpIA8gBARI8CgdzZXNzaW9uGAMgASgLMiMua2V5dHJhaWwuc2Vzc2lvbi52MS5Jbml0aWFsU2Vzc2lvbkIGukgDyAEBEkYKDnJvc3Rlcl9kZXZpY2VzGAQgAygLMiEua2V5dHJhaWwuc2Vzc2lvbi52MS5Sb3N0ZXJEZXZpY2VCC7pICJIBBQgBENwLIoIBCgxSb3N0ZXJEZXZpY2USNQoGZGV2aWNlGAEgASgLMh0ua2V5dHJhaWwuY29tbW9uLnYxLkRldmljZVJlZkIGukgDyAEBEh0KDGlkZW50aXR5X2tleRgCIAEoDEIHukgEegJoIBIcCgtzaWduaW5nX2tleRgDIAEoDEIHukgEegJoICJlChRTdG9yZVNlc3Npb25SZXNwb25zZRIZChFlbnZlbG9wZXNfd3JpdHRlbhgBIAEoDRIaChJlbnZlbG9wZXNfZXhwZWN0ZWQYAiABKA0SFgoOYWxyZWFkeV9zdG9yZWQYAyABKAgibwoVRGlzY2FyZFNlc3Npb25SZXF1ZXN0EiEKD2NvbnZlcnNhdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESMwoKc2Vzc2lvbl9pZBgCIAEoCUIfukgcchoyGF5bQS1aYS16MC05Ll86LV17MSwxMjh9JCIrChZEaXNjYXJkU2Vzc2lvblJlc3BvbnNlEhEKCWRpc2NhcmRlZBgBIAEoCCJyChhHZXRJbml0aWFsU2Vzc2lvblJlcXVlc3QSIQoPY29udmVyc2F0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIzCgpzZXNzaW9uX2lkGAIgASgJQh+6SBxyGjIYXltBLVphLXowLTkuXzotXXsxLDEyOH0kIs8DChlHZXRJbml0aWFsU2Vzc2lvblJlc3BvbnNlEhIKCnNlc3Npb25faWQYASABKAkSDQoFZXBvY2gYAiABKAQSOAoNc2lnbmVkX2hlYWRlchgDIAEoCzIhLmtleXRyYWlsLnNlc3Npb24udjEuU2lnbmVkSGVhZGVyEjAKCWluaXRpYXRvchgEIAEoCzIdLmtleXRyYWlsLmNvbW1vbi52MS5EZXZpY2VSZWYSHgoWaW5pdGlhdG9yX2lkZW50aXR5X2tleRgFIAEoDBIdChVpbml0aWF0b3Jfc2lnbmluZ19rZXkYBiABKAwSHwoXaW5pdGlhdG9yX2VwaGVtZXJhbF9rZXkYByABKAwSFgoOa2V5X2NvbW1pdG1lbnQYCCABKAwSLwoIZW52ZWxvcGUYCSABKAsyHS5rZXl0cmFpbC5zZXNzaW9uLnYxLkVudmVsb3BlEi4KCmNyZWF0ZWRfYXQYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEkoKFWluaXRpYXRvcl9jZXJ0aWZpY2F0ZRgLIAEoCzIrLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5EZXZpY2VDZXJ0aWZpY2F0ZSLvAQoRUmVxdWVzdEtleVJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESIQoPY29udmVyc2F0aW9uX2lkGAIgASgJQgi6SAVyA7ABARIzCgpzZXNzaW9uX2lkGAMgASgJQh+6SBxyGjIYXltBLVphLXowLTkuXzotXXsxLDEyOH0kEj0KBGtpbmQYBCABKA4yIy5rZXl0cmFpbC5zZXNzaW9uLnYxLktleVJlcXVlc3RLaW5kQgq6SAeCAQQQASAAEiUKEHJlamVjdGVkX2F0dGVtcHQYBSABKA1CC7pICCoGGP////8HInsKElJlcXVlc3RLZXlSZXNwb25zZRI0CgtrZXlfcmVxdWVzdBgBIAEoCzIfLmtleXRyYWlsLnNlc3Npb24udjEuS2V5UmVxdWVzdBIvCghyZWNvdmVyeRgCIAEoDjIdLmtleXRyYWlsLnNlc3Npb24udjEuUmVjb3ZlcnkiswEKGEZ1bGZpbGxLZXlSZXF1ZXN0UmVxdWVzdBIcCgpyZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARIgCg5rZXlfcmVxdWVzdF9pZBgCIAEoCUIIukgFcgOwAQESHgoHYXR0ZW1wdBgDIAEoDUINukgKKggY/////wcoARI3CghlbnZlbG9wZRgEIAEoCzIdLmtleXRyYWlsLnNlc3Npb24udjEuRW52ZWxvcGVCBrpIA8gBASJRChlGdWxmaWxsS2V5UmVxdWVzdFJlc3BvbnNlEjQKC2tleV9yZXF1ZXN0GAEgASgLMh8ua2V5dHJhaWwuc2Vzc2lvbi52MS5LZXlSZXF1ZXN0IpcBChNEZWNsaW5lT2ZmZXJSZXF1ZXN0EiAKDmtleV9yZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARIeCgdhdHRlbXB0GAIgASgNQg26SAoqCBj/////BygBEj4KBnJlYXNvbhgDIAEoDjIiLmtleXRyYWlsLnNlc3Npb24udjEuRGVjbGluZVJlYXNvbkIKukgHggEEEAEgACIWChREZWNsaW5lT2ZmZXJSZXNwb25zZSKFAQoNQWNrS2V5UmVxdWVzdBIhCg9jb252ZXJzYXRpb25faWQYASABKAlCCLpIBXIDsAEBEjMKCnNlc3Npb25faWQYAiABKAlCH7pIHHIaMhheW0EtWmEtejAtOS5fOi1dezEsMTI4fSQSHAoHYXR0ZW1wdBgDIAEoDUILukgIKgYY/////wciEAoOQWNrS2V5UmVzcG9uc2UiOwoXQ2FuY2VsS2V5UmVxdWVzdFJlcXVlc3QSIAoOa2V5X3JlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBIlAKGENhbmNlbEtleVJlcXVlc3RSZXNwb25zZRI0CgtrZXlfcmVxdWVzdBgBIAEoCzIfLmtleXRyYWlsLnNlc3Npb24udjEuS2V5UmVxdWVzdCKdAQoWTGlzdEtleVJlcXVlc3RzUmVxdWVzdBI9CgRyb2xlGAEgASgOMiMua2V5dHJhaWwuc2Vzc2lvbi52MS5LZXlSZXF1ZXN0Um9sZUIKukgHggEEEAEgABIVCg1pbmNsdWRlX2VuZGVkGAIgASgIEi0KBHBhZ2UYAyABKAsyHy5rZXl0cmFpbC5jb21tb24udjEuUGFnZVJlcXVlc3QiZAoXTGlzdEtleVJlcXVlc3RzUmVzcG9uc2USNQoMa2V5X3JlcXVlc3RzGAEgAygLMh8ua2V5dHJhaWwuc2Vzc2lvbi52MS5LZXlSZXF1ZXN0EhIKCm5leHRfdG9rZW4YAiABKAkibAoRQ2hlY2tPZmZlclJlcXVlc3QSIAoOa2V5X3JlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBEjUKBmhvbGRlchgCIAEoCzIdLmtleXRyYWlsLmNvbW1vbi52MS5EZXZpY2VSZWZCBrpIA8gBASJXChJDaGVja09mZmVyUmVzcG9uc2USDwoHb2ZmZXJlZBgBIAEoCBIwCglyZXF1ZXN0ZXIYAiABKAsyHS5rZXl0cmFpbC5jb21tb24udjEuRGV2aWNlUmVmKtYBCg1EZWNsaW5lUmVhc29uEh4KGkRFQ0xJTkVfUkVBU09OX1VOU1BFQ0lGSUVEEAASHgoaREVDTElORV9SRUFTT05fVU5DRVJUSUZJRUQQARIjCh9ERUNMSU5FX1JFQVNPTl9ST09UX0tFWV9DSEFOR0VEEAISHwobREVDTElORV9SRUFTT05fTk9UX0VOVElUTEVEEAMSHwobREVDTElORV9SRUFTT05fS0VZX05PVF9IRUxEEAQSHgoaREVDTElORV9SRUFTT05fTk9UX1RSVVNURUQQBSpvCg5LZXlSZXF1ZXN0Um9sZRIgChxLRVlfUkVRVUVTVF9ST0xFX1VOU1BFQ0lGSUVEEAASHgoaS0VZX1JFUVVFU1RfUk9MRV9SRVFVRVNURVIQARIbChdLRVlfUkVRVUVTVF9ST0xFX0hPTERFUhACMs8ICg5TZXNzaW9uU2VydmljZRJoCgxTdG9yZVNlc3Npb24SKC5rZXl0cmFpbC5zZXNzaW9uLnYxLlN0b3JlU2Vzc2lvblJlcXVlc3QaKS5rZXl0cmFpbC5zZXNzaW9uLnYxLlN0b3JlU2Vzc2lvblJlc3BvbnNlIgOQAgISbgoORGlzY2FyZFNlc3Npb24SKi5rZXl0cmFpbC5zZXNzaW9uLnYxLkRpc2NhcmRTZXNzaW9uUmVxdWVzdBorLmtleXRyYWlsLnNlc3Npb24udjEuRGlzY2FyZFNlc3Npb25SZXNwb25zZSIDkAICEncKEUdldEluaXRpYWxTZXNzaW9uEi0ua2V5dHJhaWwuc2Vzc2lvbi52MS5HZXRJbml0aWFsU2Vzc2lvblJlcXVlc3QaLi5rZXl0cmFpbC5zZXNzaW9uLnYxLkdldEluaXRpYWxTZXNzaW9uUmVzcG9uc2UiA5ACARJiCgpSZXF1ZXN0S2V5EiYua2V5dHJhaWwuc2Vzc2lvbi52MS5SZXF1ZXN0S2V5UmVxdWVzdBonLmtleXRyYWlsLnNlc3Npb24udjEuUmVxdWVzdEtleVJlc3BvbnNlIgOQAgISdwoRRnVsZmlsbEtleVJlcXVlc3QSLS5rZXl0cmFpbC5zZXNzaW9uLnYxLkZ1bGZpbGxLZXlSZXF1ZXN0UmVxdWVzdBouLmtleXRyYWlsLnNlc3Npb24udjEuRnVsZmlsbEtleVJlcXVlc3RSZXNwb25zZSIDkAICEmgKDERlY2xpbmVPZmZlchIoLmtleXRyYWlsLnNlc3Npb24udjEuRGVjbGluZU9mZmVyUmVxdWVzdBopLmtleXRyYWlsLnNlc3Npb24udjEuRGVjbGluZU9mZmVyUmVzcG9uc2UiA5ACAhJWCgZBY2tLZXkSIi5rZXl0cmFpbC5zZXNzaW9uLnYxLkFja0tleVJlcXVlc3QaIy5rZXl0cmFpbC5zZXNzaW9uLnYxLkFja0tleVJlc3BvbnNlIgOQAgISdAoQQ2FuY2VsS2V5UmVxdWVzdBIsLmtleXRyYWlsLnNlc3Npb24udjEuQ2FuY2VsS2V5UmVxdWVzdFJlcXVlc3QaLS5rZXl0cmFpbC5zZXNzaW9uLnYxLkNhbmNlbEtleVJlcXVlc3RSZXNwb25zZSIDkAICEmIKCkNoZWNrT2ZmZXISJi5rZXl0cmFpbC5zZXNzaW9uLnYxLkNoZWNrT2ZmZXJSZXF1ZXN0Gicua2V5dHJhaWwuc2Vzc2lvbi52MS5DaGVja09mZmVyUmVzcG9uc2UiA5ACARJxCg9MaXN0S2V5UmVxdWVzdHMSKy5rZXl0cmFpbC5zZXNzaW9uLnYxLkxpc3RLZXlSZXF1ZXN0c1JlcXVlc3QaLC5rZXl0cmFpbC5zZXNzaW9uLnYxLkxpc3RLZXlSZXF1ZXN0c1Jlc3BvbnNlIgOQAgFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_timestamp, file_keytrail_common_v1_device_ref, file_keytrail_common_v1_page, file_keytrail_identitykeys_v1_keys, file_keytrail_session_v1_session]);
+  fileDesc("CilrZXl0cmFpbC9zZXNzaW9uL3YxL3Nlc3Npb25fc2VydmljZS5wcm90bxITa2V5dHJhaWwuc2Vzc2lvbi52MSL4AQoTU3RvcmVTZXNzaW9uUmVxdWVzdBIhCg9jb252ZXJzYXRpb25faWQYASABKAlCCLpIBXIDsAEBEjgKCWluaXRpYXRvchgCIAEoCzIdLmtleXRyYWlsLmNvbW1vbi52MS5EZXZpY2VSZWZCBrpIA8gBARI8CgdzZXNzaW9uGAMgASgLMiMua2V5dHJhaWwuc2Vzc2lvbi52MS5Jbml0aWFsU2Vzc2lvbkIGukgDyAEBEkYKDnJvc3Rlcl9kZXZpY2VzGAQgAygLMiEua2V5dHJhaWwuc2Vzc2lvbi52MS5Sb3N0ZXJEZXZpY2VCC7pICJIBBQgBENwLIoIBCgxSb3N0ZXJEZXZpY2USNQoGZGV2aWNlGAEgASgLMh0ua2V5dHJhaWwuY29tbW9uLnYxLkRldmljZVJlZkIGukgDyAEBEh0KDGlkZW50aXR5X2tleRgCIAEoDEIHukgEegJoIBIcCgtzaWduaW5nX2tleRgDIAEoDEIHukgEegJoICJlChRTdG9yZVNlc3Npb25SZXNwb25zZRIZChFlbnZlbG9wZXNfd3JpdHRlbhgBIAEoDRIaChJlbnZlbG9wZXNfZXhwZWN0ZWQYAiABKA0SFgoOYWxyZWFkeV9zdG9yZWQYAyABKAgibwoVRGlzY2FyZFNlc3Npb25SZXF1ZXN0EiEKD2NvbnZlcnNhdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESMwoKc2Vzc2lvbl9pZBgCIAEoCUIfukgcchoyGF5bQS1aYS16MC05Ll86LV17MSwxMjh9JCIrChZEaXNjYXJkU2Vzc2lvblJlc3BvbnNlEhEKCWRpc2NhcmRlZBgBIAEoCCJyChhHZXRJbml0aWFsU2Vzc2lvblJlcXVlc3QSIQoPY29udmVyc2F0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIzCgpzZXNzaW9uX2lkGAIgASgJQh+6SBxyGjIYXltBLVphLXowLTkuXzotXXsxLDEyOH0kIs8DChlHZXRJbml0aWFsU2Vzc2lvblJlc3BvbnNlEhIKCnNlc3Npb25faWQYASABKAkSDQoFZXBvY2gYAiABKAQSOAoNc2lnbmVkX2hlYWRlchgDIAEoCzIhLmtleXRyYWlsLnNlc3Npb24udjEuU2lnbmVkSGVhZGVyEjAKCWluaXRpYXRvchgEIAEoCzIdLmtleXRyYWlsLmNvbW1vbi52MS5EZXZpY2VSZWYSHgoWaW5pdGlhdG9yX2lkZW50aXR5X2tleRgFIAEoDBIdChVpbml0aWF0b3Jfc2lnbmluZ19rZXkYBiABKAwSHwoXaW5pdGlhdG9yX2VwaGVtZXJhbF9rZXkYByABKAwSFgoOa2V5X2NvbW1pdG1lbnQYCCABKAwSLwoIZW52ZWxvcGUYCSABKAsyHS5rZXl0cmFpbC5zZXNzaW9uLnYxLkVudmVsb3BlEi4KCmNyZWF0ZWRfYXQYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEkoKFWluaXRpYXRvcl9jZXJ0aWZpY2F0ZRgLIAEoCzIrLmtleXRyYWlsLmlkZW50aXR5a2V5cy52MS5EZXZpY2VDZXJ0aWZpY2F0ZSK0AgoRUmVxdWVzdEtleVJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESIQoPY29udmVyc2F0aW9uX2lkGAIgASgJQgi6SAVyA7ABARIzCgpzZXNzaW9uX2lkGAMgASgJQh+6SBxyGjIYXltBLVphLXowLTkuXzotXXsxLDEyOH0kEj0KBGtpbmQYBCABKA4yIy5rZXl0cmFpbC5zZXNzaW9uLnYxLktleVJlcXVlc3RLaW5kQgq6SAeCAQQQASAAEiUKEHJlamVjdGVkX2F0dGVtcHQYBSABKA1CC7pICCoGGP////8HEkMKCHByaW9yaXR5GAYgASgOMicua2V5dHJhaWwuc2Vzc2lvbi52MS5LZXlSZXF1ZXN0UHJpb3JpdHlCCLpIBYIBAhABIqgBChJSZXF1ZXN0S2V5UmVzcG9uc2USNAoLa2V5X3JlcXVlc3QYASABKAsyHy5rZXl0cmFpbC5zZXNzaW9uLnYxLktleVJlcXVlc3QSLwoIcmVjb3ZlcnkYAiABKA4yHS5rZXl0cmFpbC5zZXNzaW9uLnYxLlJlY292ZXJ5EisKBnJlbWVkeRgDIAEoDjIbLmtleXRyYWlsLnNlc3Npb24udjEuUmVtZWR5IucBCglXYW50ZWRLZXkSIQoPY29udmVyc2F0aW9uX2lkGAEgASgJQgi6SAVyA7ABARIzCgpzZXNzaW9uX2lkGAIgASgJQh+6SBxyGjIYXltBLVphLXowLTkuXzotXXsxLDEyOH0kEj0KBGtpbmQYAyABKA4yIy5rZXl0cmFpbC5zZXNzaW9uLnYxLktleVJlcXVlc3RLaW5kQgq6SAeCAQQYARgCEkMKCHByaW9yaXR5GAQgASgOMicua2V5dHJhaWwuc2Vzc2lvbi52MS5LZXlSZXF1ZXN0UHJpb3JpdHlCCLpIBYIBAhABIm0KElJlcXVlc3RLZXlzUmVxdWVzdBIcCgpyZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARI5CgRrZXlzGAIgAygLMh4ua2V5dHJhaWwuc2Vzc2lvbi52MS5XYW50ZWRLZXlCC7pICJIBBQgBEPQDIkkKE1JlcXVlc3RLZXlzUmVzcG9uc2USMgoHcmVzdWx0cxgBIAMoCzIhLmtleXRyYWlsLnNlc3Npb24udjEuUmVxdWVzdGVkS2V5ItQBCgxSZXF1ZXN0ZWRLZXkSNAoLa2V5X3JlcXVlc3QYASABKAsyHy5rZXl0cmFpbC5zZXNzaW9uLnYxLktleVJlcXVlc3QSLwoIcmVjb3ZlcnkYAiABKA4yHS5rZXl0cmFpbC5zZXNzaW9uLnYxLlJlY292ZXJ5EisKBnJlbWVkeRgDIAEoDjIbLmtleXRyYWlsLnNlc3Npb24udjEuUmVtZWR5EjAKB3JlZnVzZWQYBCABKAsyHy5rZXl0cmFpbC5zZXNzaW9uLnYxLktleVJlZnVzYWwi4AEKCktleVJlZnVzYWwSDgoGcmVhc29uGAEgASgJEg8KB21lc3NhZ2UYAiABKAkSPwoIbWV0YWRhdGEYAyADKAsyLS5rZXl0cmFpbC5zZXNzaW9uLnYxLktleVJlZnVzYWwuTWV0YWRhdGFFbnRyeRInCgRtaXNzGAQgASgLMhkua2V5dHJhaWwuc2Vzc2lvbi52MS5NaXNzEhYKDnJldHJ5X2FmdGVyX21zGAUgASgNGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJ/ChlGdWxmaWxsS2V5UmVxdWVzdHNSZXF1ZXN0EhwKCnJlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBEkQKC2Z1bGZpbG1lbnRzGAIgAygLMiIua2V5dHJhaWwuc2Vzc2lvbi52MS5LZXlGdWxmaWxtZW50Qgu6SAiSAQUIARDIASKKAQoNS2V5RnVsZmlsbWVudBIgCg5rZXlfcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESHgoHYXR0ZW1wdBgCIAEoDUINukgKKggY/////wcoARI3CghlbnZlbG9wZRgDIAEoCzIdLmtleXRyYWlsLnNlc3Npb24udjEuRW52ZWxvcGVCBrpIA8gBASJQChpGdWxmaWxsS2V5UmVxdWVzdHNSZXNwb25zZRIyCgdyZXN1bHRzGAEgAygLMiEua2V5dHJhaWwuc2Vzc2lvbi52MS5GdWxmaWxsZWRLZXkidgoMRnVsZmlsbGVkS2V5EjQKC2tleV9yZXF1ZXN0GAEgASgLMh8ua2V5dHJhaWwuc2Vzc2lvbi52MS5LZXlSZXF1ZXN0EjAKB3JlZnVzZWQYAiABKAsyHy5rZXl0cmFpbC5zZXNzaW9uLnYxLktleVJlZnVzYWwisAIKEFJlamVjdEtleVJlcXVlc3QSHAoKcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESIQoPY29udmVyc2F0aW9uX2lkGAIgASgJQgi6SAVyA7ABARIzCgpzZXNzaW9uX2lkGAMgASgJQh+6SBxyGjIYXltBLVphLXowLTkuXzotXXsxLDEyOH0kEhwKB2F0dGVtcHQYBCABKA1CC7pICCoGGP////8HEkMKBnJlYXNvbhgFIAEoDjInLmtleXRyYWlsLnNlc3Npb24udjEuS2V5UmVqZWN0aW9uUmVhc29uQgq6SAeCAQQQASAAEkMKCHByaW9yaXR5GAYgASgOMicua2V5dHJhaWwuc2Vzc2lvbi52MS5LZXlSZXF1ZXN0UHJpb3JpdHlCCLpIBYIBAhABIqcBChFSZWplY3RLZXlSZXNwb25zZRI0CgtrZXlfcmVxdWVzdBgBIAEoCzIfLmtleXRyYWlsLnNlc3Npb24udjEuS2V5UmVxdWVzdBIvCghyZWNvdmVyeRgCIAEoDjIdLmtleXRyYWlsLnNlc3Npb24udjEuUmVjb3ZlcnkSKwoGcmVtZWR5GAMgASgOMhsua2V5dHJhaWwuc2Vzc2lvbi52MS5SZW1lZHkiSgoVTGlzdEtleUNoYW5nZXNSZXF1ZXN0EhgKBmN1cnNvchgBIAEoCUIIukgFcgMYgAQSFwoFbGltaXQYAiABKA1CCLpIBSoDGPQDIq4BChZMaXN0S2V5Q2hhbmdlc1Jlc3BvbnNlEjEKCHJlcXVlc3RzGAEgAygLMh8ua2V5dHJhaWwuc2Vzc2lvbi52MS5LZXlSZXF1ZXN0Ei8KBm9mZmVycxgCIAMoCzIfLmtleXRyYWlsLnNlc3Npb24udjEuS2V5UmVxdWVzdBITCgtuZXh0X2N1cnNvchgDIAEoCRIMCgRtb3JlGAQgASgIEg0KBXJlc2V0GAUgASgIImgKFUdldEtleXNXYWl0aW5nUmVxdWVzdBI1CgZkZXZpY2UYASABKAsyHS5rZXl0cmFpbC5jb21tb24udjEuRGV2aWNlUmVmQga6SAPIAQESGAoGY3Vyc29yGAIgASgJQgi6SAVyAxiABCJYChZHZXRLZXlzV2FpdGluZ1Jlc3BvbnNlEhIKCmtleV9vZmZlcnMYASABKA0SGQoRb3Blbl9rZXlfcmVxdWVzdHMYAiABKA0SDwoHY2hhbmdlZBgDIAEoCCKzAQoYRnVsZmlsbEtleVJlcXVlc3RSZXF1ZXN0EhwKCnJlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBEiAKDmtleV9yZXF1ZXN0X2lkGAIgASgJQgi6SAVyA7ABARIeCgdhdHRlbXB0GAMgASgNQg26SAoqCBj/////BygBEjcKCGVudmVsb3BlGAQgASgLMh0ua2V5dHJhaWwuc2Vzc2lvbi52MS5FbnZlbG9wZUIGukgDyAEBIlEKGUZ1bGZpbGxLZXlSZXF1ZXN0UmVzcG9uc2USNAoLa2V5X3JlcXVlc3QYASABKAsyHy5rZXl0cmFpbC5zZXNzaW9uLnYxLktleVJlcXVlc3QilwEKE0RlY2xpbmVPZmZlclJlcXVlc3QSIAoOa2V5X3JlcXVlc3RfaWQYASABKAlCCLpIBXIDsAEBEh4KB2F0dGVtcHQYAiABKA1CDbpICioIGP////8HKAESPgoGcmVhc29uGAMgASgOMiIua2V5dHJhaWwuc2Vzc2lvbi52MS5EZWNsaW5lUmVhc29uQgq6SAeCAQQQASAAIhYKFERlY2xpbmVPZmZlclJlc3BvbnNlIoUBCg1BY2tLZXlSZXF1ZXN0EiEKD2NvbnZlcnNhdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESMwoKc2Vzc2lvbl9pZBgCIAEoCUIfukgcchoyGF5bQS1aYS16MC05Ll86LV17MSwxMjh9JBIcCgdhdHRlbXB0GAMgASgNQgu6SAgqBhj/////ByIQCg5BY2tLZXlSZXNwb25zZSI7ChdDYW5jZWxLZXlSZXF1ZXN0UmVxdWVzdBIgCg5rZXlfcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQEiUAoYQ2FuY2VsS2V5UmVxdWVzdFJlc3BvbnNlEjQKC2tleV9yZXF1ZXN0GAEgASgLMh8ua2V5dHJhaWwuc2Vzc2lvbi52MS5LZXlSZXF1ZXN0Ip0BChZMaXN0S2V5UmVxdWVzdHNSZXF1ZXN0Ej0KBHJvbGUYASABKA4yIy5rZXl0cmFpbC5zZXNzaW9uLnYxLktleVJlcXVlc3RSb2xlQgq6SAeCAQQQASAAEhUKDWluY2x1ZGVfZW5kZWQYAiABKAgSLQoEcGFnZRgDIAEoCzIfLmtleXRyYWlsLmNvbW1vbi52MS5QYWdlUmVxdWVzdCJkChdMaXN0S2V5UmVxdWVzdHNSZXNwb25zZRI1CgxrZXlfcmVxdWVzdHMYASADKAsyHy5rZXl0cmFpbC5zZXNzaW9uLnYxLktleVJlcXVlc3QSEgoKbmV4dF90b2tlbhgCIAEoCSJsChFDaGVja09mZmVyUmVxdWVzdBIgCg5rZXlfcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQESNQoGaG9sZGVyGAIgASgLMh0ua2V5dHJhaWwuY29tbW9uLnYxLkRldmljZVJlZkIGukgDyAEBIlcKEkNoZWNrT2ZmZXJSZXNwb25zZRIPCgdvZmZlcmVkGAEgASgIEjAKCXJlcXVlc3RlchgCIAEoCzIdLmtleXRyYWlsLmNvbW1vbi52MS5EZXZpY2VSZWYq1gEKDURlY2xpbmVSZWFzb24SHgoaREVDTElORV9SRUFTT05fVU5TUEVDSUZJRUQQABIeChpERUNMSU5FX1JFQVNPTl9VTkNFUlRJRklFRBABEiMKH0RFQ0xJTkVfUkVBU09OX1JPT1RfS0VZX0NIQU5HRUQQAhIfChtERUNMSU5FX1JFQVNPTl9OT1RfRU5USVRMRUQQAxIfChtERUNMSU5FX1JFQVNPTl9LRVlfTk9UX0hFTEQQBBIeChpERUNMSU5FX1JFQVNPTl9OT1RfVFJVU1RFRBAFKm8KDktleVJlcXVlc3RSb2xlEiAKHEtFWV9SRVFVRVNUX1JPTEVfVU5TUEVDSUZJRUQQABIeChpLRVlfUkVRVUVTVF9ST0xFX1JFUVVFU1RFUhABEhsKF0tFWV9SRVFVRVNUX1JPTEVfSE9MREVSEAIy8wwKDlNlc3Npb25TZXJ2aWNlEmgKDFN0b3JlU2Vzc2lvbhIoLmtleXRyYWlsLnNlc3Npb24udjEuU3RvcmVTZXNzaW9uUmVxdWVzdBopLmtleXRyYWlsLnNlc3Npb24udjEuU3RvcmVTZXNzaW9uUmVzcG9uc2UiA5ACAhJuCg5EaXNjYXJkU2Vzc2lvbhIqLmtleXRyYWlsLnNlc3Npb24udjEuRGlzY2FyZFNlc3Npb25SZXF1ZXN0Gisua2V5dHJhaWwuc2Vzc2lvbi52MS5EaXNjYXJkU2Vzc2lvblJlc3BvbnNlIgOQAgISdwoRR2V0SW5pdGlhbFNlc3Npb24SLS5rZXl0cmFpbC5zZXNzaW9uLnYxLkdldEluaXRpYWxTZXNzaW9uUmVxdWVzdBouLmtleXRyYWlsLnNlc3Npb24udjEuR2V0SW5pdGlhbFNlc3Npb25SZXNwb25zZSIDkAIBEmIKClJlcXVlc3RLZXkSJi5rZXl0cmFpbC5zZXNzaW9uLnYxLlJlcXVlc3RLZXlSZXF1ZXN0Gicua2V5dHJhaWwuc2Vzc2lvbi52MS5SZXF1ZXN0S2V5UmVzcG9uc2UiA5ACAhJlCgtSZXF1ZXN0S2V5cxInLmtleXRyYWlsLnNlc3Npb24udjEuUmVxdWVzdEtleXNSZXF1ZXN0Gigua2V5dHJhaWwuc2Vzc2lvbi52MS5SZXF1ZXN0S2V5c1Jlc3BvbnNlIgOQAgISegoSRnVsZmlsbEtleVJlcXVlc3RzEi4ua2V5dHJhaWwuc2Vzc2lvbi52MS5GdWxmaWxsS2V5UmVxdWVzdHNSZXF1ZXN0Gi8ua2V5dHJhaWwuc2Vzc2lvbi52MS5GdWxmaWxsS2V5UmVxdWVzdHNSZXNwb25zZSIDkAICEl8KCVJlamVjdEtleRIlLmtleXRyYWlsLnNlc3Npb24udjEuUmVqZWN0S2V5UmVxdWVzdBomLmtleXRyYWlsLnNlc3Npb24udjEuUmVqZWN0S2V5UmVzcG9uc2UiA5ACAhJuCg5MaXN0S2V5Q2hhbmdlcxIqLmtleXRyYWlsLnNlc3Npb24udjEuTGlzdEtleUNoYW5nZXNSZXF1ZXN0Gisua2V5dHJhaWwuc2Vzc2lvbi52MS5MaXN0S2V5Q2hhbmdlc1Jlc3BvbnNlIgOQAgESbgoOR2V0S2V5c1dhaXRpbmcSKi5rZXl0cmFpbC5zZXNzaW9uLnYxLkdldEtleXNXYWl0aW5nUmVxdWVzdBorLmtleXRyYWlsLnNlc3Npb24udjEuR2V0S2V5c1dhaXRpbmdSZXNwb25zZSIDkAIBEncKEUZ1bGZpbGxLZXlSZXF1ZXN0Ei0ua2V5dHJhaWwuc2Vzc2lvbi52MS5GdWxmaWxsS2V5UmVxdWVzdFJlcXVlc3QaLi5rZXl0cmFpbC5zZXNzaW9uLnYxLkZ1bGZpbGxLZXlSZXF1ZXN0UmVzcG9uc2UiA5ACAhJoCgxEZWNsaW5lT2ZmZXISKC5rZXl0cmFpbC5zZXNzaW9uLnYxLkRlY2xpbmVPZmZlclJlcXVlc3QaKS5rZXl0cmFpbC5zZXNzaW9uLnYxLkRlY2xpbmVPZmZlclJlc3BvbnNlIgOQAgISVgoGQWNrS2V5EiIua2V5dHJhaWwuc2Vzc2lvbi52MS5BY2tLZXlSZXF1ZXN0GiMua2V5dHJhaWwuc2Vzc2lvbi52MS5BY2tLZXlSZXNwb25zZSIDkAICEnQKEENhbmNlbEtleVJlcXVlc3QSLC5rZXl0cmFpbC5zZXNzaW9uLnYxLkNhbmNlbEtleVJlcXVlc3RSZXF1ZXN0Gi0ua2V5dHJhaWwuc2Vzc2lvbi52MS5DYW5jZWxLZXlSZXF1ZXN0UmVzcG9uc2UiA5ACAhJiCgpDaGVja09mZmVyEiYua2V5dHJhaWwuc2Vzc2lvbi52MS5DaGVja09mZmVyUmVxdWVzdBonLmtleXRyYWlsLnNlc3Npb24udjEuQ2hlY2tPZmZlclJlc3BvbnNlIgOQAgEScQoPTGlzdEtleVJlcXVlc3RzEisua2V5dHJhaWwuc2Vzc2lvbi52MS5MaXN0S2V5UmVxdWVzdHNSZXF1ZXN0Giwua2V5dHJhaWwuc2Vzc2lvbi52MS5MaXN0S2V5UmVxdWVzdHNSZXNwb25zZSIDkAIBYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_timestamp, file_keytrail_common_v1_device_ref, file_keytrail_common_v1_page, file_keytrail_identitykeys_v1_keys, file_keytrail_session_v1_session]);
 
 /**
  * StoreSessionRequest carries a session and the devices that it must cover.
@@ -343,6 +343,13 @@ export type RequestKeyRequest = Message<"keytrail.session.v1.RequestKeyRequest">
    * @generated from field: uint32 rejected_attempt = 5;
    */
   rejectedAttempt: number;
+
+  /**
+   * priority among the requests of the same device. Asking again for an open request can only raise it.
+   *
+   * @generated from field: keytrail.session.v1.KeyRequestPriority priority = 6;
+   */
+  priority: KeyRequestPriority;
 };
 
 /**
@@ -371,6 +378,13 @@ export type RequestKeyResponse = Message<"keytrail.session.v1.RequestKeyResponse
    * @generated from field: keytrail.session.v1.Recovery recovery = 2;
    */
   recovery: Recovery;
+
+  /**
+   * remedy for the client: WAIT, or what to do when no holder exists.
+   *
+   * @generated from field: keytrail.session.v1.Remedy remedy = 3;
+   */
+  remedy: Remedy;
 };
 
 /**
@@ -379,6 +393,531 @@ export type RequestKeyResponse = Message<"keytrail.session.v1.RequestKeyResponse
  */
 export const RequestKeyResponseSchema: GenMessage<RequestKeyResponse> = /*@__PURE__*/
   messageDesc(file_keytrail_session_v1_session_service, 8);
+
+/**
+ * WantedKey names a session whose key is wanted.
+ *
+ * @generated from message keytrail.session.v1.WantedKey
+ */
+export type WantedKey = Message<"keytrail.session.v1.WantedKey"> & {
+  /**
+   * conversation_id of the session.
+   *
+   * @generated from field: string conversation_id = 1;
+   */
+  conversationId: string;
+
+  /**
+   * session_id of the session.
+   *
+   * @generated from field: string session_id = 2;
+   */
+  sessionId: string;
+
+  /**
+   * kind of the request: MISSING or REWRAP. What was wrong is told by RejectKey.
+   *
+   * @generated from field: keytrail.session.v1.KeyRequestKind kind = 3;
+   */
+  kind: KeyRequestKind;
+
+  /**
+   * priority among the requests of the same device.
+   *
+   * @generated from field: keytrail.session.v1.KeyRequestPriority priority = 4;
+   */
+  priority: KeyRequestPriority;
+};
+
+/**
+ * Describes the message keytrail.session.v1.WantedKey.
+ * Use `create(WantedKeySchema)` to create a new message.
+ */
+export const WantedKeySchema: GenMessage<WantedKey> = /*@__PURE__*/
+  messageDesc(file_keytrail_session_v1_session_service, 9);
+
+/**
+ * RequestKeysRequest names sessions, each once.
+ *
+ * @generated from message keytrail.session.v1.RequestKeysRequest
+ */
+export type RequestKeysRequest = Message<"keytrail.session.v1.RequestKeysRequest"> & {
+  /**
+   * request_id makes retries safe; remembered for 7 days.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * keys that are wanted, 1 to 500, each session once.
+   *
+   * @generated from field: repeated keytrail.session.v1.WantedKey keys = 2;
+   */
+  keys: WantedKey[];
+};
+
+/**
+ * Describes the message keytrail.session.v1.RequestKeysRequest.
+ * Use `create(RequestKeysRequestSchema)` to create a new message.
+ */
+export const RequestKeysRequestSchema: GenMessage<RequestKeysRequest> = /*@__PURE__*/
+  messageDesc(file_keytrail_session_v1_session_service, 10);
+
+/**
+ * RequestKeysResponse has one result for each key, in the order of the request.
+ *
+ * @generated from message keytrail.session.v1.RequestKeysResponse
+ */
+export type RequestKeysResponse = Message<"keytrail.session.v1.RequestKeysResponse"> & {
+  /**
+   * results in the order of the request's keys.
+   *
+   * @generated from field: repeated keytrail.session.v1.RequestedKey results = 1;
+   */
+  results: RequestedKey[];
+};
+
+/**
+ * Describes the message keytrail.session.v1.RequestKeysResponse.
+ * Use `create(RequestKeysResponseSchema)` to create a new message.
+ */
+export const RequestKeysResponseSchema: GenMessage<RequestKeysResponse> = /*@__PURE__*/
+  messageDesc(file_keytrail_session_v1_session_service, 11);
+
+/**
+ * RequestedKey is what became of one wanted key.
+ *
+ * @generated from message keytrail.session.v1.RequestedKey
+ */
+export type RequestedKey = Message<"keytrail.session.v1.RequestedKey"> & {
+  /**
+   * key_request that is open now, or ended at once because no holder exists; absent when it was refused.
+   *
+   * @generated from field: keytrail.session.v1.KeyRequest key_request = 1;
+   */
+  keyRequest?: KeyRequest | undefined;
+
+  /**
+   * recovery state, as a miss would tell it.
+   *
+   * @generated from field: keytrail.session.v1.Recovery recovery = 2;
+   */
+  recovery: Recovery;
+
+  /**
+   * remedy for the client.
+   *
+   * @generated from field: keytrail.session.v1.Remedy remedy = 3;
+   */
+  remedy: Remedy;
+
+  /**
+   * refused is absent unless the key was refused.
+   *
+   * @generated from field: keytrail.session.v1.KeyRefusal refused = 4;
+   */
+  refused?: KeyRefusal | undefined;
+};
+
+/**
+ * Describes the message keytrail.session.v1.RequestedKey.
+ * Use `create(RequestedKeySchema)` to create a new message.
+ */
+export const RequestedKeySchema: GenMessage<RequestedKey> = /*@__PURE__*/
+  messageDesc(file_keytrail_session_v1_session_service, 12);
+
+/**
+ * KeyRefusal is the refusal of one item of a call with many.
+ *
+ * @generated from message keytrail.session.v1.KeyRefusal
+ */
+export type KeyRefusal = Message<"keytrail.session.v1.KeyRefusal"> & {
+  /**
+   * reason as in google.rpc.ErrorInfo: a value of MissCause or of keytrail.common.v1.Reason, without its prefix.
+   *
+   * @generated from field: string reason = 1;
+   */
+  reason: string;
+
+  /**
+   * message for people.
+   *
+   * @generated from field: string message = 2;
+   */
+  message: string;
+
+  /**
+   * metadata as in google.rpc.ErrorInfo.
+   *
+   * @generated from field: map<string, string> metadata = 3;
+   */
+  metadata: { [key: string]: string };
+
+  /**
+   * miss is there when the reason is a cause that the caller may know.
+   *
+   * @generated from field: keytrail.session.v1.Miss miss = 4;
+   */
+  miss?: Miss | undefined;
+
+  /**
+   * retry_after_ms is 0 when asking again does not help.
+   *
+   * @generated from field: uint32 retry_after_ms = 5;
+   */
+  retryAfterMs: number;
+};
+
+/**
+ * Describes the message keytrail.session.v1.KeyRefusal.
+ * Use `create(KeyRefusalSchema)` to create a new message.
+ */
+export const KeyRefusalSchema: GenMessage<KeyRefusal> = /*@__PURE__*/
+  messageDesc(file_keytrail_session_v1_session_service, 13);
+
+/**
+ * FulfillKeyRequestsRequest carries re-sealed envelopes.
+ *
+ * @generated from message keytrail.session.v1.FulfillKeyRequestsRequest
+ */
+export type FulfillKeyRequestsRequest = Message<"keytrail.session.v1.FulfillKeyRequestsRequest"> & {
+  /**
+   * request_id makes retries safe; remembered for 7 days.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * fulfilments, 1 to 200, each key request once.
+   *
+   * @generated from field: repeated keytrail.session.v1.KeyFulfilment fulfilments = 2;
+   */
+  fulfilments: KeyFulfilment[];
+};
+
+/**
+ * Describes the message keytrail.session.v1.FulfillKeyRequestsRequest.
+ * Use `create(FulfillKeyRequestsRequestSchema)` to create a new message.
+ */
+export const FulfillKeyRequestsRequestSchema: GenMessage<FulfillKeyRequestsRequest> = /*@__PURE__*/
+  messageDesc(file_keytrail_session_v1_session_service, 14);
+
+/**
+ * KeyFulfilment is one re-sealed envelope.
+ *
+ * @generated from message keytrail.session.v1.KeyFulfilment
+ */
+export type KeyFulfilment = Message<"keytrail.session.v1.KeyFulfilment"> & {
+  /**
+   * key_request_id that was offered.
+   *
+   * @generated from field: string key_request_id = 1;
+   */
+  keyRequestId: string;
+
+  /**
+   * attempt that was offered.
+   *
+   * @generated from field: uint32 attempt = 2;
+   */
+  attempt: number;
+
+  /**
+   * envelope for the requester, with the same attempt, sealed by the calling device.
+   *
+   * @generated from field: keytrail.session.v1.Envelope envelope = 3;
+   */
+  envelope?: Envelope | undefined;
+};
+
+/**
+ * Describes the message keytrail.session.v1.KeyFulfilment.
+ * Use `create(KeyFulfilmentSchema)` to create a new message.
+ */
+export const KeyFulfilmentSchema: GenMessage<KeyFulfilment> = /*@__PURE__*/
+  messageDesc(file_keytrail_session_v1_session_service, 15);
+
+/**
+ * FulfillKeyRequestsResponse has one result for each fulfilment, in the order of the request.
+ *
+ * @generated from message keytrail.session.v1.FulfillKeyRequestsResponse
+ */
+export type FulfillKeyRequestsResponse = Message<"keytrail.session.v1.FulfillKeyRequestsResponse"> & {
+  /**
+   * results in the order of the request's fulfilments.
+   *
+   * @generated from field: repeated keytrail.session.v1.FulfilledKey results = 1;
+   */
+  results: FulfilledKey[];
+};
+
+/**
+ * Describes the message keytrail.session.v1.FulfillKeyRequestsResponse.
+ * Use `create(FulfillKeyRequestsResponseSchema)` to create a new message.
+ */
+export const FulfillKeyRequestsResponseSchema: GenMessage<FulfillKeyRequestsResponse> = /*@__PURE__*/
+  messageDesc(file_keytrail_session_v1_session_service, 16);
+
+/**
+ * FulfilledKey is what became of one fulfilment.
+ *
+ * @generated from message keytrail.session.v1.FulfilledKey
+ */
+export type FulfilledKey = Message<"keytrail.session.v1.FulfilledKey"> & {
+  /**
+   * key_request after the call; absent when it was refused.
+   *
+   * @generated from field: keytrail.session.v1.KeyRequest key_request = 1;
+   */
+  keyRequest?: KeyRequest | undefined;
+
+  /**
+   * refused is absent unless the fulfilment was refused.
+   *
+   * @generated from field: keytrail.session.v1.KeyRefusal refused = 2;
+   */
+  refused?: KeyRefusal | undefined;
+};
+
+/**
+ * Describes the message keytrail.session.v1.FulfilledKey.
+ * Use `create(FulfilledKeySchema)` to create a new message.
+ */
+export const FulfilledKeySchema: GenMessage<FulfilledKey> = /*@__PURE__*/
+  messageDesc(file_keytrail_session_v1_session_service, 17);
+
+/**
+ * RejectKeyRequest names the envelope that is wrong.
+ *
+ * @generated from message keytrail.session.v1.RejectKeyRequest
+ */
+export type RejectKeyRequest = Message<"keytrail.session.v1.RejectKeyRequest"> & {
+  /**
+   * request_id makes retries safe; remembered for 7 days.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * conversation_id of the session.
+   *
+   * @generated from field: string conversation_id = 2;
+   */
+  conversationId: string;
+
+  /**
+   * session_id of the session.
+   *
+   * @generated from field: string session_id = 3;
+   */
+  sessionId: string;
+
+  /**
+   * attempt of the envelope that is wrong; 0 for the one stored with the session.
+   *
+   * @generated from field: uint32 attempt = 4;
+   */
+  attempt: number;
+
+  /**
+   * reason what is wrong with it.
+   *
+   * @generated from field: keytrail.session.v1.KeyRejectionReason reason = 5;
+   */
+  reason: KeyRejectionReason;
+
+  /**
+   * priority of the request that is opened.
+   *
+   * @generated from field: keytrail.session.v1.KeyRequestPriority priority = 6;
+   */
+  priority: KeyRequestPriority;
+};
+
+/**
+ * Describes the message keytrail.session.v1.RejectKeyRequest.
+ * Use `create(RejectKeyRequestSchema)` to create a new message.
+ */
+export const RejectKeyRequestSchema: GenMessage<RejectKeyRequest> = /*@__PURE__*/
+  messageDesc(file_keytrail_session_v1_session_service, 18);
+
+/**
+ * RejectKeyResponse has the request that looks for the next holder.
+ *
+ * @generated from message keytrail.session.v1.RejectKeyResponse
+ */
+export type RejectKeyResponse = Message<"keytrail.session.v1.RejectKeyResponse"> & {
+  /**
+   * key_request that is open now, or ended at once because no holder is left.
+   *
+   * @generated from field: keytrail.session.v1.KeyRequest key_request = 1;
+   */
+  keyRequest?: KeyRequest | undefined;
+
+  /**
+   * recovery state, as a miss would tell it.
+   *
+   * @generated from field: keytrail.session.v1.Recovery recovery = 2;
+   */
+  recovery: Recovery;
+
+  /**
+   * remedy for the client.
+   *
+   * @generated from field: keytrail.session.v1.Remedy remedy = 3;
+   */
+  remedy: Remedy;
+};
+
+/**
+ * Describes the message keytrail.session.v1.RejectKeyResponse.
+ * Use `create(RejectKeyResponseSchema)` to create a new message.
+ */
+export const RejectKeyResponseSchema: GenMessage<RejectKeyResponse> = /*@__PURE__*/
+  messageDesc(file_keytrail_session_v1_session_service, 19);
+
+/**
+ * ListKeyChangesRequest names a cursor.
+ *
+ * @generated from message keytrail.session.v1.ListKeyChangesRequest
+ */
+export type ListKeyChangesRequest = Message<"keytrail.session.v1.ListKeyChangesRequest"> & {
+  /**
+   * cursor is `next_cursor` of an earlier answer, empty to begin with what is open now.
+   *
+   * @generated from field: string cursor = 1;
+   */
+  cursor: string;
+
+  /**
+   * limit is the most changes to return, 0 for the default of 100.
+   *
+   * @generated from field: uint32 limit = 2;
+   */
+  limit: number;
+};
+
+/**
+ * Describes the message keytrail.session.v1.ListKeyChangesRequest.
+ * Use `create(ListKeyChangesRequestSchema)` to create a new message.
+ */
+export const ListKeyChangesRequestSchema: GenMessage<ListKeyChangesRequest> = /*@__PURE__*/
+  messageDesc(file_keytrail_session_v1_session_service, 20);
+
+/**
+ * ListKeyChangesResponse is one page. The same change may come in two pages: changes tell where something stands, not what happened.
+ *
+ * @generated from message keytrail.session.v1.ListKeyChangesResponse
+ */
+export type ListKeyChangesResponse = Message<"keytrail.session.v1.ListKeyChangesResponse"> & {
+  /**
+   * requests of the calling device that changed, as they stand now.
+   *
+   * @generated from field: repeated keytrail.session.v1.KeyRequest requests = 1;
+   */
+  requests: KeyRequest[];
+
+  /**
+   * offers to the calling device that were made and still stand.
+   *
+   * @generated from field: repeated keytrail.session.v1.KeyRequest offers = 2;
+   */
+  offers: KeyRequest[];
+
+  /**
+   * next_cursor to go on from.
+   *
+   * @generated from field: string next_cursor = 3;
+   */
+  nextCursor: string;
+
+  /**
+   * more is true when there are further ones.
+   *
+   * @generated from field: bool more = 4;
+   */
+  more: boolean;
+
+  /**
+   * reset is true when the cursor is of no use any more (too old, or of another database): this page begins anew.
+   *
+   * @generated from field: bool reset = 5;
+   */
+  reset: boolean;
+};
+
+/**
+ * Describes the message keytrail.session.v1.ListKeyChangesResponse.
+ * Use `create(ListKeyChangesResponseSchema)` to create a new message.
+ */
+export const ListKeyChangesResponseSchema: GenMessage<ListKeyChangesResponse> = /*@__PURE__*/
+  messageDesc(file_keytrail_session_v1_session_service, 21);
+
+/**
+ * GetKeysWaitingRequest names a device.
+ *
+ * @generated from message keytrail.session.v1.GetKeysWaitingRequest
+ */
+export type GetKeysWaitingRequest = Message<"keytrail.session.v1.GetKeysWaitingRequest"> & {
+  /**
+   * device that attaches.
+   *
+   * @generated from field: keytrail.common.v1.DeviceRef device = 1;
+   */
+  device?: DeviceRef | undefined;
+
+  /**
+   * cursor of the device, empty for none.
+   *
+   * @generated from field: string cursor = 2;
+   */
+  cursor: string;
+};
+
+/**
+ * Describes the message keytrail.session.v1.GetKeysWaitingRequest.
+ * Use `create(GetKeysWaitingRequestSchema)` to create a new message.
+ */
+export const GetKeysWaitingRequestSchema: GenMessage<GetKeysWaitingRequest> = /*@__PURE__*/
+  messageDesc(file_keytrail_session_v1_session_service, 22);
+
+/**
+ * GetKeysWaitingResponse tells what waits.
+ *
+ * @generated from message keytrail.session.v1.GetKeysWaitingResponse
+ */
+export type GetKeysWaitingResponse = Message<"keytrail.session.v1.GetKeysWaitingResponse"> & {
+  /**
+   * key_offers that stand for the device.
+   *
+   * @generated from field: uint32 key_offers = 1;
+   */
+  keyOffers: number;
+
+  /**
+   * open_key_requests of the device.
+   *
+   * @generated from field: uint32 open_key_requests = 2;
+   */
+  openKeyRequests: number;
+
+  /**
+   * changed is true when ListKeyChanges has something after the cursor.
+   *
+   * @generated from field: bool changed = 3;
+   */
+  changed: boolean;
+};
+
+/**
+ * Describes the message keytrail.session.v1.GetKeysWaitingResponse.
+ * Use `create(GetKeysWaitingResponseSchema)` to create a new message.
+ */
+export const GetKeysWaitingResponseSchema: GenMessage<GetKeysWaitingResponse> = /*@__PURE__*/
+  messageDesc(file_keytrail_session_v1_session_service, 23);
 
 /**
  * FulfillKeyRequestRequest carries a re-sealed envelope.
@@ -420,7 +959,7 @@ export type FulfillKeyRequestRequest = Message<"keytrail.session.v1.FulfillKeyRe
  * Use `create(FulfillKeyRequestRequestSchema)` to create a new message.
  */
 export const FulfillKeyRequestRequestSchema: GenMessage<FulfillKeyRequestRequest> = /*@__PURE__*/
-  messageDesc(file_keytrail_session_v1_session_service, 9);
+  messageDesc(file_keytrail_session_v1_session_service, 24);
 
 /**
  * FulfillKeyRequestResponse has the request as it is now.
@@ -441,7 +980,7 @@ export type FulfillKeyRequestResponse = Message<"keytrail.session.v1.FulfillKeyR
  * Use `create(FulfillKeyRequestResponseSchema)` to create a new message.
  */
 export const FulfillKeyRequestResponseSchema: GenMessage<FulfillKeyRequestResponse> = /*@__PURE__*/
-  messageDesc(file_keytrail_session_v1_session_service, 10);
+  messageDesc(file_keytrail_session_v1_session_service, 25);
 
 /**
  * DeclineOfferRequest names the offer.
@@ -476,7 +1015,7 @@ export type DeclineOfferRequest = Message<"keytrail.session.v1.DeclineOfferReque
  * Use `create(DeclineOfferRequestSchema)` to create a new message.
  */
 export const DeclineOfferRequestSchema: GenMessage<DeclineOfferRequest> = /*@__PURE__*/
-  messageDesc(file_keytrail_session_v1_session_service, 11);
+  messageDesc(file_keytrail_session_v1_session_service, 26);
 
 /**
  * DeclineOfferResponse is empty.
@@ -491,7 +1030,7 @@ export type DeclineOfferResponse = Message<"keytrail.session.v1.DeclineOfferResp
  * Use `create(DeclineOfferResponseSchema)` to create a new message.
  */
 export const DeclineOfferResponseSchema: GenMessage<DeclineOfferResponse> = /*@__PURE__*/
-  messageDesc(file_keytrail_session_v1_session_service, 12);
+  messageDesc(file_keytrail_session_v1_session_service, 27);
 
 /**
  * AckKeyRequest names the envelope that was opened.
@@ -526,7 +1065,7 @@ export type AckKeyRequest = Message<"keytrail.session.v1.AckKeyRequest"> & {
  * Use `create(AckKeyRequestSchema)` to create a new message.
  */
 export const AckKeyRequestSchema: GenMessage<AckKeyRequest> = /*@__PURE__*/
-  messageDesc(file_keytrail_session_v1_session_service, 13);
+  messageDesc(file_keytrail_session_v1_session_service, 28);
 
 /**
  * AckKeyResponse is empty.
@@ -541,7 +1080,7 @@ export type AckKeyResponse = Message<"keytrail.session.v1.AckKeyResponse"> & {
  * Use `create(AckKeyResponseSchema)` to create a new message.
  */
 export const AckKeyResponseSchema: GenMessage<AckKeyResponse> = /*@__PURE__*/
-  messageDesc(file_keytrail_session_v1_session_service, 14);
+  messageDesc(file_keytrail_session_v1_session_service, 29);
 
 /**
  * CancelKeyRequestRequest names the request.
@@ -562,7 +1101,7 @@ export type CancelKeyRequestRequest = Message<"keytrail.session.v1.CancelKeyRequ
  * Use `create(CancelKeyRequestRequestSchema)` to create a new message.
  */
 export const CancelKeyRequestRequestSchema: GenMessage<CancelKeyRequestRequest> = /*@__PURE__*/
-  messageDesc(file_keytrail_session_v1_session_service, 15);
+  messageDesc(file_keytrail_session_v1_session_service, 30);
 
 /**
  * CancelKeyRequestResponse has the request as it is now.
@@ -583,7 +1122,7 @@ export type CancelKeyRequestResponse = Message<"keytrail.session.v1.CancelKeyReq
  * Use `create(CancelKeyRequestResponseSchema)` to create a new message.
  */
 export const CancelKeyRequestResponseSchema: GenMessage<CancelKeyRequestResponse> = /*@__PURE__*/
-  messageDesc(file_keytrail_session_v1_session_service, 16);
+  messageDesc(file_keytrail_session_v1_session_service, 31);
 
 /**
  * ListKeyRequestsRequest selects requests.
@@ -618,7 +1157,7 @@ export type ListKeyRequestsRequest = Message<"keytrail.session.v1.ListKeyRequest
  * Use `create(ListKeyRequestsRequestSchema)` to create a new message.
  */
 export const ListKeyRequestsRequestSchema: GenMessage<ListKeyRequestsRequest> = /*@__PURE__*/
-  messageDesc(file_keytrail_session_v1_session_service, 17);
+  messageDesc(file_keytrail_session_v1_session_service, 32);
 
 /**
  * ListKeyRequestsResponse is one page.
@@ -646,7 +1185,7 @@ export type ListKeyRequestsResponse = Message<"keytrail.session.v1.ListKeyReques
  * Use `create(ListKeyRequestsResponseSchema)` to create a new message.
  */
 export const ListKeyRequestsResponseSchema: GenMessage<ListKeyRequestsResponse> = /*@__PURE__*/
-  messageDesc(file_keytrail_session_v1_session_service, 18);
+  messageDesc(file_keytrail_session_v1_session_service, 33);
 
 /**
  * CheckOfferRequest names the request and the holder.
@@ -674,7 +1213,7 @@ export type CheckOfferRequest = Message<"keytrail.session.v1.CheckOfferRequest">
  * Use `create(CheckOfferRequestSchema)` to create a new message.
  */
 export const CheckOfferRequestSchema: GenMessage<CheckOfferRequest> = /*@__PURE__*/
-  messageDesc(file_keytrail_session_v1_session_service, 19);
+  messageDesc(file_keytrail_session_v1_session_service, 34);
 
 /**
  * CheckOfferResponse says whether it has.
@@ -702,7 +1241,7 @@ export type CheckOfferResponse = Message<"keytrail.session.v1.CheckOfferResponse
  * Use `create(CheckOfferResponseSchema)` to create a new message.
  */
 export const CheckOfferResponseSchema: GenMessage<CheckOfferResponse> = /*@__PURE__*/
-  messageDesc(file_keytrail_session_v1_session_service, 20);
+  messageDesc(file_keytrail_session_v1_session_service, 35);
 
 /**
  * DeclineReason tells why a holder does not help.
@@ -856,6 +1395,59 @@ export const SessionService: GenService<{
     methodKind: "unary";
     input: typeof RequestKeyRequestSchema;
     output: typeof RequestKeyResponseSchema;
+  },
+  /**
+   * RequestKeys asks for the keys of up to 500 sessions in one call, as a device does that was just linked. Each key has a result of its own: what is
+   * refused for one does not keep back the others. Idempotent by request_id.
+   *
+   * @generated from rpc keytrail.session.v1.SessionService.RequestKeys
+   */
+  requestKeys: {
+    methodKind: "unary";
+    input: typeof RequestKeysRequestSchema;
+    output: typeof RequestKeysResponseSchema;
+  },
+  /**
+   * FulfillKeyRequests accepts up to 200 re-sealed envelopes, each as FulfillKeyRequest would, with a result of its own. Idempotent by request_id.
+   *
+   * @generated from rpc keytrail.session.v1.SessionService.FulfillKeyRequests
+   */
+  fulfillKeyRequests: {
+    methodKind: "unary";
+    input: typeof FulfillKeyRequestsRequestSchema;
+    output: typeof FulfillKeyRequestsResponseSchema;
+  },
+  /**
+   * RejectKey tells that the envelope of this attempt is wrong, and asks the next holder: a request of kind REJECTED is open afterwards, unless nobody is
+   * left. What is recorded is a claim; it punishes nobody by itself. Idempotent by request_id.
+   * Throws KEY_REQUEST_NOT_NEEDED when the device has no such envelope or rejected it before and has a newer one.
+   *
+   * @generated from rpc keytrail.session.v1.SessionService.RejectKey
+   */
+  rejectKey: {
+    methodKind: "unary";
+    input: typeof RejectKeyRequestSchema;
+    output: typeof RejectKeyResponseSchema;
+  },
+  /**
+   * ListKeyChanges tells what changed about the calling device's key requests, and about what is offered to it, since a cursor.
+   *
+   * @generated from rpc keytrail.session.v1.SessionService.ListKeyChanges
+   */
+  listKeyChanges: {
+    methodKind: "unary";
+    input: typeof ListKeyChangesRequestSchema;
+    output: typeof ListKeyChangesResponseSchema;
+  },
+  /**
+   * GetKeysWaiting tells presence what waits for a device, for its greeting. For the service presence alone.
+   *
+   * @generated from rpc keytrail.session.v1.SessionService.GetKeysWaiting
+   */
+  getKeysWaiting: {
+    methodKind: "unary";
+    input: typeof GetKeysWaitingRequestSchema;
+    output: typeof GetKeysWaitingResponseSchema;
   },
   /**
    * FulfillKeyRequest accepts a re-sealed envelope from a holder that was offered the request. One envelope per attempt.
