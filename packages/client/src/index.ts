@@ -61,11 +61,15 @@ export type {
   PrekeyName,
   StoredDevice,
   StoredDeviceLog,
+  StoredOutgoing,
   StoredPending,
   StoredPrekey,
   StoredPrekeyKind,
   StoredSession,
+  StoredUnread,
+  StoredWantedKey,
   ToldHead,
+  WantedKeyName,
 } from './key-store.ts';
 export { keyStoreConformance } from './key-store-conformance.ts';
 export { LinkTextError } from './link-text.ts';

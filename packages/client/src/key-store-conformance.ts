@@ -1,5 +1,14 @@
 import { equalBytes } from './bytes.ts';
-import type { KeyStore, StoredDevice, StoredDeviceLog, StoredPrekey, StoredSession } from './key-store.ts';
+import type {
+  KeyStore,
+  StoredDevice,
+  StoredDeviceLog,
+  StoredOutgoing,
+  StoredPrekey,
+  StoredSession,
+  StoredUnread,
+  StoredWantedKey,
+} from './key-store.ts';
 
 export interface ConformanceCheck {
   readonly name: string;
@@ -127,6 +136,53 @@ export function keyStoreConformance(makeStore: () => KeyStore | Promise<KeyStore
       await store.removePending('rotate c');
       expect((await store.pending('rotate c')) === undefined, 'removed');
     }),
+    check('keeps where it stands in what it pulls', async (store) => {
+      expect((await store.cursor('changes')) === undefined, 'none at first');
+      await store.saveCursor('changes', 'a');
+      await store.saveCursor('changes', 'b');
+      await store.saveCursor('others', 'c');
+      expect((await store.cursor('changes')) === 'b', 'the last one');
+      await store.saveCursor('changes', undefined);
+      expect((await store.cursor('changes')) === undefined, 'a forgotten one');
+      expect((await store.cursor('others')) === 'c', 'another name');
+    }),
+    check('keeps the keys that it wants, one of each session, the longest wanted first', async (store) => {
+      await store.saveWantedKeys([wanted('c', 's1', 3_000), wanted('c', 's2', 1_000), wanted('d', 's1', 2_000)]);
+      await store.saveWantedKeys([{ ...wanted('c', 's1', 3_000), kind: 'REWRAP', requestId: 'r' }]);
+      const kept = await store.wantedKeys();
+      expect(kept.map(({ conversationId, sessionId }) => conversationId + sessionId).join() === 'cs2,ds1,cs1', 'order');
+      expect(kept[2]?.kind === 'REWRAP' && kept[2].requestId === 'r', 'the last one of a session');
+      expect(kept[0]?.requestId === undefined && kept[0]?.since.getTime() === 1_000, 'the others as they were');
+      const name = { conversationId: 'c', sessionId: 's1' };
+      await store.removeWantedKeys([name]);
+      await store.removeWantedKeys([name]);
+      expect((await store.wantedKeys()).map(({ sessionId }) => sessionId).join() === 's2,s1', 'the removed one');
+    }),
+    check('keeps what waits to be sent, by position', async (store) => {
+      await store.saveOutgoing(outgoing('y', 10n));
+      await store.saveOutgoing(outgoing('x', 9n));
+      await store.saveOutgoing({ ...outgoing('y', 10n), request: bytes(3, 7) });
+      const [x, y] = await store.outgoing();
+      expect(x?.id === 'x' && y?.id === 'y' && (await store.outgoing()).length === 2, 'order');
+      expect(x?.request === undefined && same(y?.request, bytes(3, 7)), 'request');
+      expect(same(x?.plaintext, bytes(5, 1)) && x?.enqueuedAt.getTime() === 4_000, 'the message');
+      await store.removeOutgoing('y');
+      await store.removeOutgoing('y');
+      expect((await store.outgoing()).map(({ id }) => id).join() === 'x', 'removed');
+    }),
+    check('keeps how far messages were delivered, and which could not be read', async (store) => {
+      expect((await store.delivered('c')) === undefined, 'nothing at first');
+      await store.saveDelivered('c', 10n, [unread('c', 10n), unread('c', 9n)]);
+      await store.saveDelivered('d', 1n, [unread('d', 1n)]);
+      await store.saveDelivered('c', 11n, []);
+      expect((await store.delivered('c')) === 11n && (await store.delivered('d')) === 1n, 'delivered');
+      const sequences = async (conversationId?: string) =>
+        (await store.unread(conversationId)).map(({ sequence }) => sequence).join();
+      expect((await sequences('c')) === '9,10' && (await sequences()) === '1,9,10', 'unread');
+      await store.removeUnread([unread('c', 9n)]);
+      await store.removeUnread([unread('c', 9n)]);
+      expect((await sequences('c')) === '10' && (await store.delivered('c')) === 11n, 'read in the end');
+    }),
   ];
 }
 
@@ -175,6 +231,18 @@ const session: StoredSession = {
 
 function prekey(kind: StoredPrekey['kind'], keyId: number, value: number): StoredPrekey {
   return { kind, keyId, keyPair: { publicKey: bytes(32, 0), privateKey: bytes(32, value) } };
+}
+
+function wanted(conversationId: string, sessionId: string, since: number): StoredWantedKey {
+  return { conversationId, sessionId, kind: 'MISSING', priority: 'BACKGROUND', since: new Date(since) };
+}
+
+function outgoing(id: string, position: bigint): StoredOutgoing {
+  return { id, position, conversationId: 'c', plaintext: bytes(5, 1), enqueuedAt: new Date(4_000) };
+}
+
+function unread(conversationId: string, sequence: bigint): StoredUnread {
+  return { conversationId, sessionId: 's', sequence };
 }
 
 function same(a: Uint8Array | undefined, b: Uint8Array | undefined): boolean {

@@ -70,9 +70,48 @@ export interface StoredPending {
   readonly secret?: Uint8Array;
 }
 
+/** A key that this device wants and does not have: asked for, or to be asked for when the servers can be reached. */
+export interface StoredWantedKey {
+  readonly conversationId: string;
+  readonly sessionId: string;
+  readonly kind: 'MISSING' | 'REWRAP' | 'REJECTED';
+  readonly priority: 'FOREGROUND' | 'BACKGROUND';
+  /** Of the mutation that asks for it; kept, so that asking again is the same. Absent until then. */
+  readonly requestId?: string;
+  /** Since when it is wanted, by the clock of this device. */
+  readonly since: Date;
+}
+
+/** A wanted key by its session: there is one at most. */
+export interface WantedKeyName {
+  readonly conversationId: string;
+  readonly sessionId: string;
+}
+
+/** A message that waits to be sent. */
+export interface StoredOutgoing {
+  readonly id: string;
+  /** Messages are sent in ascending order; no two of a store have the same. */
+  readonly position: bigint;
+  readonly conversationId: string;
+  readonly plaintext: Uint8Array;
+  /** By the clock of this device. */
+  readonly enqueuedAt: Date;
+  /** The serialized request, from before it was first sent: sent again, it is the same. */
+  readonly request?: Uint8Array;
+}
+
+/** A message that was delivered without its key, and will be delivered again when it can be read. */
+export interface StoredUnread {
+  readonly conversationId: string;
+  readonly sessionId: string;
+  readonly sequence: bigint;
+}
+
 /**
- * What a device must remember. Each method is atomic and durable when its promise resolves; calls may overlap. Two clients must not
- * use one store at the same time. `keyStoreConformance` checks a store.
+ * What a device must remember. Each method is atomic and durable when its promise resolves; calls may overlap. What is given to it and
+ * what it returns are copies: changing them later does not change the store. Two clients must not use one store at the same time.
+ * `keyStoreConformance` checks a store.
  */
 export interface KeyStore {
   device(): Promise<StoredDevice | undefined>;
@@ -112,4 +151,28 @@ export interface KeyStore {
   pending(name: string): Promise<StoredPending | undefined>;
   savePending(name: string, pending: StoredPending): Promise<void>;
   removePending(name: string): Promise<void>;
+
+  /** Where this device stands in something that it pulls; `saveCursor` with undefined forgets it. */
+  cursor(name: string): Promise<string | undefined>;
+  saveCursor(name: string, cursor: string | undefined): Promise<void>;
+
+  /** All of them, the longest wanted first. */
+  wantedKeys(): Promise<StoredWantedKey[]>;
+  /** Each takes the place of the one of the same session. */
+  saveWantedKeys(keys: readonly StoredWantedKey[]): Promise<void>;
+  removeWantedKeys(names: readonly WantedKeyName[]): Promise<void>;
+
+  /** All of them, in ascending order of their positions. */
+  outgoing(): Promise<StoredOutgoing[]>;
+  /** Takes the place of the one with the same id. */
+  saveOutgoing(message: StoredOutgoing): Promise<void>;
+  removeOutgoing(id: string): Promise<void>;
+
+  /** All of a conversation, in ascending order of their sequences; of every conversation without one. */
+  unread(conversationId?: string): Promise<StoredUnread[]>;
+  /** Where the messages of a conversation were delivered up to, and those among them that could not be read, both or neither. */
+  saveDelivered(conversationId: string, sequence: bigint, unread: readonly StoredUnread[]): Promise<void>;
+  /** The last sequence of `saveDelivered`. */
+  delivered(conversationId: string): Promise<bigint | undefined>;
+  removeUnread(messages: readonly StoredUnread[]): Promise<void>;
 }

@@ -1,36 +1,45 @@
 import { deviceKey } from './bytes.ts';
+import { copied } from './copied.ts';
 import type {
   KeyStore,
   StoredDevice,
   StoredDeviceLog,
+  StoredOutgoing,
   StoredPending,
   StoredPrekey,
   StoredSession,
+  StoredUnread,
+  StoredWantedKey,
 } from './key-store.ts';
 
 /** A store that forgets when the process ends. */
 export function memoryKeyStore(): KeyStore {
   let own: StoredDevice | undefined;
-  const prekeys = new Map<string, StoredPrekey>();
-  const pins = new Map<string, Uint8Array>();
-  const deviceLogs = new Map<string, StoredDeviceLog>();
-  const sessions = new Map<string, StoredSession>();
-  const epochs = new Map<string, StoredSession>();
+  const prekeys = new Copies<StoredPrekey>();
+  const pins = new Copies<Uint8Array>();
+  const deviceLogs = new Copies<StoredDeviceLog>();
+  const sessions = new Copies<StoredSession>();
+  const epochs = new Copies<StoredSession>();
   const sealed = new Set<string>();
   const counters = new Map<string, bigint>();
-  const pendings = new Map<string, StoredPending>();
+  const pendings = new Copies<StoredPending>();
+  const cursors = new Map<string, string>();
+  const wanted = new Copies<StoredWantedKey>();
+  const outgoing = new Copies<StoredOutgoing>();
+  const delivered = new Map<string, bigint>();
+  const unread = new Copies<StoredUnread>();
+  const unreadName = ({ conversationId, sequence }: StoredUnread) => `${conversationId} ${sequence}`;
 
   return {
-    device: async () => own,
+    device: async () => copied(own),
     async saveDevice(device) {
-      own = device;
+      own = copied(device);
     },
     prekey: async (kind, keyId) => prekeys.get(`${kind} ${keyId}`),
     async savePrekeys(added) {
       for (const prekey of added) prekeys.set(`${prekey.kind} ${prekey.keyId}`, prekey);
     },
-    prekeys: async (kind) =>
-      [...prekeys.values()].filter((prekey) => prekey.kind === kind).sort((a, b) => a.keyId - b.keyId),
+    prekeys: async (kind) => prekeys.all((prekey) => prekey.kind === kind).sort((a, b) => a.keyId - b.keyId),
     async keepPrekeysUntil(names, keepUntil) {
       for (const { kind, keyId } of names) {
         const prekey = prekeys.get(`${kind} ${keyId}`);
@@ -44,7 +53,7 @@ export function memoryKeyStore(): KeyStore {
     async pinFirst(userId, rootKey) {
       const pinned = pins.get(userId) ?? rootKey;
       pins.set(userId, pinned);
-      return pinned;
+      return copied(pinned);
     },
     async replacePin(userId, rootKey) {
       pins.set(userId, rootKey);
@@ -76,5 +85,61 @@ export function memoryKeyStore(): KeyStore {
     async removePending(name) {
       pendings.delete(name);
     },
+    cursor: async (name) => cursors.get(name),
+    async saveCursor(name, cursor) {
+      if (cursor === undefined) cursors.delete(name);
+      else cursors.set(name, cursor);
+    },
+    wantedKeys: async () => wanted.all().sort((a, b) => a.since.getTime() - b.since.getTime()),
+    async saveWantedKeys(keys) {
+      for (const key of keys) wanted.set(`${key.conversationId} ${key.sessionId}`, key);
+    },
+    async removeWantedKeys(names) {
+      for (const { conversationId, sessionId } of names) wanted.delete(`${conversationId} ${sessionId}`);
+    },
+    outgoing: async () => outgoing.all().sort((a, b) => compare(a.position, b.position)),
+    async saveOutgoing(message) {
+      outgoing.set(message.id, message);
+    },
+    async removeOutgoing(id) {
+      outgoing.delete(id);
+    },
+    unread: async (conversationId) =>
+      unread
+        .all((each) => conversationId === undefined || each.conversationId === conversationId)
+        .sort((a, b) => compare(a.sequence, b.sequence)),
+    async saveDelivered(conversationId, sequence, added) {
+      delivered.set(conversationId, sequence);
+      for (const message of added) unread.set(unreadName(message), message);
+    },
+    delivered: async (conversationId) => delivered.get(conversationId),
+    async removeUnread(messages) {
+      for (const message of messages) unread.delete(unreadName(message));
+    },
   };
+}
+
+/** A map whose values are nobody else's. */
+class Copies<V> {
+  readonly #values = new Map<string, V>();
+
+  get(name: string): V | undefined {
+    return copied(this.#values.get(name));
+  }
+
+  set(name: string, value: V): void {
+    this.#values.set(name, copied(value));
+  }
+
+  delete(name: string): void {
+    this.#values.delete(name);
+  }
+
+  all(filter: (value: V) => boolean = () => true): V[] {
+    return copied([...this.#values.values()].filter(filter));
+  }
+}
+
+function compare(a: bigint, b: bigint): number {
+  return a < b ? -1 : a > b ? 1 : 0;
 }
