@@ -1,4 +1,18 @@
 export {
+  beginChanges,
+  ChangeCursorMalformed,
+  type ChangeFeed,
+  type ChangeFeedRow,
+  type ChangePage,
+  type ChangePosition,
+  changedXidMigration,
+  changeFeedColumns,
+  changeFeedOf,
+  endChanges,
+  noteChangeMigration,
+  readChangeFeed,
+} from './change-cursor.ts';
+export {
   type Database,
   type DatabaseOptions,
   type DedicatedConnection,
