@@ -30,6 +30,7 @@ export {
   sealingText,
   verifyEnvelope,
 } from './envelope.ts';
+export { foldRoster } from './fold-roster.ts';
 export {
   conversationIdText,
   deriveConversationId,
@@ -102,6 +103,8 @@ export {
   RecoveryKeyTextError,
   type RecoveryKeyTextProblem,
   type RecoveryProblem,
+  RosterError,
+  type RosterProblem,
   SealedRootKeyError,
   type SealedRootKeyProblem,
   VerificationError,
@@ -132,6 +135,28 @@ export {
   sealedRootKeyText,
   sealRootKeyToDevice,
 } from './root-key.ts';
+export { rosterBaseText } from './roster-base.ts';
+export {
+  type ParsedRosterChange,
+  parseRosterChange,
+  type RosterAuthor,
+  type RosterPlace,
+  rosterChangeStatement,
+  rosterChangeText,
+  rosterEntryHash,
+  rosterEntryText,
+  signRosterChange,
+  type UnsignedRosterChange,
+  verifyRosterChange,
+} from './roster-log.ts';
+export {
+  emptyRoster,
+  mostRosterMembers,
+  type RosterMember,
+  type RosterPermissions,
+  type RosterState,
+  type RosterVersion,
+} from './roster-state.ts';
 export {
   compareSafetyNumber,
   type RootKeyOwner,

@@ -182,3 +182,32 @@ export class RecoveryError extends VerificationError<RecoveryProblem> {
     super('recovery', problem, detail);
   }
 }
+
+/**
+ * - `malformed`: it does not parse, or has not the parts of its kind
+ * - `version`: an entry is missing, or is not in its place
+ * - `chain`: a change does not name the hash of the entry before
+ * - `hash`: an entry's hash is not the hash of what it says
+ * - `author`: the author was no member
+ * - `role`: the author's role did not allow the change
+ * - `member`: somebody is added twice, or is removed or given a role without being a member; or no admin would be left
+ * - `certificate`: no root key certifies the author's keys
+ * - `signature`: the author did not sign it
+ */
+export type RosterProblem =
+  | 'malformed'
+  | 'version'
+  | 'chain'
+  | 'hash'
+  | 'author'
+  | 'role'
+  | 'member'
+  | 'certificate'
+  | 'signature';
+
+export class RosterError extends VerificationError<RosterProblem> {
+  override readonly name = 'RosterError';
+  constructor(problem: RosterProblem, detail?: string) {
+    super('roster log', problem, detail);
+  }
+}

@@ -8,6 +8,8 @@ import {
   HistoryPolicy,
   MemberRole,
   RevokedBy,
+  RosterChangeSchema,
+  RosterEntrySchema,
   SessionHeaderSchema,
   WithheldReason,
 } from '@keytrail/contracts';
@@ -39,6 +41,10 @@ import {
   rootKeyChangeText,
   rootKeyFingerprint,
   rootKeySealingText,
+  rosterBaseText,
+  rosterChangeText,
+  rosterEntryHash,
+  rosterEntryText,
   rosterHash,
   rosterText,
   safetyNumber,
@@ -181,6 +187,25 @@ const ciphertext = noblePrimitives.aead.seal(
 );
 
 /** What docs/wire-formats.md shows, by the name of its block: bytes in hexadecimal, or a text as it is. */
+const rosterChange = toBinary(
+  RosterChangeSchema,
+  create(RosterChangeSchema, {
+    suite: 1,
+    conversationId,
+    rosterVersion: 2n,
+    previousHash: fill(0x71),
+    removed: ['bob'],
+    author: { userId: 'alice', deviceId: 'phone' },
+    madeAt: timestampFromMs(ms),
+  }),
+);
+const rosterPlace = { conversationId, previousHash: fill(0x71) };
+const signedRosterEntry = create(RosterEntrySchema, {
+  rosterVersion: 2n,
+  signedChange: { change: rosterChange, signature: fill(0x72, 64) },
+});
+const erasedRosterEntry = create(RosterEntrySchema, { rosterVersion: 3n, erasedUserId: 'bob' });
+
 export const wireFormatExamples: Record<string, Uint8Array | string> = {
   transcript: transcript('keytrail/v1/example', 'é', 258, Uint8Array.of(0xab, 0xcd)),
   'conversation-id': conversationIdText('alice', '0190163d-8694-739b-aea5-966c26f8ad91'),
@@ -230,6 +255,18 @@ export const wireFormatExamples: Record<string, Uint8Array | string> = {
   'device-log-added-hash': deviceLogEntryHash('alice', added),
   'device-log-revoked': deviceLogEntryText('alice', revoked),
   'device-log-changed': deviceLogEntryText('alice', changed),
+  'roster-change': rosterChangeText(rosterChange),
+  'roster-entry': rosterEntryText(rosterPlace, signedRosterEntry),
+  'roster-entry-hash': rosterEntryHash(rosterPlace, signedRosterEntry),
+  'roster-erasure': rosterEntryText(rosterPlace, erasedRosterEntry),
+  'roster-base': rosterBaseText({
+    members: [
+      { userId: 'alice', role: MemberRole.ADMIN },
+      { userId: 'bob', role: MemberRole.MEMBER },
+    ],
+    permissions: { addMembers: MemberRole.MEMBER, removeMembers: MemberRole.ADMIN, changePolicy: MemberRole.ADMIN },
+    historyPolicy: HistoryPolicy.SHARED,
+  }),
   'device-revocation': deviceRevocationText(alice, BigInt(ms + 2)),
   'root-key-change': rootKeyChangeText('alice', change),
   'published-keys': publishedKeysText(published),
