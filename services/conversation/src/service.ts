@@ -1,26 +1,35 @@
 import { join } from 'node:path';
 import { createAuthenticator, createServiceIdentity } from '@keytrail/auth';
-import { ConversationService, IdentityKeysService, SessionService } from '@keytrail/contracts';
+import { ConversationService, IdentityKeysService, PresenceService, SessionService } from '@keytrail/contracts';
 import { connectEvents, pullRevocations, startRelay } from '@keytrail/events';
 import { connectPeer, startServer } from '@keytrail/rpc';
 import { openDatabase, schemaReadiness } from '@keytrail/storage';
 import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
 import type { ConversationConfig } from './config.ts';
+import { askAttachedDevices } from './consumers/ask-attached-devices.ts';
 import { eraseUsers } from './consumers/erase-users.ts';
 import { noteChangedDevices } from './consumers/note-changed-devices.ts';
 import { type AtFaultPoint, dieAt } from './fault-points.ts';
+import { askForRotations } from './jobs/ask-for-rotations.ts';
 import { forgetOldIds } from './jobs/forget-old-ids.ts';
+import { markAged } from './jobs/mark-aged-conversations.ts';
 import { reachConversations } from './jobs/reach-conversations.ts';
 import { type Reconciled, reconcileCandidates, startReconciling } from './jobs/reconcile-candidates.ts';
 import type { Parts } from './parts.ts';
 import { deviceDirectory } from './peers/device-directory.ts';
 import { addMembers } from './rpc/add-members.ts';
 import { checkEntitlement } from './rpc/check-entitlement.ts';
+import { checkEntitlements } from './rpc/check-entitlements.ts';
 import { createConversation } from './rpc/create-conversation.ts';
+import { declineRotation } from './rpc/decline-rotation.ts';
 import { forActiveDevices } from './rpc/for-active-devices.ts';
 import { getConversation } from './rpc/get-conversation.ts';
+import { getConversationsWaiting } from './rpc/get-conversations-waiting.ts';
+import { getRotation } from './rpc/get-rotation.ts';
+import { listChanges } from './rpc/list-changes.ts';
 import { listConversations } from './rpc/list-conversations.ts';
 import { listMessages } from './rpc/list-messages.ts';
+import { listSessions } from './rpc/list-sessions.ts';
 import { listSharedUsers } from './rpc/list-shared-users.ts';
 import { removeMembers } from './rpc/remove-members.ts';
 import { requestRotation } from './rpc/request-rotation.ts';
@@ -90,12 +99,15 @@ export function createConversationServer(
     closing.push(() => identityKeys.close());
     const sessions = connectPeer(SessionService, { target: config.session, identity, peer: 'session', timeoutMs });
     closing.push(() => sessions.close());
+    const presence = connectPeer(PresenceService, { target: config.presence, identity, peer: 'presence', timeoutMs });
+    closing.push(() => presence.close());
 
     const parts: Parts = {
       db,
       prisma,
       sessions,
       devices: deviceDirectory(identityKeys, { size: config.signingKeyCacheSize, ttlMs: config.signingKeyCacheMs }),
+      rotateAfterMessages: config.rotationMaxMessages,
       writerBuild: build.writerBuild,
       atFaultPoint: overrides.atFaultPoint ?? dieAt(config.faultPoint),
     };
@@ -119,6 +131,17 @@ export function createConversationServer(
     closing.push(() => pull.stop());
     const changedDevices = noteChangedDevices({ db, bus, reach, log });
     closing.push(() => changedDevices.stop());
+    const aging = markAged({ ...parts, log, maxAgeMs: config.rotationMaxAgeMs }, config.rotationAgeIntervalMs);
+    closing.push(() => aging.stop());
+    const policy = {
+      askMs: config.rotationAskMs,
+      retryMs: config.rotationRetryMs,
+      graceMs: config.rotationGraceMs,
+    };
+    const asking = askForRotations({ db, presence, log, policy }, config.rotationSweepMs);
+    closing.push(() => asking.stop());
+    const attached = askAttachedDevices({ db, bus, asking, log });
+    closing.push(() => attached.stop());
     const erasing = eraseUsers({ ...parts, bus, log, config });
     closing.push(() => erasing.stop());
 
@@ -136,8 +159,14 @@ export function createConversationServer(
           listConversations(parts),
           sendMessage(parts),
           listMessages(parts),
+          getRotation(parts),
+          declineRotation(parts, asking),
+          listSessions(parts),
+          listChanges(parts),
         ].map((rpc) => forActiveDevices(parts, rpc)),
+        getConversationsWaiting(parts),
         checkEntitlement(parts),
+        checkEntitlements(parts),
         listSharedUsers(parts),
       ],
       config,

@@ -1,8 +1,9 @@
-import { ConversationService } from '@keytrail/contracts';
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import { type CheckEntitlementResponseSchema, ConversationService } from '@keytrail/contracts';
 import { type Rpc, unary } from '@keytrail/rpc';
-import { isEntitled, isMemberNow } from '../domain/entitlement.ts';
+import { isEntitled, isMemberNow, type MembershipSpan } from '../domain/entitlement.ts';
 import type { Parts } from '../parts.ts';
-import { findConversationWithSession } from '../store/conversations.ts';
+import { type ConversationWithSession, findConversationWithSession } from '../store/conversations.ts';
 import { membershipsOf } from '../store/memberships.ts';
 
 /** Tells other services what users may have of a session. An epoch that is not committed entitles nobody. */
@@ -13,29 +14,37 @@ export function checkEntitlement({ db }: Parts): Rpc {
       const conversation = await findConversationWithSession(db, conversationId, sessionId);
       // Read later: a membership may be newer than the session, never the other way round.
       const memberships = await membershipsOf(db, conversationId, userIds);
-      const epoch = conversation?.askedEpoch;
-      return {
-        conversationKnown: conversation !== undefined,
-        sessionCommitted: epoch !== undefined,
-        epoch: epoch ?? 0n,
-        ...(conversation && {
-          currentEpoch: conversation.epoch,
-          currentSessionId: conversation.sessionId,
-          historyPolicy: conversation.historyPolicy,
-          lastWriteTraceId: conversation.lastWriteTraceId,
-        }),
-        entitlements: userIds.map((userId) => {
-          const { spans } = memberships(userId);
-          return {
-            userId,
-            everMember: spans.length > 0,
-            entitled:
-              conversation !== undefined && epoch !== undefined && isEntitled(spans, conversation.historyPolicy, epoch),
-            memberNow: isMemberNow(spans),
-            memberships: spans.map(({ fromEpoch, toEpoch }) => ({ fromEpoch, toEpoch: toEpoch ?? 0n })),
-          };
-        }),
-      };
+      return entitlementAnswer(conversation, userIds, (userId) => memberships(userId).spans);
     },
   });
+}
+
+export function entitlementAnswer(
+  conversation: ConversationWithSession | undefined,
+  userIds: readonly string[],
+  spansOf: (userId: string) => readonly MembershipSpan[],
+): MessageInitShape<typeof CheckEntitlementResponseSchema> {
+  const epoch = conversation?.askedEpoch;
+  return {
+    conversationKnown: conversation !== undefined,
+    sessionCommitted: epoch !== undefined,
+    epoch: epoch ?? 0n,
+    ...(conversation && {
+      currentEpoch: conversation.epoch,
+      currentSessionId: conversation.sessionId,
+      historyPolicy: conversation.historyPolicy,
+      lastWriteTraceId: conversation.lastWriteTraceId,
+    }),
+    entitlements: userIds.map((userId) => {
+      const spans = spansOf(userId);
+      return {
+        userId,
+        everMember: spans.length > 0,
+        entitled:
+          conversation !== undefined && epoch !== undefined && isEntitled(spans, conversation.historyPolicy, epoch),
+        memberNow: isMemberNow(spans),
+        memberships: spans.map(({ fromEpoch, toEpoch }) => ({ fromEpoch, toEpoch: toEpoch ?? 0n })),
+      };
+    }),
+  };
 }

@@ -451,7 +451,7 @@ export const NotificationKind = {
   KEY_OFFERED: 1,
 
   /**
-   * A requested key was delivered: GetInitialSession.
+   * A requested key was delivered: GetInitialSession. With an empty session_id, many were at once: SessionService.ListKeyChanges tells which.
    *
    * @generated from enum value: NOTIFICATION_KIND_KEY_DELIVERED = 2;
    */

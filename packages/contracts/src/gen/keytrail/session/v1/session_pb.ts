@@ -826,7 +826,7 @@ export const Recovery = {
   REQUESTABLE: 1,
 
   /**
-   * A request is open and waits for a holder to attach. Comes with retry-after.
+   * A request is open and waits for a holder to attach, or for its turn with one that has enough to do. Comes with retry-after.
    *
    * @generated from enum value: RECOVERY_PENDING_NO_HOLDER_ONLINE = 2;
    */
