@@ -12,8 +12,8 @@ export const presence: readonly Guard[] = [
     switchOff: [
       {
         file: leases,
-        find: 'return found.filter((device) => alive.has(device.entry.gatewayId));',
-        replace: 'return found.filter((device) => alive.size >= 0 && device.deviceId.length > 0);',
+        find: 'return foundIn(userIds, answers).filter((device) => alive.has(device.entry.gatewayId));',
+        replace: 'return foundIn(userIds, answers).filter((device) => alive.size >= 0 && device.deviceId.length > 0);',
       },
     ],
     test: {
@@ -29,8 +29,8 @@ export const presence: readonly Guard[] = [
     switchOff: [
       {
         file: 'services/presence/src/gateway.ts',
-        find: 'if (await this.#leases.renewGateway(this.#id, this.#leaseMs)) return;',
-        replace: 'if ((await this.#leases.renewGateway(this.#id, this.#leaseMs)) || this.#leaseMs > 0) return;',
+        find: 'if (!(await this.#leases.renewGateway(this.id, this.#leaseMs))) {',
+        replace: 'if (!(await this.#leases.renewGateway(this.id, this.#leaseMs)) && this.#leaseMs < 0) {',
       },
     ],
     test: {

@@ -14,6 +14,12 @@ export const presenceSettings = {
     rule.url(),
     'Redis or Valkey: leases of gateways and devices in presence, limits on claims in identity-keys',
   ),
+  redisCluster: secretSetting(
+    'KEYTRAIL_REDIS_CLUSTER',
+    rule.list().default([]),
+    'some nodes of a Redis Cluster as URLs, comma separated; then presence uses it, and not KEYTRAIL_REDIS_URL',
+  ),
+  peerSession: setting('KEYTRAIL_PEER_SESSION', rule.text(), 'gRPC target of the service session'),
   peerConversation: setting('KEYTRAIL_PEER_CONVERSATION', rule.text(), 'gRPC target of the service conversation'),
   peerTimeoutMs: setting(
     'KEYTRAIL_PEER_TIMEOUT_MS',
@@ -30,6 +36,26 @@ export const presenceSettings = {
     'KEYTRAIL_ATTACH_STANDINGS_AT_ONCE',
     rule.count().default(64),
     'for how many attaching devices one replica asks identity-keys at the same time; those past them attach without, and are asked for again',
+  ),
+  waitingTimeoutMs: setting(
+    'KEYTRAIL_ATTACH_WAITING_MS',
+    rule.durationMs().default(1_000),
+    'how long Attach waits for session and conversation to say what waits for the device; then it greets without',
+  ),
+  waitingAtOnce: setting(
+    'KEYTRAIL_ATTACH_WAITING_AT_ONCE',
+    rule.count().default(64),
+    'for how many attaching devices one replica asks session, and conversation, what waits, at the same time; those past them are greeted without',
+  ),
+  attachesPerSecond: setting(
+    'KEYTRAIL_ATTACHES_PER_SECOND',
+    rule.count().default(500),
+    'how many devices one replica attaches per second; the others are told when to come again. Also how far apart the devices of a draining replica return. 0 for no bound',
+  ),
+  attachesAtOnce: setting(
+    'KEYTRAIL_ATTACHES_AT_ONCE',
+    rule.count().default(256),
+    'how many devices may be between their Attach and their greeting at one replica. 0 for no bound',
   ),
   revocationsPullMs: setting(
     'KEYTRAIL_REVOCATIONS_PULL_MS',

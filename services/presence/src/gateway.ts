@@ -6,12 +6,14 @@ import {
   type UserErasureRequested,
   UserErasureRequestedSchema,
 } from '@keytrail/contracts';
-import { type EventBus, publishCore, subscribeCore } from '@keytrail/events';
+import { answerCore, type EventBus, publishCore, requestCore, subscribeCore } from '@keytrail/events';
 import { attr, currentTraceparent, SpanKind, withSpan } from '@keytrail/telemetry';
 import type { Attachment } from './domain/attachment.ts';
 import { Attachments } from './domain/attachments.ts';
 import type { DeviceEntry } from './domain/device-entry.ts';
-import type { FoundDevice, LeaseStore } from './store/lease-store.ts';
+import { connectionAt, homeOfConnection, homeOfGateway } from './domain/home.ts';
+import { rangeOf } from './domain/slot-ranges.ts';
+import { type FoundDevice, keyOfEntries, type LeaseStore } from './store/lease-store.ts';
 
 interface Log {
   info(fields: object, message: string): void;
@@ -21,11 +23,18 @@ interface Log {
 /** All gateways listen to it. */
 const erasedSubject = 'keytrail.gateways.user_erased';
 
-type Errand = 'deliver' | 'superseded' | 'heartbeat' | 'revoked';
+type Errand = 'deliver' | 'superseded' | 'revoked';
+
+const heartbeatTemplate = 'keytrail.heartbeats.{home}';
+/** Entries that a renewal looks for, besides the canaries: chosen at random, and as many however many devices there are. */
+const lookedFor = 16;
+/** A gateway that stands still does not answer; the device tries again, or attaches elsewhere. */
+const heartbeatAnswerMs = 1_000;
 
 /**
  * This process as a gateway: it holds the streams of attached devices under a lease, and takes errands for them from other
- * gateways over core NATS (`keytrail.gateway.<id>.<errand>`, and what is for all of them `keytrail.gateways.user_erased`). The id is random per boot, and changes when the lease was lost.
+ * gateways over core NATS (`keytrail.gateway.<home>.<errand>`, and what is for all of them `keytrail.gateways.user_erased`). The
+ * home is random per boot, the id is a new one of that home whenever the lease was lost.
  */
 export class Gateway {
   readonly attachments = new Attachments();
@@ -35,9 +44,14 @@ export class Gateway {
   readonly #bus: EventBus;
   readonly #leaseMs: number;
   readonly #log: Log;
-  #id = randomUUID();
-  #unsubscribe: (() => void) | undefined;
-  #unsubscribeErased: (() => void) | undefined;
+  readonly #home = randomUUID().replaceAll('-', '').slice(0, 12);
+  #generation = 1;
+  readonly #subscriptions: { stop(): void }[] = [];
+  /** As they were seen last; the first look only learns them. */
+  #canaries: readonly string[] = [];
+  /** Ranges of slots whose entries must be written again. */
+  #lostRanges = new Set<number>();
+  #lostAll = false;
 
   constructor(parts: { leases: LeaseStore; bus: EventBus; leaseMs: number; log: Log }) {
     this.#leases = parts.leases;
@@ -47,50 +61,78 @@ export class Gateway {
   }
 
   get id(): string {
-    return this.#id;
+    return `${this.#home}-${this.#generation}`;
   }
 
   async open(): Promise<void> {
-    this.#unsubscribe = this.#listen(this.#id);
-    this.#unsubscribeErased = this.#listenForErased();
-    await this.#leases.openGateway(this.#id, this.#leaseMs);
+    await this.#leases.ready();
+    this.#subscriptions.push(this.#listen(), this.#listenForErased(), this.#answerHeartbeats());
+    await this.#leases.openGateway(this.id, this.#leaseMs);
+    this.#canaries = (await this.#leases.look([])).canaries;
+  }
+
+  /** Names a connection whose heartbeats find this gateway, whichever replica they meet. */
+  newConnection(): string {
+    return connectionAt(this.#home);
   }
 
   /** The entry of an attachment as it stands in Redis while this gateway has its present id. */
   entryOf(attachment: Attachment): DeviceEntry {
     return {
       counter: attachment.counter,
-      gatewayId: this.#id,
+      gatewayId: this.id,
       connectionId: attachment.connectionId,
       attachedAtMs: attachment.attachedAt.getTime(),
     };
   }
 
   /**
-   * Renews the lease. A lease that is gone means that Redis lost its data or that this process stood still for longer than the lease,
-   * so that its devices may be attached elsewhere by now: it takes a new id and asserts each stream again, by compare-and-set.
+   * Renews the lease, and looks whether Redis still has what was written; true when something is to be healed. A lease that is gone means
+   * that Redis lost its data or that this process stood still for longer than the lease, so that its devices may be attached elsewhere
+   * by now: it takes a new id, which nothing points to until each stream has been asserted again, by compare-and-set.
    */
-  async renew(): Promise<void> {
-    if (await this.#leases.renewGateway(this.#id, this.#leaseMs)) return;
-    const lost = this.#id;
-    const unsubscribeLost = this.#unsubscribe;
-    this.#id = randomUUID();
-    this.#unsubscribe = this.#listen(this.#id);
-    await this.#leases.openGateway(this.#id, this.#leaseMs);
-    this.#log.warn(
-      { lost, gateway: this.#id, attachments: this.attachments.size },
-      'gateway lease was lost, asserting devices again',
-    );
-    await this.assertAll();
-    unsubscribeLost?.();
+  async renew(): Promise<boolean> {
+    if (!(await this.#leases.renewGateway(this.id, this.#leaseMs))) {
+      const lost = this.id;
+      this.#generation += 1;
+      this.#lostAll = true;
+      await this.#leases.openGateway(this.id, this.#leaseMs);
+      this.#log.warn(
+        { lost, gateway: this.id, attachments: this.attachments.size },
+        'gateway lease was lost, asserting devices again',
+      );
+    }
+    const { canaries, entriesThere } = await this.#leases.look(this.attachments.some(lookedFor));
+    const lostRanges = canaries.flatMap((canary, range) => (canary === this.#canaries[range] ? [] : [range]));
+    this.#canaries = canaries;
+    if (lostRanges.length > 0 || !entriesThere) {
+      this.#log.warn({ ranges: lostRanges.length, entriesThere }, 'Redis lost entries, asserting devices again');
+      if (!entriesThere) this.#lostAll = true;
+      for (const range of lostRanges) this.#lostRanges.add(range);
+    }
+    return this.#lostAll || this.#lostRanges.size > 0;
+  }
+
+  /** Asserts those again whose entries Redis has lost. What fails is to be healed still. */
+  async heal(): Promise<void> {
+    if (!this.#lostAll && this.#lostRanges.size === 0) return;
+    const [all, ranges] = [this.#lostAll, this.#lostRanges];
+    this.#lostAll = false;
+    this.#lostRanges = new Set();
+    try {
+      await this.assertAll(({ userId }) => all || ranges.has(rangeOf(keyOfEntries(userId))));
+    } catch (error) {
+      this.#lostAll = true;
+      throw error;
+    }
   }
 
   /**
-   * Writes the entry of every attachment that has not ended again; those that a newer attachment replaced are ended. Paced by `pageSize` at
+   * Writes the entries of those attachments again that have not ended; those that a newer attachment replaced are ended. Paced by `pageSize` at
    * a time.
    */
-  async assertAll(pageSize = 200): Promise<void> {
-    const all = this.attachments.all();
+  async assertAll(which: (attachment: Attachment) => boolean = () => true, pageSize = 200): Promise<void> {
+    const all = this.attachments.all().filter(which);
     for (let from = 0; from < all.length; from += pageSize) {
       await Promise.all(
         all
@@ -108,8 +150,13 @@ export class Gateway {
       attachment.end('superseded');
       return false;
     }
+    attachment.asserted = true;
     const { replaced } = outcome;
-    if (replaced && replaced.gatewayId !== this.#id && replaced.connectionId !== attachment.connectionId) {
+    if (
+      replaced &&
+      homeOfGateway(replaced.gatewayId) !== this.#home &&
+      replaced.connectionId !== attachment.connectionId
+    ) {
       this.#send(replaced.gatewayId, 'superseded', attachment.userId, attachment.deviceId, replaced.connectionId);
     }
     return true;
@@ -122,7 +169,7 @@ export class Gateway {
 
   /** Hands a notification to the gateway that holds the device's stream: this one, or another over core NATS. */
   deliver(found: FoundDevice, notification: Notification): void {
-    if (found.entry.gatewayId === this.#id)
+    if (homeOfGateway(found.entry.gatewayId) === this.#home)
       this.#deliverHere(found.userId, found.deviceId, found.entry.connectionId, notification);
     else
       this.#send(
@@ -137,7 +184,7 @@ export class Gateway {
 
   /** Ends a revoked device's stream on the gateway that holds it: this one, or another over core NATS. */
   endRevoked({ userId, deviceId, entry }: FoundDevice): void {
-    if (entry.gatewayId === this.#id) this.attachments.of(userId, deviceId)?.end('revoked');
+    if (homeOfGateway(entry.gatewayId) === this.#home) this.attachments.of(userId, deviceId)?.end('revoked');
     else this.#send(entry.gatewayId, 'revoked', userId, deviceId, entry.connectionId);
   }
 
@@ -149,19 +196,50 @@ export class Gateway {
     publishCore(this.#bus, erasedSubject, toBinary(UserErasureRequestedSchema, requested));
   }
 
-  passHeartbeatOn(gatewayId: string, userId: string, deviceId: string, connectionId: string): void {
-    this.#send(gatewayId, 'heartbeat', userId, deviceId, connectionId);
-  }
-
-  /** Ends all streams so that their devices attach elsewhere. */
-  drain(): void {
-    for (const attachment of this.attachments.all()) attachment.end('draining');
+  /**
+   * Takes a heartbeat for whichever gateway holds the connection; false when nobody does. Redis is not asked: its name tells where the
+   * connection is. Throws when that gateway does not answer.
+   */
+  async beat(userId: string, deviceId: string, connectionId: string): Promise<boolean> {
+    const home = homeOfConnection(connectionId);
+    if (home === this.#home) return this.#beatHere(userId, deviceId, connectionId);
+    const delivery = create(GatewayDeliverySchema, { device: { userId, deviceId }, connectionId });
+    try {
+      const answer = await requestCore(
+        this.#bus,
+        `keytrail.heartbeats.${home}`,
+        toBinary(GatewayDeliverySchema, delivery),
+        { template: heartbeatTemplate, timeoutMs: heartbeatAnswerMs },
+      );
+      return answer[0] === 1;
+    } catch (error) {
+      if (isNobodyThere(error)) return false;
+      throw error;
+    }
   }
 
   async close(): Promise<void> {
-    this.#unsubscribe?.();
-    this.#unsubscribeErased?.();
-    await this.#leases.closeGateway(this.#id);
+    for (const subscription of this.#subscriptions) subscription.stop();
+    await this.#leases.closeGateway(this.id);
+  }
+
+  #beatHere(userId: string, deviceId: string, connectionId: string): boolean {
+    const attachment = this.attachments.of(userId, deviceId);
+    if (!attachment || attachment.ended || attachment.connectionId !== connectionId) return false;
+    attachment.lastHeartbeatMs = performance.now();
+    return true;
+  }
+
+  #answerHeartbeats(): { stop(): void } {
+    return answerCore(
+      this.#bus,
+      `keytrail.heartbeats.${this.#home}`,
+      async (bytes) => {
+        const { device, connectionId } = fromBinary(GatewayDeliverySchema, bytes);
+        return Uint8Array.of(this.#beatHere(device?.userId ?? '', device?.deviceId ?? '', connectionId) ? 1 : 0);
+      },
+      { template: heartbeatTemplate },
+    );
   }
 
   #deliverHere(userId: string, deviceId: string, connectionId: string, notification: Notification): void {
@@ -193,26 +271,26 @@ export class Gateway {
       connectionId,
       ...(notification ? { notification } : {}),
     });
-    publishCore(this.#bus, `keytrail.gateway.${gatewayId}.${errand}`, toBinary(GatewayDeliverySchema, delivery), {
+    const home = homeOfGateway(gatewayId);
+    publishCore(this.#bus, `keytrail.gateway.${home}.${errand}`, toBinary(GatewayDeliverySchema, delivery), {
       template: `keytrail.gateway.{gateway}.${errand}`,
     });
   }
 
-  #listenForErased(): () => void {
-    const subscription = subscribeCore(this.#bus, erasedSubject, async (bytes) => {
+  #listenForErased(): { stop(): void } {
+    return subscribeCore(this.#bus, erasedSubject, async (bytes) => {
       const { userId } = fromBinary(UserErasureRequestedSchema, bytes);
       const held = this.attachments.ofUser(userId);
       for (const attachment of held) attachment.end('revoked');
       // After all that this gateway has written: it writes no more for those that have ended.
       if (held.length > 0) await this.#leases.forget(userId);
     });
-    return () => subscription.stop();
   }
 
-  #listen(gatewayId: string): () => void {
-    const subscription = subscribeCore(
+  #listen(): { stop(): void } {
+    return subscribeCore(
       this.#bus,
-      `keytrail.gateway.${gatewayId}.*`,
+      `keytrail.gateway.${this.#home}.*`,
       async (bytes, subject) => {
         const { device, connectionId, notification } = fromBinary(GatewayDeliverySchema, bytes);
         if (!device) return;
@@ -222,12 +300,16 @@ export class Gateway {
         if (errand === 'revoked') attachment?.end('revoked');
         if (attachment?.connectionId !== connectionId) return;
         if (errand === 'superseded') attachment.end('superseded');
-        if (errand === 'heartbeat') attachment.lastHeartbeatMs = performance.now();
         if (errand === 'deliver' && notification)
           this.#deliverHere(device.userId, device.deviceId, connectionId, notification);
       },
       { template: 'keytrail.gateway.{gateway}.*' },
     );
-    return () => subscription.stop();
   }
+}
+
+/** Nobody listens there: that gateway is gone. */
+function isNobodyThere(error: unknown): boolean {
+  const { cause } = error as { cause?: unknown };
+  return [error, cause].some((each) => each instanceof Error && each.name === 'NoRespondersError');
 }

@@ -1,5 +1,5 @@
 import { type Authenticator, createAuthenticator, createServiceIdentity } from '@keytrail/auth';
-import { ConversationService, IdentityKeysService, PresenceService } from '@keytrail/contracts';
+import { ConversationService, IdentityKeysService, PresenceService, SessionService } from '@keytrail/contracts';
 import {
   connectEvents,
   consumers,
@@ -17,14 +17,16 @@ import { endRevokedDevice } from './consumers/end-revoked-devices.ts';
 import { eraseUser } from './consumers/erase-users.ts';
 import { notifyDevices } from './consumers/notify-devices.ts';
 import { atMost, standingFrom } from './device-standing.ts';
+import { Admission, spreadReturns } from './domain/admission.ts';
 import { Gateway } from './gateway.ts';
 import { askAgain } from './jobs/ask-again.ts';
 import { followRevocations } from './jobs/follow-revocations.ts';
-import { endExpiredTokens, endSilentDevices, keepLease, sweepDevices } from './jobs/gateway-jobs.ts';
+import { endExpiredTokens, endSilentDevices, healDevices, keepLease, sweepDevices } from './jobs/gateway-jobs.ts';
 import { attach } from './rpc/attach.ts';
 import { heartbeat } from './rpc/heartbeat.ts';
 import { listOnline } from './rpc/list-online.ts';
 import { LeaseStore } from './store/lease-store.ts';
+import { askConversationsWaiting, askKeysWaiting } from './waiting.ts';
 
 export interface RunningPresence {
   readonly grpcPort: number;
@@ -48,6 +50,7 @@ export async function startPresence(
   await bus.ensure();
   const leases = new LeaseStore({
     url: config.redisUrl,
+    clusterUrls: config.redisCluster,
     deviceTtlMs: config.sweepMs * 3,
     onError: (error) => log.warn({ err: error }, 'Redis reported an error'),
   });
@@ -61,6 +64,7 @@ export async function startPresence(
     peer: 'conversation',
     timeoutMs,
   });
+  const session = connectPeer(SessionService, { target: config.peerSession, identity, peer: 'session', timeoutMs });
   const identityKeys = connectPeer(IdentityKeysService, {
     target: config.peerIdentityKeys,
     identity,
@@ -98,8 +102,10 @@ export async function startPresence(
     handlers: on(userErasureRequested, (requested) => eraseUser({ gateway, leases, bus, log }, requested)),
     log,
   });
+  const healing = healDevices(gateway, config.gatewayRenewMs, log);
   const jobs = [
-    keepLease(gateway, config.gatewayRenewMs, log),
+    keepLease(gateway, config.gatewayRenewMs, healing, log),
+    healing,
     sweepDevices(gateway, config.sweepMs, log),
     endSilentDevices(gateway, config.heartbeatIntervalMs, log),
     endExpiredTokens(gateway, log),
@@ -113,11 +119,24 @@ export async function startPresence(
         gateway,
         bus,
         ask: atMost(config.standingsAtOnce, ask),
+        keysWaiting: askKeysWaiting(session, {
+          timeoutMs: config.waitingTimeoutMs,
+          atOnce: config.waitingAtOnce,
+          failed: warnSparingly(log, 'session could not be asked what waits for a device; it was greeted without'),
+        }),
+        conversationsWaiting: askConversationsWaiting(conversation, {
+          timeoutMs: config.waitingTimeoutMs,
+          atOnce: config.waitingAtOnce,
+          failed: warnSparingly(log, 'conversation could not be asked what waits for a device; it was greeted without'),
+        }),
+        admission: new Admission({ perSecond: config.attachesPerSecond, atOnce: config.attachesAtOnce }),
+        attachLimit: `${config.attachesPerSecond} attaches per second, ${config.attachesAtOnce} at once`,
+        nextReturn: spreadReturns(config.attachesPerSecond),
         heartbeatIntervalMs: config.heartbeatIntervalMs,
         maxAttachments: config.maxAttachments,
         maxQueuedNotifications: config.maxQueuedNotifications,
       }),
-      heartbeat({ gateway, leases }),
+      heartbeat({ gateway }),
       listOnline({ leases, conversation }),
     ],
     config,
@@ -143,6 +162,7 @@ export async function startPresence(
       await Promise.all(jobs.map((job) => job.stop()));
       await gateway.close();
       conversation.close();
+      session.close();
       identityKeys.close();
       await bus.close();
       leases.close();

@@ -59,6 +59,7 @@ beforeAll(async () => {
     KEYTRAIL_TOKEN_AUDIENCE: issuer.audience,
     KEYTRAIL_SERVICE_CREDENTIAL: credential,
     KEYTRAIL_PEER_CONVERSATION: '127.0.0.1:1',
+    KEYTRAIL_PEER_SESSION: '127.0.0.1:1',
     KEYTRAIL_PEER_IDENTITY_KEYS: '127.0.0.1:1',
     KEYTRAIL_GATEWAY_LEASE_MS: '900',
     KEYTRAIL_GATEWAY_RENEW_MS: '200',
@@ -274,7 +275,7 @@ describe('the picture heals by itself', () => {
     const admin = new Redis(redis.url);
     perTest.push(() => admin.disconnect());
     // What a killed gateway leaves: device entries that point to a lease which nobody renews.
-    await admin.set('keytrail:gateway:dead', '1', 'PX', 300);
+    await admin.zadd('keytrail:gateways', Date.now() + 300, 'dead');
     await admin.hset('keytrail:devices:{alice}', 'phone', '5|dead|11111111-1111-4111-8111-111111111111|1');
     expect(await online(watcher, 'alice')).toEqual(['alice/phone']);
     await untilOnline(watcher, ['alice'], []);
@@ -406,7 +407,7 @@ describe('an erased user', () => {
   });
 
   test('whose device does not read its stream to the end gets no entry again', async () => {
-    const leases = new LeaseStore({ url: redis.url, deviceTtlMs: 60_000, onError: () => {} });
+    const leases = new LeaseStore({ url: redis.url, clusterUrls: [], deviceTtlMs: 60_000, onError: () => {} });
     perTest.push(() => leases.close());
     const holding = new Gateway({ leases, bus, leaseMs: 60_000, log: { info() {}, warn() {} } });
     await holding.open();

@@ -33,6 +33,8 @@ export class Attachment {
    * the greeting Attach is asking, afterwards whoever is unknown is asked for again.
    */
   standing: 'asking' | 'unknown' | 'known' = 'asking';
+  /** Its entry was written once. */
+  asserted = false;
   ended: AttachmentEnd | undefined;
   readonly #maxQueued: number;
   readonly #queue: Notification[] = [];

@@ -29,8 +29,21 @@ export class Attachments {
     return [...this.#byDevice.values()];
   }
 
+  /** Up to `most` of those whose entry should be there, from a random one on. */
+  some(most: number): Attachment[] {
+    const all = this.all();
+    const from = Math.floor(Math.random() * all.length);
+    const turned = [...all.slice(from, from + most), ...all.slice(0, Math.max(0, from + most - all.length))];
+    return turned.slice(0, most).filter(({ asserted, ended }) => asserted && !ended);
+  }
+
   ofUser(userId: string): Attachment[] {
     return this.all().filter((attachment) => attachment.userId === userId);
+  }
+
+  /** Takes no silence of `ms` for theirs: it was this process that did not hear. */
+  forgiveSilence(ms: number): void {
+    for (const attachment of this.#byDevice.values()) attachment.lastHeartbeatMs += ms;
   }
 
   /** Ends those whose last heartbeat is older than `silenceMs`; returns them. */

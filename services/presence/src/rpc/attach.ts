@@ -1,27 +1,40 @@
-import { randomUUID } from 'node:crypto';
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import { timestampFromDate } from '@bufbuild/protobuf/wkt';
-import { type AttachResponseSchema, PresenceService } from '@keytrail/contracts';
+import {
+  type AttachResponseSchema,
+  type ConversationsWaitingSchema,
+  type KeysWaitingSchema,
+  PresenceService,
+} from '@keytrail/contracts';
 import { deviceAttached, type EventBus, publishHint } from '@keytrail/events';
 import { deviceCaller, type Rpc, refuse, serverStream } from '@keytrail/rpc';
 import { type AskStanding, deviceRevoked, notRegistered } from '../device-standing.ts';
+import type { Admission } from '../domain/admission.ts';
 import { Attachment } from '../domain/attachment.ts';
 import type { Gateway } from '../gateway.ts';
+import type { AskWaiting } from '../waiting.ts';
 
 interface Parts {
   readonly gateway: Gateway;
   readonly bus: EventBus;
   readonly ask: AskStanding;
+  readonly keysWaiting: AskWaiting<MessageInitShape<typeof KeysWaitingSchema>>;
+  readonly conversationsWaiting: AskWaiting<MessageInitShape<typeof ConversationsWaitingSchema>>;
+  readonly admission: Admission;
+  /** What `admission` allows, in words. */
+  readonly attachLimit: string;
+  /** When the next one of a draining replica's devices is to attach elsewhere, in ms from now. */
+  readonly nextReturn: () => number;
   readonly heartbeatIntervalMs: number;
   readonly maxAttachments: number;
   readonly maxQueuedNotifications: number;
 }
 
-/** How long a drained device waits before it attaches again, jittered by the device. */
-const reconnectAfterMs = 500;
+/** For whoever is refused for the number of streams, or for not reading its own. */
+const retryAfterMs = 500;
 
 export function attach(parts: Parts): Rpc {
-  const { gateway, bus, ask, heartbeatIntervalMs } = parts;
+  const { gateway, bus, ask, admission, heartbeatIntervalMs } = parts;
   return serverStream(PresenceService.method.attach, {
     allow: ['device'],
     async *handle(request, call): AsyncGenerator<MessageInitShape<typeof AttachResponseSchema>> {
@@ -29,13 +42,25 @@ export function attach(parts: Parts): Rpc {
       if (gateway.attachments.size >= parts.maxAttachments) {
         throw refuse('LIMIT_EXCEEDED', 'this replica holds as many streams as it may', {
           metadata: { limit: String(parts.maxAttachments), scope: 'attachments' },
-          retryAfterMs: reconnectAfterMs,
+          retryAfterMs,
         });
       }
+      const admitted = admission.enter(performance.now());
+      if (!admitted.admitted) {
+        throw refuse('LIMIT_EXCEEDED', 'many devices attach to this replica now', {
+          metadata: { limit: parts.attachLimit, scope: 'attaches' },
+          retryAfterMs: admitted.retryAfterMs,
+        });
+      }
+      let attaching = true;
+      const greetedOrGone = () => {
+        if (attaching) admission.leave();
+        attaching = false;
+      };
       const attachment = new Attachment({
         userId,
         deviceId,
-        connectionId: randomUUID(),
+        connectionId: gateway.newConnection(),
         counter: request.attachCounter,
         attachedAt: new Date(),
         tokenExpiresAtMs: expiresAtMs ?? Number.POSITIVE_INFINITY,
@@ -46,17 +71,22 @@ export function attach(parts: Parts): Rpc {
         refuse('CONNECTION_SUPERSEDED', 'a newer attachment of this device is live', {
           metadata: { connection_id: attachment.connectionId },
         });
-      const older = gateway.attachments.of(userId, deviceId);
-      if (older && !older.ended && older.counter >= attachment.counter) throw superseded();
-      // Before the entry says online, the queue must be able to take what is sent to it.
-      gateway.attachments.put(attachment);
       try {
+        const older = gateway.attachments.of(userId, deviceId);
+        if (older && !older.ended && older.counter >= attachment.counter) throw superseded();
+        // Before the entry says online, the queue must be able to take what is sent to it.
+        gateway.attachments.put(attachment);
         if (!(await gateway.assert(attachment))) throw superseded();
         // Only now, with the entry in place: a revocation is either in the answer, or its event finds the entry.
         const follows = gateway.followsRevocations;
-        const standing = await ask(attachment);
+        const [standing, keysWaiting, conversationsWaiting] = await Promise.all([
+          ask(attachment),
+          parts.keysWaiting(attachment, request.sessionCursor),
+          parts.conversationsWaiting(attachment, request.conversationCursor),
+        ]);
         if (standing.kind === 'refused') throw standing.refusal;
         attachment.standing = standing.kind === 'active' && follows ? 'known' : 'unknown';
+        greetedOrGone();
         yield {
           message: {
             case: 'greeting',
@@ -65,6 +95,8 @@ export function attach(parts: Parts): Rpc {
               heartbeatIntervalMs,
               attachedAt: timestampFromDate(attachment.attachedAt),
               ...(standing.kind === 'active' && standing.prekeyStatus && { prekeyStatus: standing.prekeyStatus }),
+              ...(keysWaiting && { keysWaiting }),
+              ...(conversationsWaiting && { conversationsWaiting }),
             },
           },
         };
@@ -82,7 +114,8 @@ export function attach(parts: Parts): Rpc {
           yield { message: { case: 'notification', value: notification } };
         }
         call.draining.removeEventListener('abort', drain);
-        if (attachment.ended === 'draining') yield { message: { case: 'draining', value: { reconnectAfterMs } } };
+        if (attachment.ended === 'draining')
+          yield { message: { case: 'draining', value: { reconnectAfterMs: parts.nextReturn() } } };
         if (attachment.ended === 'superseded') throw superseded();
         if (attachment.ended === 'revoked') throw deviceRevoked(deviceId);
         if (attachment.ended === 'not-registered') throw notRegistered(deviceId);
@@ -94,7 +127,7 @@ export function attach(parts: Parts): Rpc {
         if (attachment.ended === 'overflow') {
           throw refuse('LIMIT_EXCEEDED', 'the device does not read its notifications; attach again and pull', {
             metadata: { limit: String(parts.maxQueuedNotifications), scope: 'queued_notifications' },
-            retryAfterMs: reconnectAfterMs,
+            retryAfterMs,
           });
         }
         if (attachment.ended === 'heartbeats-missed') {
@@ -103,6 +136,7 @@ export function attach(parts: Parts): Rpc {
           });
         }
       } finally {
+        greetedOrGone();
         await gateway
           .release(attachment)
           .catch((error: unknown) => call.log.warn({ err: error }, 'the entry of a device that left was not removed'));

@@ -1,6 +1,15 @@
+import { randomUUID } from 'node:crypto';
 import { withRedisSpan } from '@keytrail/telemetry';
-import { Redis } from 'ioredis';
+import { Cluster } from 'ioredis';
 import { type DeviceEntry, formatDeviceEntry, parseDeviceEntry } from '../domain/device-entry.ts';
+import { keyInEachRange } from '../domain/slot-ranges.ts';
+import {
+  askTogether,
+  connectRedis,
+  type Question,
+  type RedisAddress,
+  type RedisConnection,
+} from './redis-connection.ts';
 
 /** A device with its entry. */
 export interface FoundDevice {
@@ -13,6 +22,14 @@ export interface FoundDevice {
 export type AttachOutcome =
   | { readonly outcome: 'held'; readonly replaced: DeviceEntry | undefined }
   | { readonly outcome: 'newer-attached'; readonly by: DeviceEntry };
+
+/** What Redis has of what it should have. */
+export interface Standing {
+  /** By range of slots; another one than before, when the range has lost its data in between. */
+  readonly canaries: readonly string[];
+  /** Whether all of the entries that were asked for are there. */
+  readonly entriesThere: boolean;
+}
 
 // Counters have up to 20 digits, more than a Lua number holds: compared by length, then as text.
 const attachScript = `
@@ -33,6 +50,24 @@ local current = redis.call('HGET', KEYS[1], ARGV[1])
 if current == ARGV[2] then return redis.call('HDEL', KEYS[1], ARGV[1]) end
 return 0`;
 
+const clock = `
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)`;
+
+// A lease that has run out is not renewed, whether or not somebody has cleared it away.
+const renewScript = `${clock}
+if ARGV[3] == 'renew' then
+  local ends = redis.call('ZSCORE', KEYS[1], ARGV[1])
+  if not ends or tonumber(ends) <= now then return 0 end
+end
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return 1`;
+
+const liveScript = `${clock}
+return redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. string.format('%.0f', now), '+inf')`;
+
 /** The commands that `defineCommand` adds. */
 interface LeaseCommands {
   attachDevice(
@@ -44,46 +79,73 @@ interface LeaseCommands {
     ttlMs: number,
   ): Promise<[number, string]>;
   detachDevice(key: string, deviceId: string, entry: string): Promise<number>;
+  holdLease(key: string, gatewayId: string, leaseMs: number, how: 'open' | 'renew'): Promise<number>;
 }
 
-const gatewayKey = (gatewayId: string) => `keytrail:gateway:${gatewayId}`;
+/** Of all gateways, with the ends of their leases by the clock of Redis: one key, so that one look tells who lives. */
+const gatewaysKey = 'keytrail:gateways';
 // The hash tag keeps a user's devices in one slot of a cluster.
 const devicesKey = (userId: string) => `keytrail:devices:{${userId}}`;
+const canaryKeys = keyInEachRange('keytrail:canary:');
+
+const liveGateways: Question = {
+  key: gatewaysKey,
+  add: (pipeline) => (pipeline as unknown as { liveGateways(key: string): unknown }).liveGateways(gatewaysKey),
+};
 
 /**
- * Two-level leases: a gateway's key lives for one lease, a device's entry points to a gateway. A device is online when both are there.
+ * Two-level leases: a gateway's lasts for one lease, a device's entry points to a gateway. A device is online when both are there.
  */
 export class LeaseStore {
-  readonly #redis: Redis & LeaseCommands;
+  readonly #redis: RedisConnection & LeaseCommands;
   readonly #deviceTtlMs: number;
 
-  constructor(options: { url: string; deviceTtlMs: number; onError: (error: Error) => void }) {
+  constructor(options: RedisAddress & { deviceTtlMs: number; onError: (error: Error) => void }) {
     this.#deviceTtlMs = options.deviceTtlMs;
-    const redis = new Redis(options.url, {
-      maxRetriesPerRequest: 2,
-      connectTimeout: 2_000,
-      commandTimeout: 2_000,
-      retryStrategy: (attempt) => Math.min(attempt * 50, 1_000),
-    });
-    redis.on('error', options.onError);
+    const redis = connectRedis(options, options.onError);
     redis.defineCommand('attachDevice', { numberOfKeys: 1, lua: attachScript });
     redis.defineCommand('detachDevice', { numberOfKeys: 1, lua: detachScript });
-    this.#redis = redis as Redis & LeaseCommands;
+    redis.defineCommand('holdLease', { numberOfKeys: 1, lua: renewScript });
+    redis.defineCommand('liveGateways', { numberOfKeys: 1, lua: liveScript });
+    this.#redis = redis as RedisConnection & LeaseCommands;
   }
 
   /** Takes the lease of a gateway id that nobody has. */
   async openGateway(gatewayId: string, leaseMs: number): Promise<void> {
-    await withRedisSpan('SET', () => this.#redis.set(gatewayKey(gatewayId), '1', 'PX', leaseMs));
+    await withRedisSpan('EVALSHA open', () => this.#redis.holdLease(gatewaysKey, gatewayId, leaseMs, 'open'));
   }
 
   /** Renews the lease; false when it is gone: it ran out, or Redis lost its data. */
   async renewGateway(gatewayId: string, leaseMs: number): Promise<boolean> {
-    const answer = await withRedisSpan('SET', () => this.#redis.set(gatewayKey(gatewayId), '1', 'PX', leaseMs, 'XX'));
-    return answer === 'OK';
+    return (
+      (await withRedisSpan('EVALSHA renew', () => this.#redis.holdLease(gatewaysKey, gatewayId, leaseMs, 'renew'))) ===
+      1
+    );
   }
 
   async closeGateway(gatewayId: string): Promise<void> {
-    await withRedisSpan('DEL', () => this.#redis.del(gatewayKey(gatewayId)));
+    await withRedisSpan('ZREM', () => this.#redis.zrem(gatewaysKey, gatewayId));
+  }
+
+  /** Whether the data are still those that were written: by a canary in each range of slots, and some entries. One round trip. */
+  async look(entries: readonly { readonly userId: string; readonly deviceId: string }[]): Promise<Standing> {
+    const mine = randomUUID();
+    const answers = await withRedisSpan('GET', () =>
+      askTogether(this.#redis, [
+        ...canaryKeys.flatMap((key): Question[] => [
+          { key, add: (pipeline) => pipeline.set(key, mine, 'NX') },
+          { key, add: (pipeline) => pipeline.get(key) },
+        ]),
+        ...entries.map(({ userId, deviceId }): Question => {
+          const key = devicesKey(userId);
+          return { key, add: (pipeline) => pipeline.hexists(key, deviceId) };
+        }),
+      ]),
+    );
+    return {
+      canaries: canaryKeys.map((_, range) => String(answers[range * 2 + 1])),
+      entriesThere: answers.slice(canaryKeys.length * 2).every((there) => there === 1),
+    };
   }
 
   /** Compare-and-set by counter. A newer entry only holds while its gateway lives. */
@@ -102,8 +164,7 @@ export class LeaseStore {
       );
       const other = text === '' ? undefined : parseDeviceEntry(text);
       if (held === 1) return { outcome: 'held', replaced: other };
-      if (other && (await this.#gatewaysAlive([other.gatewayId])).has(other.gatewayId))
-        return { outcome: 'newer-attached', by: other };
+      if (other && (await this.#liveGateways()).has(other.gatewayId)) return { outcome: 'newer-attached', by: other };
       dead = text;
     }
   }
@@ -126,49 +187,60 @@ export class LeaseStore {
     return text ? parseDeviceEntry(text) : undefined;
   }
 
-  /** All entries of the users, in one pipeline, whether or not their gateways live. */
+  /** All entries of the users, whether or not their gateways live. One round trip. */
   async findAll(userIds: readonly string[]): Promise<FoundDevice[]> {
     if (userIds.length === 0) return [];
-    const answers = await withRedisSpan('HGETALL', () => {
-      const pipeline = this.#redis.pipeline();
-      for (const userId of userIds) pipeline.hgetall(devicesKey(userId));
-      return pipeline.exec();
-    });
-    return (answers ?? []).flatMap(([error, fields], index) => {
-      if (error) throw error;
-      return Object.entries(fields as Record<string, string>).flatMap(([deviceId, text]) => {
-        const entry = parseDeviceEntry(text);
-        return entry ? [{ userId: userIds[index] as string, deviceId, entry }] : [];
-      });
-    });
+    const answers = await withRedisSpan('HGETALL', () => askTogether(this.#redis, userIds.map(entriesOf)));
+    return foundIn(userIds, answers);
   }
 
-  /** Those of the users' devices that are online: their gateway lives. */
+  /** Those of the users' devices that are online: their gateway lives. One round trip, to each node of a cluster. */
   async listOnline(userIds: readonly string[]): Promise<FoundDevice[]> {
-    const found = await this.findAll(userIds);
-    const alive = await this.#gatewaysAlive([...new Set(found.map((device) => device.entry.gatewayId))]);
-    return found.filter((device) => alive.has(device.entry.gatewayId));
-  }
-
-  async isGatewayAlive(gatewayId: string): Promise<boolean> {
-    return (await this.#gatewaysAlive([gatewayId])).has(gatewayId);
+    if (userIds.length === 0) return [];
+    const [live, ...answers] = await withRedisSpan('HGETALL', () =>
+      askTogether(this.#redis, [liveGateways, ...userIds.map(entriesOf)]),
+    );
+    const alive = new Set(live as string[]);
+    return foundIn(userIds, answers).filter((device) => alive.has(device.entry.gatewayId));
   }
 
   async ping(): Promise<void> {
-    await this.#redis.ping();
+    // Of a cluster, the node that has the leases.
+    await this.#redis.exists(gatewaysKey);
   }
 
   close(): void {
     this.#redis.disconnect();
   }
 
-  async #gatewaysAlive(gatewayIds: readonly string[]): Promise<Set<string>> {
-    if (gatewayIds.length === 0) return new Set();
-    const answers = await withRedisSpan('EXISTS', () => {
-      const pipeline = this.#redis.pipeline();
-      for (const id of gatewayIds) pipeline.exists(gatewayKey(id));
-      return pipeline.exec();
-    });
-    return new Set(gatewayIds.filter((_, index) => answers?.[index]?.[1] === 1));
+  /** Resolves when questions to a cluster can be sorted by node; on a single server at once. */
+  async ready(): Promise<void> {
+    const redis = this.#redis as RedisConnection;
+    if (redis instanceof Cluster && redis.status !== 'ready')
+      await new Promise<void>((resolve) => redis.once('ready', () => resolve()));
   }
+
+  async #liveGateways(): Promise<Set<string>> {
+    const [live] = await withRedisSpan('EVALSHA live', () => askTogether(this.#redis, [liveGateways]));
+    return new Set(live as string[]);
+  }
+}
+
+function entriesOf(userId: string): Question {
+  const key = devicesKey(userId);
+  return { key, add: (pipeline) => pipeline.hgetall(key) };
+}
+
+function foundIn(userIds: readonly string[], answers: readonly unknown[]): FoundDevice[] {
+  return answers.flatMap((fields, index) =>
+    Object.entries(fields as Record<string, string>).flatMap(([deviceId, text]) => {
+      const entry = parseDeviceEntry(text);
+      return entry ? [{ userId: userIds[index] as string, deviceId, entry }] : [];
+    }),
+  );
+}
+
+/** The key that a user's entries stand under: its range of slots is the range that loses them. */
+export function keyOfEntries(userId: string): string {
+  return devicesKey(userId);
 }
