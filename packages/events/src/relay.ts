@@ -21,6 +21,8 @@ export interface RelayOptions {
 export interface Relay {
   /** Looks now; commits on the same Database do this by themselves. */
   nudge(): void;
+  /** Whether what is written now gets out at once: NATS is there, stores what is published, and nothing is left of a time when it did not. */
+  isFlowing(): boolean;
   /** Resolves when the batch at hand is published and its partitions are free for other relays. */
   stop(): Promise<void>;
 }
@@ -49,6 +51,8 @@ export function startRelay({ db, bus, service, log, pollMs = 500, rebalanceMs = 
   let partitions: HeldPartitions | undefined;
   /** Sessions in a row that ended before they read the outbox. */
   let fruitless = 0;
+  /** No longer once NATS is away or does not store; again when the backlog is published. */
+  let flowing = true;
   const warnOfSession = warnSparingly(log, 'the relay lost its database session');
   const warnOfPublishing = warnSparingly(log, 'events could not be published yet');
 
@@ -127,6 +131,7 @@ export function startRelay({ db, bus, service, log, pollMs = 500, rebalanceMs = 
         if (await partitions.rebalance()) tellOthers('rebalance');
       }
       if (!bus.isConnected()) {
+        flowing = false;
         await rest(pollMs);
         continue;
       }
@@ -134,10 +139,14 @@ export function startRelay({ db, bus, service, log, pollMs = 500, rebalanceMs = 
       fruitless = 0;
       failures = failure === undefined ? 0 : failures + 1;
       if (failure !== undefined) {
+        flowing = false;
         warnOfPublishing(failure);
         awake = false;
         await rest(backoffMs(failures));
-      } else if (!full) await rest(pollMs);
+      } else if (!full) {
+        flowing = true;
+        await rest(pollMs);
+      }
     }
   }
 
@@ -165,6 +174,7 @@ export function startRelay({ db, bus, service, log, pollMs = 500, rebalanceMs = 
   const finished = context.with(ROOT_CONTEXT, run);
   return {
     nudge,
+    isFlowing: () => flowing && bus.isConnected(),
     async stop() {
       stopping = true;
       wake();

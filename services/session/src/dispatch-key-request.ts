@@ -29,9 +29,11 @@ export interface Dispatcher {
   readonly peers: Peers;
   readonly policy: OfferPolicy;
   readonly log: Logger;
+  /** Whether an offer that is made now would be heard of: false while events do not get out. */
+  readonly isHeard: () => boolean;
 }
 
-/** How long a claimed request is left to whoever claimed it, and how soon one is looked at again whose peers could not be asked. */
+/** How long a claimed request is left to whoever claimed it, and how soon one is looked at again whose peers could not be asked, or whose offers nobody would hear of. */
 export const claimLeaseMs = 5_000;
 const postponedMs = 1_000;
 
@@ -63,23 +65,20 @@ function traceOf({ traceparent, requestedAt }: KeyRequest): Pick<SpanSettings, '
   return { parent: contextFromTraceparent(traceparent), ...(active && { links: [{ context: active }] }) };
 }
 
-async function dispatch({ db, peers, policy, log }: Dispatcher, request: KeyRequest): Promise<void> {
+async function dispatch({ db, peers, policy, log, isHeard }: Dispatcher, request: KeyRequest): Promise<void> {
   const rows = await readHolders(db, request);
   if (!rows) throw new Error('a key request has lost its session');
   if (rows.now >= request.expiresAt) return endRequest(db, request, { kind: 'expired' }, rows.now);
   if (rows.requesterRevoked)
     return endRequest(db, request, { kind: 'unfulfillable', because: 'requester_revoked' }, rows.now);
 
+  // An offer that no holder hears of would use up an attempt: what was offered before still waits in the outbox.
+  if (!isHeard()) return postpone(db, request, rows.now);
+
   const ranked = rankedHolders(rows, request.requester, request.keyRequestId);
   const answers = await askPeers(peers, { ...request, ranked }, log);
   const { entitlement, deviceLists, online } = answers;
-  if (!entitlement.known || !deviceLists.known || !online.known) {
-    const until = new Date(rows.now.getTime() + postponedMs);
-    await db.transaction((tx) =>
-      saveKeyRequest(tx, advance(request, { kind: 'postponed', until }, rows.now), request.version),
-    );
-    return;
-  }
+  if (!entitlement.known || !deviceLists.known || !online.known) return postpone(db, request, rows.now);
   const requesterEntitled = entitlement.value.entitlements.some(
     ({ userId, entitled }) => entitled && userId === request.requester.userId,
   );
@@ -102,6 +101,13 @@ async function dispatch({ db, peers, policy, log }: Dispatcher, request: KeyRequ
       { keyRequestId: request.keyRequestId, state: taken.state, attempt: taken.attempt, holders: taken.holders },
       'key request dispatched',
     );
+}
+
+async function postpone(db: Database, request: KeyRequest, now: Date): Promise<void> {
+  const until = new Date(now.getTime() + postponedMs);
+  await db.transaction((tx) =>
+    saveKeyRequest(tx, advance(request, { kind: 'postponed', until }, now), request.version),
+  );
 }
 
 /** Decides and writes the next step. The request as it is then; undefined when somebody else changed it meanwhile. */

@@ -68,7 +68,7 @@ export function createSession(config: SessionConfig, overrides: Overrides = {}):
   const prisma = new PrismaClient({ adapter: db.prismaAdapter() });
   const peers = connectPeers(config, createServiceIdentity(config, 'session'));
   const parts: Parts = { db, prisma, peers, config, log, writerBuild: telemetry.build.writerBuild };
-  const dispatcher: Dispatcher = { db, peers, policy: config, log };
+  const dispatcher: Dispatcher = { db, peers, policy: config, log, isHeard: () => relay?.isFlowing() ?? false };
 
   let bus: EventBus | undefined;
   let server: RunningServer | undefined;
