@@ -141,6 +141,11 @@ export const consumers = {
     describe: 'conversation makes rotations due after a revocation, and tells the members of changed identities',
     events: [deviceListChanged, rootKeyChanged],
   },
+  conversationPresence: {
+    name: 'conversation-presence',
+    describe: 'conversation goes on asking for rotations when a device attaches',
+    events: [deviceAttached],
+  },
   presenceDevices: {
     name: 'presence-devices',
     describe: 'presence ends the streams of revoked devices',

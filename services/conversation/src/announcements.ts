@@ -52,6 +52,22 @@ export async function announceRotationDue(
   await requestNotification(tx, memberIds, NotificationKind.ROTATION_DUE, conversationId, sessionId);
 }
 
+/** Asks one device to make the next session. */
+export async function announceRotationAsked(
+  tx: Transaction,
+  { conversationId, sessionId }: Pick<Conversation, 'conversationId' | 'sessionId'>,
+  device: { readonly userId: string; readonly deviceId: string },
+): Promise<void> {
+  const kind = NotificationKind.ROTATION_ASKED;
+  const notification = { kind, conversationId, sessionId, traceparent: currentTraceparent() };
+  await addEvent(
+    tx,
+    notificationRequested.conversation,
+    { devices: [{ userId: device.userId, deviceId: device.deviceId }], notification },
+    { aggregate: conversationId },
+  );
+}
+
 /** Tells devices of users that a user's devices or root key changed. */
 export async function announceChangedDevices(
   tx: Transaction,

@@ -15,6 +15,7 @@ export const conversationSettings = {
   ...erasureSettings,
   identityKeys: setting('KEYTRAIL_PEER_IDENTITY_KEYS', rule.text(), 'gRPC target of the service identity-keys'),
   session: setting('KEYTRAIL_PEER_SESSION', rule.text(), 'gRPC target of the service session'),
+  presence: setting('KEYTRAIL_PEER_PRESENCE', rule.text(), 'gRPC target of the service presence'),
   peerTimeoutMs: setting(
     'KEYTRAIL_PEER_TIMEOUT_MS',
     rule.durationMs().default(5_000),
@@ -44,6 +45,41 @@ export const conversationSettings = {
     'KEYTRAIL_REVOCATIONS_PULL_MS',
     rule.durationMs().default(5000),
     'how often to ask identity-keys for revocations that no event told: as late one is noticed at most, besides the call itself',
+  ),
+  rotationMaxAgeMs: setting(
+    'KEYTRAIL_ROTATION_MAX_AGE_MS',
+    rule.count().default(7 * 24 * 60 * 60 * 1000),
+    'age in milliseconds at which the rotation of a session is due, 0 for never',
+  ),
+  rotationMaxMessages: setting(
+    'KEYTRAIL_ROTATION_MAX_MESSAGES',
+    rule.count().default(10_000),
+    'messages under a session after which its rotation is due, 0 for never',
+  ),
+  rotationAgeIntervalMs: setting(
+    'KEYTRAIL_ROTATION_AGE_INTERVAL_MS',
+    rule.durationMs().default(10_000),
+    'how often to make rotations due by age, 50 at most each time',
+  ),
+  rotationAskMs: setting(
+    'KEYTRAIL_ROTATION_ASK_MS',
+    rule.durationMs().default(15_000),
+    'how long a device that is asked to make a rotation has for it before the next one is asked',
+  ),
+  rotationGraceMs: setting(
+    'KEYTRAIL_ROTATION_GRACE_MS',
+    rule.count().default(1_000),
+    'how long in milliseconds a rotation is due before a device is asked: whoever made it due may make it at once',
+  ),
+  rotationRetryMs: setting(
+    'KEYTRAIL_ROTATION_RETRY_MS',
+    rule.durationMs().default(30_000),
+    'how soon a device is asked for the same rotation again, and presence when nobody was online; doubled each time, up to 128 times as long',
+  ),
+  rotationSweepMs: setting(
+    'KEYTRAIL_ROTATION_SWEEP_MS',
+    rule.durationMs().default(1_000),
+    'how often to look for rotations that a device is to be asked for',
   ),
   purgeIntervalMs: setting(
     'KEYTRAIL_PURGE_INTERVAL_MS',

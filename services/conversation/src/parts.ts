@@ -12,6 +12,8 @@ export interface Parts {
   readonly prisma: PrismaClient;
   readonly devices: DeviceDirectory;
   readonly sessions: Pick<Peer<typeof SessionService>, 'storeSession' | 'discardSession'>;
+  /** Messages since an epoch began after which its rotation is due, 0 for never. */
+  readonly rotateAfterMessages: number;
   /** Goes onto every row. */
   readonly writerBuild: string;
   readonly atFaultPoint: AtFaultPoint;

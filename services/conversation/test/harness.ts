@@ -16,6 +16,7 @@ import {
   type InitialSession,
   InitialSessionSchema,
   MemberRole,
+  PresenceService,
   type SessionHeaderSchema,
   SessionService,
   type StoreSessionRequest,
@@ -83,6 +84,8 @@ export interface Harness extends AsyncDisposable {
   readonly stored: Map<string, StoreSessionRequest>;
   /** Called at each fault point of the service. */
   atFaultPoint: AtFaultPoint;
+  /** Devices that the stand-in for presence tells as online; tests add to it and take away. */
+  readonly online: Set<DeviceRef>;
   /** Called when the stand-in for session is asked to store. */
   beforeStore: (request: StoreSessionRequest) => Promise<void>;
   readonly services: ConversationClient;
@@ -133,6 +136,7 @@ export async function startHarness(overrides: Record<string, string> = {}): Prom
     KEYTRAIL_SERVICE_CREDENTIAL: randomBytes(24).toString('hex'),
     KEYTRAIL_PEER_IDENTITY_KEYS: 'unset',
     KEYTRAIL_PEER_SESSION: 'unset',
+    KEYTRAIL_PEER_PRESENCE: 'unset',
     KEYTRAIL_CALLER_REQUESTS_PER_SECOND: '0',
     KEYTRAIL_RECONCILE_INTERVAL_MS: '3600000',
     ...overrides,
@@ -216,6 +220,26 @@ export async function startHarness(overrides: Record<string, string> = {}): Prom
     ],
   });
   stack.defer(() => sessions.stop());
+  const online = new Set<DeviceRef>();
+  const presence = await startServer({
+    service: 'presence',
+    services: [PresenceService],
+    config,
+    authenticator,
+    telemetry,
+    rpcs: [
+      unary(PresenceService.method.listOnline, {
+        allow,
+        handle: ({ userIds }) => ({
+          devices: [...online]
+            .filter(({ userId }) => userIds.includes(userId))
+            .map(({ userId, deviceId }) => ({ device: { userId, deviceId }, attachedAt: timestampNow() })),
+        }),
+      }),
+    ],
+  });
+  stack.defer(() => presence.stop());
+  environment.KEYTRAIL_PEER_PRESENCE = `127.0.0.1:${presence.grpcPort}`;
   environment.KEYTRAIL_PEER_IDENTITY_KEYS = `127.0.0.1:${identityKeys.grpcPort}`;
   environment.KEYTRAIL_PEER_SESSION = `127.0.0.1:${sessions.grpcPort}`;
 
@@ -290,6 +314,7 @@ export async function startHarness(overrides: Record<string, string> = {}): Prom
     issuer,
     natsUrl: nats.url,
     stored,
+    online,
     revocations,
     grpcTarget,
     webUrl,

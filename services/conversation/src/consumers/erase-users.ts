@@ -15,6 +15,7 @@ import {
   countRevokedDevices,
   deleteMemberships,
   deleteRequestIdsOf,
+  deleteRotationAsksOf,
   forgetRevokedDevices,
   nextConversationToForget,
   nextConversationToLeave,
@@ -54,6 +55,10 @@ export function eraseUsers(parts: ErasingParts): Erasing {
       },
       async (tx, { userId }) => ({
         counts: { candidates: { erased: await blankCandidatesOf(tx, userId) } },
+        more: false,
+      }),
+      async (tx, { userId }) => ({
+        counts: { rotation_asks: { erased: await deleteRotationAsksOf(tx, userId) } },
         more: false,
       }),
       async (tx, { userId }) => {

@@ -62,8 +62,9 @@ export function successorOfLastAdmin(remaining: readonly CurrentMember[]): Curre
 }
 
 /**
- * Why a rotation is due after a change: a removal outweighs a revocation, that an addition, and that a request. Removal and revocation
- * refuse messages under the current epoch; what comes later does not take that back.
+ * Why a rotation is due after a change: a removal outweighs a revocation, that an addition, that a change of policy, that a request, that the
+ * number of messages, and that the session's age. Removal and revocation refuse messages under the current epoch; what comes later does not
+ * take that back.
  */
 export function rotationDueAfter(
   due: RotationDueReason,
@@ -83,7 +84,10 @@ export function rotationDueAfter(
 
 const byWeight: readonly RotationDueReason[] = [
   RotationDueReason.UNSPECIFIED,
+  RotationDueReason.AGE,
+  RotationDueReason.MESSAGE_COUNT,
   RotationDueReason.REQUESTED,
+  RotationDueReason.POLICY_CHANGED,
   RotationDueReason.MEMBER_ADDED,
   RotationDueReason.DEVICE_REVOKED,
   RotationDueReason.MEMBER_REMOVED,

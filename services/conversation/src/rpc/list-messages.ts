@@ -41,6 +41,7 @@ export function listMessages({ db }: Parts): Rpc {
           ...(erasedAt ? { erasedAt: timestampFromDate(erasedAt) } : { sender }),
         })),
         more,
+        rotationDue: conversation.rotationDue,
       };
     },
   });

@@ -10,7 +10,7 @@ import { verifySignatures } from '@keytrail/crypto/node';
 import { answerOnce, askedRequest } from '@keytrail/idempotency';
 import { deviceCaller, invalidField, type Rpc, refuse, unary } from '@keytrail/rpc';
 import type { Transaction } from '@keytrail/storage';
-import { announceMessage } from '../announcements.ts';
+import { announceMessage, announceRotationDue } from '../announcements.ts';
 import { judgeSending } from '../domain/sending.ts';
 import { sameBytes } from '../domain/session-header.ts';
 import type { Parts } from '../parts.ts';
@@ -42,9 +42,7 @@ export function sendMessage(parts: Parts): Rpc {
       const session = await sessionToSendUnder(parts, request, sender);
       await verifySender(parts, request, sender, session);
       const asked = askedRequest(ConversationService.method.sendMessage, request, userId);
-      const { response } = await answerOnce(parts.db, asked, (tx) =>
-        append(tx, request, sender, session, parts.writerBuild),
-      );
+      const { response } = await answerOnce(parts.db, asked, (tx) => append(parts, tx, request, sender, session));
       return response;
     },
   });
@@ -79,16 +77,16 @@ async function verifySender(
 }
 
 async function append(
+  { writerBuild, rotateAfterMessages }: Parts,
   tx: Transaction,
   request: SendMessageRequest,
   sender: Sender,
   session: CommittedSession,
-  writerBuild: string,
 ): Promise<SendMessageResponse> {
   const { current, own } = await lockAsMember(tx, request.conversationId, sender.userId);
   refuseClosed(current);
-  const { conversationId, rotationDue } = current;
-  const verdict = judgeSending(current, own.spans, session.epoch);
+  const { conversationId } = current;
+  const verdict = judgeSending(current, own.spans, session);
   if (verdict === 'rotation-required') throw rotationRequired(current);
   if (verdict === 'not-entitled')
     throw refuse('NOT_ENTITLED', "the sender is not entitled to this session's key", {
@@ -100,18 +98,16 @@ async function append(
   if (used) {
     if (!sameBytes(used.ciphertext, ciphertext) || !sameBytes(used.signature, signature))
       throw invalidField('sender_counter', 'was used before for another message: a nonce must never be used twice');
-    return create(SendMessageResponseSchema, { sequence: used.sequence, rotationDue });
+    return create(SendMessageResponseSchema, { sequence: used.sequence, rotationDue: current.rotationDue });
   }
-  const sequence = await appendMessage(
+  const { sequence, rotationDue } = await appendMessage(
     tx,
     { conversationId, sessionId, epoch: session.epoch, sender, senderCounter, ciphertext, signature },
+    rotateAfterMessages,
     writerBuild,
   );
-  const members = await readRoster(tx, conversationId);
-  await announceMessage(
-    tx,
-    { conversationId, sessionId, sequence },
-    members.map(({ userId }) => userId),
-  );
+  const memberIds = (await readRoster(tx, conversationId)).map(({ userId }) => userId);
+  await announceMessage(tx, { conversationId, sessionId, sequence }, memberIds);
+  if (rotationDue !== current.rotationDue) await announceRotationDue(tx, { ...current, rotationDue, memberIds });
   return create(SendMessageResponseSchema, { sequence, rotationDue });
 }

@@ -41,6 +41,11 @@ const blankCandidates = statement(
   `WITH blanked AS (UPDATE candidates SET caller_user_id = '' WHERE caller_user_id = $1 RETURNING 1)
    SELECT count(*)::integer AS erased FROM blanked`,
 );
+const deleteAsks = statement(
+  'conversation_erasure_delete_rotation_asks',
+  `WITH gone AS (DELETE FROM rotation_asks WHERE user_id = $1 RETURNING 1)
+   SELECT count(*)::integer AS erased FROM gone`,
+);
 const deleteRequestIds = statement(
   'conversation_erasure_delete_request_ids',
   `WITH gone AS (DELETE FROM request_ids WHERE (caller, request_id) IN (
@@ -102,6 +107,11 @@ export function deleteMemberships(tx: Transaction, conversationId: string, userI
 
 export function blankCandidatesOf(tx: Transaction, userId: string): Promise<number> {
   return erasedBy(tx, blankCandidates, [userId]);
+}
+
+/** Rotations that the user's devices were asked for: of conversations that are due now, so that they are few. */
+export function deleteRotationAsksOf(tx: Transaction, userId: string): Promise<number> {
+  return erasedBy(tx, deleteAsks, [userId]);
 }
 
 export function deleteRequestIdsOf(tx: Transaction, userId: string, most: number): Promise<number> {

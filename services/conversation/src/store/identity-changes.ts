@@ -1,6 +1,6 @@
-import type { RotationDueReason } from '@keytrail/contracts';
 import { type Queryable, statement, type Transaction } from '@keytrail/storage';
 import type { Writer } from './conversations.ts';
+import { type MarkedConversation, type MarkedRow, markedOf } from './marked-conversations.ts';
 
 /** A user whose conversations and peers are still to be reached. */
 export interface IdentityChange {
@@ -10,16 +10,6 @@ export interface IdentityChange {
   readonly markedTo: string | undefined;
   readonly toldTo: string;
   readonly traceparent: string;
-}
-
-/** A conversation that was marked, and who is in it. */
-export interface MarkedConversation {
-  readonly conversationId: string;
-  readonly epoch: bigint;
-  readonly sessionId: string;
-  readonly rosterVersion: bigint;
-  readonly rotationDue: RotationDueReason;
-  readonly memberIds: readonly string[];
 }
 
 const lockNext = statement(
@@ -110,22 +100,7 @@ export async function markNextConversations(
   const ids = page.map((row) => row.conversation_id);
   const last = ids.length < most ? undefined : ids.at(-1);
   await tx.query(marksMoved, [userId, last !== undefined, last ?? null]);
-  const rows = await tx.query<{
-    conversation_id: string;
-    epoch: bigint;
-    session_id: string;
-    roster_version: bigint;
-    rotation_due: RotationDueReason;
-    member_ids: string[];
-  }>(mark, [ids, by.build, by.traceId]);
-  return rows.map((row) => ({
-    conversationId: row.conversation_id,
-    epoch: row.epoch,
-    sessionId: row.session_id,
-    rosterVersion: row.roster_version,
-    rotationDue: row.rotation_due,
-    memberIds: row.member_ids,
-  }));
+  return (await tx.query<MarkedRow>(mark, [ids, by.build, by.traceId])).map(markedOf);
 }
 
 /** The next of those who share a conversation with the user, at most `most`, each once however many they share; the change ends with the last. */

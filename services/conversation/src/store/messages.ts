@@ -1,3 +1,4 @@
+import type { RotationDueReason } from '@keytrail/contracts';
 import { type Queryable, statement, type Transaction } from '@keytrail/storage';
 import type { EpochRange } from '../domain/entitlement.ts';
 
@@ -7,15 +8,21 @@ const findByCounter = statement(
    WHERE conversation_id = $1 AND session_id = $2 AND sender_user_id = $3 AND sender_device_id = $4 AND sender_counter = $5`,
 );
 
+// MESSAGE_COUNT (6) outweighs AGE (5) and nothing else. One statement either way: the count is the distance to where the epoch began.
 const append = statement(
   'message_append',
   `WITH next AS (
-     UPDATE conversations SET last_sequence = last_sequence + 1 WHERE conversation_id = $1 RETURNING last_sequence
+     UPDATE conversations SET last_sequence = last_sequence + 1,
+       rotation_due = CASE
+         WHEN $10::bigint > 0 AND last_sequence + 1 - epoch_began_sequence >= $10 AND rotation_due IN (0, 5) THEN 6
+         ELSE rotation_due
+       END
+     WHERE conversation_id = $1 RETURNING last_sequence, rotation_due
    )
    INSERT INTO messages (conversation_id, sequence, epoch, session_id, sender_user_id, sender_device_id, sender_counter,
      ciphertext, signature, writer_build)
    SELECT $1, last_sequence, $2, $3, $4, $5, $6, $7, $8, $9 FROM next
-   RETURNING sequence`,
+   RETURNING sequence, (SELECT rotation_due FROM next) AS rotation_due`,
 );
 
 // A page ends before the row that would make it too large or too long, but has at least one; `found` counts one row more.
@@ -78,9 +85,17 @@ export async function messageWithCounter(
   return row;
 }
 
-/** Appends to the log and returns the sequence; the conversation's row is locked until the end of the transaction. */
-export async function appendMessage(tx: Transaction, message: NewMessage, writerBuild: string): Promise<bigint> {
-  const [row] = await tx.query<{ sequence: bigint }>(append, [
+/**
+ * Appends to the log, and makes a rotation due after `mostInEpoch` messages since the epoch began, 0 for never. The conversation's row is
+ * locked until the end of the transaction.
+ */
+export async function appendMessage(
+  tx: Transaction,
+  message: NewMessage,
+  mostInEpoch: number,
+  writerBuild: string,
+): Promise<{ readonly sequence: bigint; readonly rotationDue: RotationDueReason }> {
+  const [row] = await tx.query<{ sequence: bigint; rotation_due: RotationDueReason }>(append, [
     message.conversationId,
     message.epoch,
     message.sessionId,
@@ -90,9 +105,10 @@ export async function appendMessage(tx: Transaction, message: NewMessage, writer
     message.ciphertext,
     message.signature,
     writerBuild,
+    mostInEpoch,
   ]);
   if (!row) throw new Error(`conversation ${message.conversationId} is gone`);
-  return row.sequence;
+  return { sequence: row.sequence, rotationDue: row.rotation_due };
 }
 
 /** Up to `limit` messages of the readable epochs and up to `mostBytes` of ciphertext, but at least one; `more` when there are further ones. */

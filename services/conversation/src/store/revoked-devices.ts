@@ -70,15 +70,20 @@ export async function revokedSince(db: Queryable, { userId, deviceId }: NamedDev
   return row?.revoked_at;
 }
 
+/** Those of the devices that are known to be revoked. */
+export async function revokedDevicesAmong(db: Queryable, devices: readonly NamedDevice[]): Promise<NamedDevice[]> {
+  const rows = await db.query<{ user_id: string; device_id: string }>(revokedAmong, [
+    devices.map(({ userId }) => userId),
+    devices.map(({ deviceId }) => deviceId),
+  ]);
+  return rows.map((row) => ({ userId: row.user_id, deviceId: row.device_id }));
+}
+
 /**
  * Those of the devices that are revoked. No further one becomes known before the transaction ends, so that what it commits with this
  * answer is either without them or reached by the rotation that their revocation makes due. To be asked before any row is locked.
  */
 export async function revokedUntilCommit(tx: Transaction, devices: readonly NamedDevice[]): Promise<NamedDevice[]> {
   await tx.query(holdBackRevocations, []);
-  const rows = await tx.query<{ user_id: string; device_id: string }>(revokedAmong, [
-    devices.map(({ userId }) => userId),
-    devices.map(({ deviceId }) => deviceId),
-  ]);
-  return rows.map((row) => ({ userId: row.user_id, deviceId: row.device_id }));
+  return revokedDevicesAmong(tx, devices);
 }
