@@ -4,6 +4,7 @@ import { readRefusal } from '@keytrail/rpc/refusal';
 import { context, ROOT_CONTEXT } from '@opentelemetry/api';
 import type { Calls } from './calls.ts';
 import { type Clock, pause } from './clock.ts';
+import { cursors } from './cursors.ts';
 import type { Emitter } from './emitter.ts';
 import { errorOfCall } from './errors.ts';
 import type { ClientEvents } from './events.ts';
@@ -40,6 +41,11 @@ export class Attachment {
     return this.#attached;
   }
 
+  /** For as long as this device is to stay attached; undefined while it is not attached. */
+  get signal(): AbortSignal | undefined {
+    return this.#attached ? this.#running?.control.signal : undefined;
+  }
+
   /** Resolves at the first greeting. @throws RefusalError when the server will never let this caller attach. */
   attach(): Promise<void> {
     if (this.#running === undefined) {
@@ -73,7 +79,8 @@ export class Attachment {
     for (let losses = 0; ; losses += 1) {
       events.emit('state', { state: 'attaching' });
       const startedAt = clock.now().getTime();
-      let waitMs: number | undefined;
+      let toldMs: number | undefined;
+      let notBeforeMs = 0;
       let lost: unknown;
       let held = false;
       const greetedNow = () => {
@@ -81,27 +88,36 @@ export class Attachment {
         greeted();
       };
       try {
-        waitMs = (await this.#attachOnce(operation, greetedNow))?.reconnectAfterMs;
+        toldMs = (await this.#attachOnce(operation, greetedNow))?.reconnectAfterMs;
       } catch (error) {
         if (operation.signal.aborted) throw operation.signal.reason;
         // A stream that outlived its token is opened again with a fresh one.
         if (isForGood(error) && !(held && isExpired(error))) throw errorOfCall(error);
         lost = errorOfCall(error);
+        notBeforeMs = readRefusal(error).retryAfterMs ?? 0;
       }
       if (clock.now().getTime() - startedAt >= goodStreamMs) losses = 0;
       const backoffMs = Math.min(firstWaitMs * 2 ** losses, longestWaitMs);
       events.emit('state', { state: 'waiting', ...(lost !== undefined && { error: lost }) });
-      await pause(clock, calls.jittered(waitMs ?? backoffMs), operation.signal, true);
+      // Whoever was told when to come again does not come sooner, and not all at that moment.
+      const asToldMs = notBeforeMs + calls.jittered(notBeforeMs / 4);
+      await pause(clock, Math.max(calls.jittered(toldMs ?? backoffMs), asToldMs), operation.signal, true);
     }
   }
 
   /** One stream from attach to its end; what it said of draining. */
   async #attachOnce(operation: Operation, greeted: () => void): Promise<Draining | undefined> {
     const { calls, store, events, onAttached, onDetached, onNotification } = this.#parts;
-    const attachCounter = (await store.reserve('attachments', 1)) + 1n;
+    const [reserved, conversationCursor = '', sessionCursor = ''] = await Promise.all([
+      store.reserve('attachments', 1),
+      store.cursor(cursors.conversations),
+      store.cursor(cursors.keys),
+    ]);
+    operation.signal.throwIfAborted();
+    const request = { attachCounter: reserved + 1n, conversationCursor, sessionCursor };
     const control = new AbortController();
     const signal = AbortSignal.any([operation.signal, control.signal]);
-    const stream = calls.once({ ...operation, signal }, (options) => calls.presence.attach({ attachCounter }, options));
+    const stream = calls.once({ ...operation, signal }, (options) => calls.presence.attach(request, options));
     const failed = Promise.withResolvers<never>();
     failed.promise.catch(() => {});
     const messages = stream[Symbol.asyncIterator]();
@@ -139,17 +155,22 @@ export class Attachment {
     { connectionId, heartbeatIntervalMs }: Greeting,
   ): Promise<never> {
     const { calls, clock } = this.#parts;
-    for (let failures = 0; ; ) {
-      await pause(clock, heartbeatIntervalMs, signal, true);
+    const now = () => clock.now().getTime();
+    const silenceMs = heartbeatIntervalMs * 3;
+    for (let heardAt = now(), waitMs = heartbeatIntervalMs; ; ) {
+      await pause(clock, waitMs, signal, true);
+      const sentAt = now();
+      // Whoever does not answer for three intervals is gone, also when it takes its time to be found so.
+      const timeoutMs = Math.max(1, Math.min(heartbeatIntervalMs, heardAt + silenceMs - sentAt));
       try {
         await calls.once({ ...operation, signal }, (options) =>
-          calls.presence.heartbeat({ connectionId }, { ...options, timeoutMs: heartbeatIntervalMs }),
+          calls.presence.heartbeat({ connectionId }, { ...options, timeoutMs }),
         );
-        failures = 0;
+        heardAt = now();
       } catch (error) {
-        failures += 1;
-        if (failures >= 3 || readRefusal(error).reason === 'CONNECTION_UNKNOWN') throw error;
+        if (now() - heardAt >= silenceMs || readRefusal(error).reason === 'CONNECTION_UNKNOWN') throw error;
       }
+      waitMs = Math.max(heartbeatIntervalMs / 10, heartbeatIntervalMs - (now() - sentAt));
     }
   }
 }

@@ -2,6 +2,7 @@ import { create } from '@bufbuild/protobuf';
 import { timestampFromDate } from '@bufbuild/protobuf/wkt';
 import { createRouterTransport } from '@connectrpc/connect';
 import {
+  type AttachRequest,
   type Conversation,
   ConversationSchema,
   ConversationService,
@@ -288,7 +289,7 @@ export class World {
         }),
       });
       service(PresenceService, {
-        attach: (request, call) => this.#attach(caller, request.attachCounter, call.signal),
+        attach: (request, call) => this.#attach(caller, request, call.signal),
         heartbeat: answer('heartbeat', () => ({})),
       });
     });
@@ -459,9 +460,9 @@ export class World {
     return parsed;
   }
 
-  async *#attach(caller: Ref, counter: bigint, signal: AbortSignal) {
-    this.attachCounters.push(counter);
-    await this.before.get('attach')?.({ counter } as never, caller);
+  async *#attach(caller: Ref, request: AttachRequest, signal: AbortSignal) {
+    this.attachCounters.push(request.attachCounter);
+    await this.before.get('attach')?.(request as never, caller);
     const queue: Parameters<Stream['push']>[0][] = [];
     let ended: { error?: unknown } | undefined;
     let wake = () => {};
