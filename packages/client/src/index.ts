@@ -71,7 +71,7 @@ export type {
   ToldHead,
   WantedKeyName,
 } from './key-store.ts';
-export { keyStoreConformance } from './key-store-conformance.ts';
+export { type ConformanceCheck, keyStoreConformance, type StoresToCheck } from './key-store-conformance.ts';
 export { LinkTextError } from './link-text.ts';
 export type { DeviceToTrust, DeviceTrust } from './make-session.ts';
 export { memoryKeyStore } from './memory-key-store.ts';

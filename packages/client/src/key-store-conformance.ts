@@ -16,11 +16,19 @@ export interface ConformanceCheck {
   run(): Promise<void>;
 }
 
-/** What every key store must do, for any test runner. `makeStore` gives an empty store each time. */
-export function keyStoreConformance(makeStore: () => KeyStore | Promise<KeyStore>): ConformanceCheck[] {
+/** How the stores to check are come by. */
+export interface StoresToCheck {
+  /** An empty store, each time another one. */
+  open(): KeyStore | Promise<KeyStore>;
+  /** Closes a store and opens what it kept; without it nothing is said about what outlives a process. */
+  reopen?(store: KeyStore): KeyStore | Promise<KeyStore>;
+}
+
+/** What every key store must do, for any test runner and any platform. */
+export function keyStoreConformance(stores: StoresToCheck): ConformanceCheck[] {
   const check = (name: string, work: (store: KeyStore) => Promise<void>): ConformanceCheck => ({
     name,
-    run: async () => work(await makeStore()),
+    run: async () => work(await stores.open()),
   });
   return [
     check('is empty at first', async (store) => {
@@ -161,10 +169,10 @@ export function keyStoreConformance(makeStore: () => KeyStore | Promise<KeyStore
     check('keeps what waits to be sent, by position', async (store) => {
       await store.saveOutgoing(outgoing('y', 10n));
       await store.saveOutgoing(outgoing('x', 9n));
-      await store.saveOutgoing({ ...outgoing('y', 10n), request: bytes(3, 7) });
+      await store.saveOutgoing({ ...outgoing('x', 9n), request: bytes(3, 7) });
       const [x, y] = await store.outgoing();
       expect(x?.id === 'x' && y?.id === 'y' && (await store.outgoing()).length === 2, 'order');
-      expect(x?.request === undefined && same(y?.request, bytes(3, 7)), 'request');
+      expect(y?.request === undefined && same(x?.request, bytes(3, 7)), 'request');
       expect(same(x?.plaintext, bytes(5, 1)) && x?.enqueuedAt.getTime() === 4_000, 'the message');
       await store.removeOutgoing('y');
       await store.removeOutgoing('y');
@@ -183,7 +191,144 @@ export function keyStoreConformance(makeStore: () => KeyStore | Promise<KeyStore
       await store.removeUnread([unread('c', 9n)]);
       expect((await sequences('c')) === '10' && (await store.delivered('c')) === 11n, 'read in the end');
     }),
+    check('gives copies, and keeps copies', async (store) => {
+      const given = prekey('one-time', 1, 7);
+      await store.savePrekeys([given]);
+      given.keyPair.privateKey.fill(9);
+      const returned = await store.prekey('one-time', 1);
+      expect(same(returned?.keyPair.privateKey, bytes(32, 7)), 'what was saved is changed afterwards');
+      returned?.keyPair.privateKey.fill(9);
+      expect(
+        same((await store.prekey('one-time', 1))?.keyPair.privateKey, bytes(32, 7)),
+        'what was returned is changed',
+      );
+      const rootKey = bytes(32, 1);
+      (await store.pinFirst('bob', rootKey)).fill(9);
+      rootKey.fill(9);
+      (await store.pin('bob'))?.fill(9);
+      expect(same(await store.pin('bob'), bytes(32, 1)), 'a pin is changed');
+      (await store.session('c', 's'))?.sessionKey.fill(9);
+      await store.saveSession(session, []);
+      (await store.session('c', 's'))?.sessionKey.fill(9);
+      expect(same((await store.sessionOfEpoch('c', 7n))?.sessionKey, session.sessionKey), 'a session is changed');
+      await store.savePending('p', { content: bytes(3, 1) });
+      (await store.pending('p'))?.content.fill(9);
+      expect(same((await store.pending('p'))?.content, bytes(3, 1)), 'a pending request is changed');
+      await store.saveOutgoing(outgoing('x', 1n));
+      (await store.outgoing())[0]?.plaintext.fill(9);
+      expect(same((await store.outgoing())[0]?.plaintext, bytes(5, 1)), 'an outgoing message is changed');
+    }),
+    check('takes calls that overlap, of any kind', async (store) => {
+      await store.savePrekeys(Array.from({ length: 20 }, (_, keyId) => prekey('one-time', keyId, keyId)));
+      await Promise.all([
+        ...Array.from({ length: 20 }, (_, keyId) =>
+          store.saveSession({ ...session, sessionId: `s${keyId}`, epoch: BigInt(keyId) }, [
+            { kind: 'one-time', keyId },
+          ]),
+        ),
+        ...Array.from({ length: 20 }, (_, i) => store.savePrekeys([prekey('kem-one-time', i, i)])),
+        ...Array.from({ length: 20 }, (_, i) => store.saveOutgoing(outgoing(`m${i}`, BigInt(i)))),
+        ...Array.from({ length: 20 }, (_, i) => store.saveCursor(`cursor ${i}`, String(i))),
+        ...Array.from({ length: 20 }, () => store.reserve('overlapping', 1)),
+      ]);
+      expect((await store.prekeys('one-time')).length === 0, 'every spent prekey is gone');
+      expect((await store.prekeys('kem-one-time')).length === 20, 'every prekey is there');
+      expect((await store.outgoing()).length === 20, 'every message is there');
+      for (let i = 0; i < 20; i += 1) {
+        expect((await store.sessionOfEpoch('c', BigInt(i)))?.sessionId === `s${i}`, `session ${i}`);
+        expect((await store.cursor(`cursor ${i}`)) === String(i), `cursor ${i}`);
+      }
+      expect((await store.reserve('overlapping', 1)) === 20n, 'the counter');
+    }),
+    ...outlivesReopening(stores),
   ];
+}
+
+/** For stores that can be reopened: everything that was acknowledged is there again, and nothing that was taken away. */
+function outlivesReopening({ open, reopen }: StoresToCheck): ConformanceCheck[] {
+  if (reopen === undefined) return [];
+  const check = (name: string, run: () => Promise<void>): ConformanceCheck => ({ name, run });
+  return [
+    check('has everything again when it is reopened', async () => {
+      const before = await open();
+      await fill(before);
+      const text = describeAll(await readAll(before));
+      const after = await reopen(before);
+      expect(describeAll(await readAll(after)) === text, 'what was saved');
+      expect((await after.reserve('a', 1)) === 5n, 'a counter goes on where it was');
+      expect(same(await after.pinFirst('bob', bytes(32, 9)), bytes(32, 1)), 'a pin stands');
+    }),
+    check('does not have again what was taken away, when it is reopened', async () => {
+      const before = await open();
+      await fill(before);
+      await before.removePrekeys([{ kind: 'signed', keyId: 1 }]);
+      await before.saveSession(session, [{ kind: 'one-time', keyId: 1 }]);
+      await before.removePending('p');
+      await before.saveCursor('changes', undefined);
+      await before.removeWantedKeys([{ conversationId: 'c', sessionId: 's' }]);
+      await before.removeOutgoing('x');
+      await before.removeUnread([unread('c', 4n)]);
+      const after = await reopen(before);
+      expect((await after.prekey('signed', 1)) === undefined, 'a removed prekey');
+      expect((await after.prekey('one-time', 1)) === undefined, 'a spent prekey');
+      expect((await after.pending('p')) === undefined, 'a pending request');
+      expect((await after.cursor('changes')) === undefined, 'a cursor');
+      expect((await after.wantedKeys()).length === 0, 'a wanted key');
+      expect((await after.outgoing()).length === 0, 'an outgoing message');
+      expect((await after.unread()).length === 0, 'an unread message');
+      expect((await after.delivered('c')) === 5n, 'what stays');
+    }),
+  ];
+}
+
+/** Something of every kind. */
+async function fill(store: KeyStore): Promise<void> {
+  await store.saveDevice({ ...device, rootKey: keyPair, certificate: bytes(70, 9), linkSecret: bytes(32, 8) });
+  await store.savePrekeys([prekey('signed', 1, 1), { ...prekey('one-time', 1, 2), madeAt: new Date(1_000) }]);
+  await store.keepPrekeysUntil([{ kind: 'signed', keyId: 1 }], new Date(5_000));
+  await store.pinFirst('bob', bytes(32, 1));
+  await store.saveDeviceLog(deviceLog);
+  await store.saveSession(session, []);
+  await store.addSealedTo([{ userId: 'bob', deviceId: 'phone' }]);
+  await store.reserve('a', 5);
+  await store.savePending('p', { content: bytes(3, 1), secret: bytes(32, 2) });
+  await store.saveCursor('changes', 'a');
+  await store.saveWantedKeys([wanted('c', 's', 1_000)]);
+  await store.saveOutgoing({ ...outgoing('x', 2n ** 60n), request: bytes(3, 4) });
+  await store.saveDelivered('c', 5n, [unread('c', 4n)]);
+}
+
+async function readAll(store: KeyStore): Promise<unknown[]> {
+  return [
+    await store.device(),
+    await store.prekeys('signed'),
+    await store.prekeys('one-time'),
+    await store.pin('bob'),
+    await store.deviceLog('bob'),
+    await store.session('c', 's'),
+    await store.sessionOfEpoch('c', 7n),
+    await store.sealedTo([{ userId: 'bob', deviceId: 'phone' }]),
+    await store.pending('p'),
+    await store.cursor('changes'),
+    await store.wantedKeys(),
+    await store.outgoing(),
+    await store.delivered('c'),
+    await store.unread(),
+  ];
+}
+
+/** Plain data as text, alike where it is alike; what is undefined counts as absent. */
+function describeAll(value: unknown): string {
+  if (value instanceof Uint8Array) return `bytes ${Array.from(value).join(' ')}`;
+  if (value instanceof Date) return `date ${value.getTime()}`;
+  if (typeof value === 'bigint') return `bigint ${value}`;
+  if (Array.isArray(value)) return `[${value.map(describeAll).join()}]`;
+  if (typeof value !== 'object' || value === null) return JSON.stringify(value) ?? 'undefined';
+  const fields = Object.entries(value).filter(([, field]) => field !== undefined);
+  return `{${fields
+    .map(([name, field]) => `${name}: ${describeAll(field)}`)
+    .sort()
+    .join()}}`;
 }
 
 function bytes(length: number, value: number): Uint8Array {
