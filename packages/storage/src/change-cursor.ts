@@ -111,6 +111,11 @@ function readCursor(text: string): Cursor | undefined {
   return { ...cursor, after };
 }
 
+/** Where the page of a cursor begins if it is usable, before anything was read. Throws ChangeCursorMalformed. */
+export function changesAfter(cursorText: string): ChangePosition {
+  return readCursor(cursorText)?.after ?? { xid: 0n, key: '' };
+}
+
 /**
  * The page that a cursor asks for, `''` for the first one. A cursor of another database, of the future (the database was restored) or older than
  * `keptMs` begins anew. Throws ChangeCursorMalformed.

@@ -1,3 +1,4 @@
+export { auditLogKeptAtLeastMs, auditSettings, purgeAuditLog } from './audit-log.ts';
 export {
   beginChanges,
   ChangeCursorMalformed,
@@ -8,6 +9,7 @@ export {
   changedXidMigration,
   changeFeedColumns,
   changeFeedOf,
+  changesAfter,
   endChanges,
   noteChangeMigration,
   readChangeFeed,

@@ -2,7 +2,7 @@ import { authSettings } from '@keytrail/auth';
 import { erasureSettings, eventSettings } from '@keytrail/events';
 import { serverSettings } from '@keytrail/rpc';
 import { readSettings, rule, SettingsError, type SettingsValues, secretSetting, setting, z } from '@keytrail/settings';
-import { databaseSettings } from '@keytrail/storage';
+import { auditSettings, databaseSettings } from '@keytrail/storage';
 import { telemetrySettings } from '@keytrail/telemetry';
 import type { PrekeyLimits } from './domain/prekey-limits.ts';
 
@@ -13,6 +13,7 @@ export const identityKeysSettings = {
   ...databaseSettings,
   ...eventSettings,
   ...erasureSettings,
+  ...auditSettings,
   callersRememberedMs: setting(
     'KEYTRAIL_CALLERS_REMEMBERED_MS',
     rule.durationMs().default(1_000),

@@ -77,7 +77,13 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
     await bus.ensure();
     const relay = startRelay({ db, bus, service, log });
     closing.push(() => relay.stop());
-    const forgetting = startForgetting({ db, log, everyMs: config.purgeIntervalMs, graceMs: config.prekeyGraceMs });
+    const forgetting = startForgetting({
+      db,
+      log,
+      everyMs: config.purgeIntervalMs,
+      graceMs: config.prekeyGraceMs,
+      auditLogRetentionMs: config.auditLogRetentionMs,
+    });
     closing.push(() => forgetting.stop());
 
     const completing = completeErasures({

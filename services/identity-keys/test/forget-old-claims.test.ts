@@ -44,7 +44,7 @@ async function forgottenOnce() {
   const done: string[] = [];
   const log = { info: (_: object, what: string) => void done.push(what), warn: () => {} } as unknown as Logger;
   const { pool } = service.db;
-  const forgetting = startForgetting({ db: service.db, log, everyMs: 3_600_000, graceMs: 0 });
+  const forgetting = startForgetting({ db: service.db, log, everyMs: 3_600_000, graceMs: 0, auditLogRetentionMs: 1 });
   await vi.waitFor(() => expect(done).toEqual(['old claims forgotten']), 10_000);
   await forgetting.stop();
   const { rows: claims } = await pool.query('SELECT claim_id FROM claims ORDER BY claimed_at');

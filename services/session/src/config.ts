@@ -2,7 +2,7 @@ import { authSettings } from '@keytrail/auth';
 import { erasureSettings, eventSettings } from '@keytrail/events';
 import { serverSettings } from '@keytrail/rpc';
 import { readSettings, rule, type SettingsValues, setting } from '@keytrail/settings';
-import { databaseSettings } from '@keytrail/storage';
+import { auditSettings, databaseSettings } from '@keytrail/storage';
 import { telemetrySettings } from '@keytrail/telemetry';
 
 export const sessionSettings = {
@@ -12,6 +12,7 @@ export const sessionSettings = {
   ...databaseSettings,
   ...eventSettings,
   ...erasureSettings,
+  ...auditSettings,
   peerConversation: setting('KEYTRAIL_PEER_CONVERSATION', rule.text(), 'gRPC target of the service conversation'),
   peerIdentityKeys: setting('KEYTRAIL_PEER_IDENTITY_KEYS', rule.text(), 'gRPC target of the service identity-keys'),
   peerPresence: setting('KEYTRAIL_PEER_PRESENCE', rule.text(), 'gRPC target of the service presence'),

@@ -65,9 +65,9 @@ export function notOffered(keyRequestId: string): ConnectError {
   });
 }
 
-/** The refusal of an envelope for a request that is open no more. */
-export function keyRequestEnded({ keyRequestId, state, acceptedAttempt }: KeyRequest, attempt: number): ConnectError {
-  if (acceptedAttempt === attempt)
+/** The refusal of an envelope, or of an operator's call, for a request that is open no more. */
+export function keyRequestEnded({ keyRequestId, state, acceptedAttempt }: KeyRequest, attempt?: number): ConnectError {
+  if (attempt !== undefined && acceptedAttempt === attempt)
     return refuse('ATTEMPT_ALREADY_FULFILLED', 'an envelope of this attempt was accepted already', {
       metadata: { key_request_id: keyRequestId, attempt: String(attempt) },
     });

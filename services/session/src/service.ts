@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { type Authenticator, createAuthenticator, createServiceIdentity } from '@keytrail/auth';
-import { SessionService } from '@keytrail/contracts';
+import { SessionOperatorService, SessionService } from '@keytrail/contracts';
 import {
   type Consumer,
   connectEvents,
@@ -30,7 +30,13 @@ import { declineOffer } from './rpc/decline-offer.ts';
 import { discardSession } from './rpc/discard-session.ts';
 import { fulfillKeyRequest } from './rpc/fulfill-key-request.ts';
 import { getInitialSession } from './rpc/get-initial-session.ts';
+import { getKeysWaiting } from './rpc/get-keys-waiting.ts';
+import { listKeyChanges } from './rpc/list-key-changes.ts';
 import { listKeyRequests } from './rpc/list-key-requests.ts';
+import { endKeyRequest } from './rpc/operator/end-key-request.ts';
+import { findKeyRequests } from './rpc/operator/find-key-requests.ts';
+import { nudgeKeyRequest } from './rpc/operator/nudge-key-request.ts';
+import { replayKeyRequest } from './rpc/operator/replay-key-request.ts';
 import { requestKey } from './rpc/request-key.ts';
 import { storeSession } from './rpc/store-session.ts';
 import { PrismaClient } from './store/generated/client.ts';
@@ -95,11 +101,12 @@ export function createSession(config: SessionConfig, overrides: Overrides = {}):
     forgetting = startForgetting(db, log, {
       everyMs: config.purgeIntervalMs,
       endedKeyRequestRetentionMs: config.endedKeyRequestRetentionMs,
+      auditLogRetentionMs: config.auditLogRetentionMs,
     });
     await Promise.all(consumers.map(({ ready }) => ready));
     server = await startServer({
       service: 'session',
-      services: [SessionService],
+      services: [SessionService, SessionOperatorService],
       rpcs: rpcs(parts),
       config,
       authenticator: overrides.authenticator ?? createAuthenticator(config),
@@ -146,6 +153,12 @@ function rpcs(parts: Parts): Rpc[] {
     cancelKeyRequest(parts),
     checkOffer(parts),
     listKeyRequests(parts),
+    listKeyChanges(parts),
+    getKeysWaiting(parts),
+    findKeyRequests(parts),
+    nudgeKeyRequest(parts),
+    endKeyRequest(parts),
+    replayKeyRequest(parts),
   ];
 }
 

@@ -109,6 +109,7 @@ describe('an erased user', () => {
     const tablet = bob.addDevice();
     await recovered(made, tablet, phone);
     await recovered(theirs, laptop, other);
+    await world.operator.findKeyRequests({ userId: alice.userId, deviceId: laptop.deviceId });
 
     const counts = await erase(alice);
     expect(counts).toEqual({
@@ -312,6 +313,7 @@ describe('the purge', () => {
     const forgetting = startForgetting(world.service.db, telemetry.log, {
       everyMs: 3_600_000,
       endedKeyRequestRetentionMs: 3_600_000,
+      auditLogRetentionMs: 3_600_000,
     });
     try {
       await vi.waitFor(

@@ -2,9 +2,9 @@ import { randomUUID } from 'node:crypto';
 import { type DescMessage, type DescMethodUnary, fromBinary, type MessageShape } from '@bufbuild/protobuf';
 import { type Client, createClient, type Transport } from '@connectrpc/connect';
 import { createConnectTransport } from '@connectrpc/connect-web';
-import { createAuthenticator, createServiceIdentity, type ServiceName } from '@keytrail/auth';
+import { createAuthenticator, createServiceIdentity, operatorScope, type ServiceName } from '@keytrail/auth';
 import { type Issuer, startIssuer } from '@keytrail/auth/issuer';
-import { KeyRequestRole, SessionService } from '@keytrail/contracts';
+import { KeyRequestRole, SessionOperatorService, SessionService } from '@keytrail/contracts';
 import { connectEvents, deviceAttached, type EventBus, type EventType, publishHint } from '@keytrail/events';
 import { ensureNats, ensurePostgres, type ServerHandle } from '@keytrail/local';
 import { createGrpcTransport, type GrpcTransport, readRefusal } from '@keytrail/rpc';
@@ -32,6 +32,11 @@ export interface World {
   readonly service: SessionServiceProcess;
   readonly asConversation: SessionClient;
   readonly asIdentityKeys: SessionClient;
+  readonly asPresence: SessionClient;
+  readonly operator: Client<typeof SessionOperatorService>;
+  /** gRPC target of the service, and a token of an operator for it. */
+  readonly target: string;
+  operatorToken(): Promise<string>;
   /** Straight SQL, as a role that owns the tables. */
   readonly sql: pg.Pool;
   readonly bus: EventBus;
@@ -107,6 +112,7 @@ export async function startWorld(
   }
   const bearer = (device: { userId: string; deviceId: string }) => async () =>
     `Bearer ${await issuer.token({ userId: device.userId, deviceId: device.deviceId })}`;
+  const operatorToken = () => issuer.token({ userId: 'ops', deviceId: 'console', scopes: [operatorScope] });
   const asService = (name: ServiceName) => {
     const identity = createServiceIdentity(full, name);
     return createClient(
@@ -123,6 +129,13 @@ export async function startWorld(
     service,
     asConversation,
     asIdentityKeys: asService('identity-keys'),
+    asPresence: asService('presence'),
+    operator: createClient(
+      SessionOperatorService,
+      transport('grpc', async () => `Bearer ${await operatorToken()}`),
+    ),
+    target: `127.0.0.1:${ports.grpcPort}`,
+    operatorToken,
     sql,
     bus,
     logged,

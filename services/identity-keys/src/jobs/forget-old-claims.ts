@@ -1,5 +1,5 @@
 import { purgeDeadLetters, startPurges, startRounds } from '@keytrail/events';
-import { type Database, purgeRequestIds, requestIdRetentionMs } from '@keytrail/storage';
+import { type Database, purgeAuditLog, purgeRequestIds, requestIdRetentionMs } from '@keytrail/storage';
 import type { Logger } from '@keytrail/telemetry';
 import { purgeClaimPermissions } from '../store/claim-permissions.ts';
 import { forgetClaims, type Shrunk, shrinkReplacedPrekeys } from '../store/forgotten-claims.ts';
@@ -29,10 +29,13 @@ interface Forgetting {
   readonly everyMs: number;
   /** How long replaced prekeys keep their bytes. */
   readonly graceMs: number;
+  readonly auditLogRetentionMs: number;
 }
 
 /** Forgets again and again: claims with their prekeys in one loop, each other kind in a loop of its own. */
-export function startForgetting({ db, log, everyMs, graceMs }: Forgetting): { stop(): Promise<void> } {
+export function startForgetting({ db, log, everyMs, graceMs, auditLogRetentionMs }: Forgetting): {
+  stop(): Promise<void>;
+} {
   const claims = startRounds({
     what: 'the forgetting of claims',
     everyMs,
@@ -49,6 +52,7 @@ export function startForgetting({ db, log, everyMs, graceMs }: Forgetting): { st
       'request ids': (most) => purgeRequestIds(db, most),
       'claim permissions': (most) => purgeClaimPermissions(db, most),
       'dead letters': (most) => purgeDeadLetters(db, most),
+      'audit log': (most) => purgeAuditLog(db, auditLogRetentionMs, most),
     },
   });
   return {

@@ -10,6 +10,7 @@ export type EndedBecause =
   | 'key_delivered'
   | 'expired'
   | 'cancelled_by_requester'
+  | 'cancelled_by_operator'
   | 'no_holder_exists'
   | 'all_holders_declined'
   | 'attempts_exhausted'
@@ -80,6 +81,7 @@ export type KeyRequestEvent =
   | { readonly kind: 'fulfilled'; readonly attempt: number }
   | { readonly kind: 'expired' }
   | { readonly kind: 'cancelled' }
+  | { readonly kind: 'cancelled_by_operator' }
   | { readonly kind: 'requester_erased' }
   | { readonly kind: 'unfulfillable'; readonly because: EndedBecause };
 
@@ -128,6 +130,8 @@ export function advance(request: KeyRequest, event: KeyRequestEvent, now: Date):
       return ended('EXPIRED', 'expired');
     case 'cancelled':
       return ended('CANCELLED', 'cancelled_by_requester');
+    case 'cancelled_by_operator':
+      return ended('CANCELLED', 'cancelled_by_operator');
     case 'requester_erased':
       return ended('CANCELLED', 'requester_erased');
     case 'unfulfillable':

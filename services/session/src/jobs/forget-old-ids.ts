@@ -1,18 +1,19 @@
 import { purgeDeadLetters, purgeInbox, startPurges } from '@keytrail/events';
-import { type Database, purgeRequestIds } from '@keytrail/storage';
+import { type Database, purgeAuditLog, purgeRequestIds } from '@keytrail/storage';
 import type { Logger } from '@keytrail/telemetry';
 import { purgeEndedKeyRequests } from '../store/key-requests.ts';
 
 export interface Forgetting {
   readonly everyMs: number;
   readonly endedKeyRequestRetentionMs: number;
+  readonly auditLogRetentionMs: number;
 }
 
-/** Forgets request ids, handled events, dead letters and ended key requests that are past their retention. Returns how to stop that. */
+/** Forgets request ids, handled events, dead letters, ended key requests and audited actions that are past their retention. Returns how to stop that. */
 export function startForgetting(
   db: Database,
   log: Logger,
-  { everyMs, endedKeyRequestRetentionMs }: Forgetting,
+  { everyMs, endedKeyRequestRetentionMs, auditLogRetentionMs }: Forgetting,
 ): { stop(): Promise<void> } {
   return startPurges({
     everyMs,
@@ -22,6 +23,7 @@ export function startForgetting(
       'handled events': (most) => purgeInbox(db, most),
       'dead letters': (most) => purgeDeadLetters(db, most),
       'ended key requests': (most) => purgeEndedKeyRequests(db, endedKeyRequestRetentionMs, most),
+      'audit log': (most) => purgeAuditLog(db, auditLogRetentionMs, most),
     },
   });
 }

@@ -30,13 +30,13 @@ export function listKeyRequests({ db, prisma }: Pick<Parts, 'db' | 'prisma'>): R
   });
 }
 
-function writeToken({ requestedAt, keyRequestId }: KeyRequest): string {
+export function writeToken({ requestedAt, keyRequestId }: KeyRequest): string {
   return Buffer.from(`${requestedAt.getTime()} ${keyRequestId}`).toString('base64url');
 }
 
 const tokenForm = /^(\d{1,13}) ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$/;
 
-function readToken(token: string): PageStart {
+export function readToken(token: string): PageStart {
   if (token === '') return firstPage;
   const parts = tokenForm.exec(Buffer.from(token, 'base64url').toString());
   if (!parts) throw invalidField('page.token', 'must be next_token of the page before');

@@ -1,0 +1,31 @@
+import { SessionOperatorService } from '@keytrail/contracts';
+import { type Rpc, unary } from '@keytrail/rpc';
+import { advance, isOpen } from '../../domain/key-request.ts';
+import { announceEnd } from '../../key-request-events.ts';
+import type { Parts } from '../../parts.ts';
+import { notFoundOrNotPermitted } from '../../refusals.ts';
+import { lockKeyRequest, saveKeyRequest } from '../../store/key-requests.ts';
+import { audited } from './audited.ts';
+import { viewKeyRequest } from './key-request-view.ts';
+
+/** Cancels an open request, and has its requester told; one that has ended stays as it ended. */
+export function endKeyRequest({ db }: Pick<Parts, 'db'>): Rpc {
+  return unary(SessionOperatorService.method.endKeyRequest, {
+    allow: ['operator'],
+    async handle({ keyRequestId, note }, call) {
+      return audited(db, call, { action: 'end_key_request', keyRequestId, note }, (recordDone) =>
+        db.transaction(async (tx) => {
+          const request = await lockKeyRequest(tx, keyRequestId);
+          if (!request) throw notFoundOrNotPermitted();
+          if (isOpen(request.state)) {
+            const ended = advance(request, { kind: 'cancelled_by_operator' }, new Date());
+            await saveKeyRequest(tx, ended, request.version);
+            await announceEnd(tx, ended);
+          }
+          await recordDone(tx, request.requester);
+          return { keyRequest: await viewKeyRequest(tx, keyRequestId) };
+        }),
+      );
+    },
+  });
+}

@@ -1,0 +1,111 @@
+import { type Queryable, statement } from '@keytrail/storage';
+import type { DeviceId } from '../domain/device.ts';
+import type { KeyRequest, KeyRequestState } from '../domain/key-request.ts';
+import { columns, keyRequestOf, type Row } from './key-requests.ts';
+import type { PageStart } from './list-key-requests.ts';
+
+/** A key request with what only operators see of it. */
+export interface SeenKeyRequest {
+  readonly request: KeyRequest;
+  readonly writerBuild: string;
+  /** Oldest first, at most 100. */
+  readonly offers: readonly SeenOffer[];
+}
+
+export interface SeenOffer {
+  readonly holder: DeviceId;
+  readonly attempt: number;
+  readonly offeredAt: Date;
+  readonly lapsesAt: Date;
+  /** Empty unless it was declined. */
+  readonly declinedBecause: string;
+}
+
+/** What is not set does not restrict. */
+export interface KeyRequestFilter {
+  readonly states: readonly KeyRequestState[];
+  readonly keyRequestId: string | undefined;
+  readonly conversationId: string | undefined;
+  readonly userId: string | undefined;
+  readonly deviceId: string | undefined;
+  readonly olderThanMs: number;
+}
+
+interface SeenRow extends Row {
+  writer_build: string;
+  offers: [string, string, number, number, number, string | null][] | null;
+}
+
+const seen = `${columns
+  .split(',')
+  .map((column) => `k.${column.trim()}`)
+  .join(', ')}, k.writer_build,
+  (SELECT json_agg(json_build_array(o.user_id, o.device_id, o.attempt, extract(epoch FROM o.offered_at) * 1000,
+     extract(epoch FROM o.lapses_at) * 1000, o.decline_reason))
+   FROM (SELECT * FROM offers WHERE offers.key_request_id = k.key_request_id
+     ORDER BY offered_at, attempt, user_id, device_id LIMIT 100) o) AS offers`;
+
+const find = statement(
+  'find_key_requests',
+  `SELECT ${seen} FROM key_requests k
+   WHERE (cardinality($1::text[]) = 0 OR k.state = ANY ($1)) AND ($2::uuid IS NULL OR k.key_request_id = $2)
+     AND ($3::uuid IS NULL OR k.conversation_id = $3) AND ($4::text IS NULL OR k.user_id = $4)
+     AND ($5::text IS NULL OR k.device_id = $5) AND ($6::bigint = 0 OR k.requested_at <= now() - $6 * interval '1 millisecond')
+     AND (k.requested_at, k.key_request_id) > ($7, $8)
+   ORDER BY k.requested_at, k.key_request_id LIMIT $9`,
+);
+
+/** Key requests of all devices, oldest first. */
+export async function findKeyRequests(
+  db: Queryable,
+  filter: KeyRequestFilter,
+  after: PageStart,
+  most: number,
+): Promise<SeenKeyRequest[]> {
+  const rows = await db.query<SeenRow>(find, [
+    filter.states,
+    filter.keyRequestId ?? null,
+    filter.conversationId ?? null,
+    filter.userId ?? null,
+    filter.deviceId ?? null,
+    filter.olderThanMs,
+    after.requestedAt,
+    after.keyRequestId,
+    most,
+  ]);
+  return rows.map(seenOf);
+}
+
+const read = statement('read_key_request', `SELECT ${seen} FROM key_requests k WHERE k.key_request_id = $1`);
+
+export async function readKeyRequest(db: Queryable, keyRequestId: string): Promise<SeenKeyRequest | undefined> {
+  const [row] = await db.query<SeenRow>(read, [keyRequestId]);
+  return row && seenOf(row);
+}
+
+// By the clock of the database, which says what is due.
+const nudge = statement(
+  'nudge_key_request',
+  `UPDATE key_requests SET next_attempt_at = now(), version = version + 1
+   WHERE key_request_id = $1 AND state IN ('WAITING_FOR_HOLDER', 'OFFERED') RETURNING ${columns}`,
+);
+
+/** Makes an open request due now; undefined when there is none. */
+export async function nudgeKeyRequest(db: Queryable, keyRequestId: string): Promise<KeyRequest | undefined> {
+  const [row] = await db.query<Row>(nudge, [keyRequestId]);
+  return row && keyRequestOf(row);
+}
+
+function seenOf(row: SeenRow): SeenKeyRequest {
+  return {
+    request: keyRequestOf(row),
+    writerBuild: row.writer_build,
+    offers: (row.offers ?? []).map(([userId, deviceId, attempt, offeredAtMs, lapsesAtMs, because]) => ({
+      holder: { userId, deviceId },
+      attempt,
+      offeredAt: new Date(Number(offeredAtMs)),
+      lapsesAt: new Date(Number(lapsesAtMs)),
+      declinedBecause: because ?? '',
+    })),
+  };
+}
