@@ -56,6 +56,9 @@ export async function startWorld(options: ConstellationOptions): Promise<World> 
         primitives: nodePrimitives,
         keyStore: memoryKeyStore(),
         transports: world.transportsOf(user, device),
+        // Most tests are about one key or one rotation, which they ask for themselves.
+        recoverHistory: false,
+        autoRotate: false,
         ...more,
       });
       clients.push(client);

@@ -1,13 +1,13 @@
 import {
   type Conversation,
   type KeyRequest,
-  KeyRequestKind,
   KeyRequestRole,
   KeyRequestState,
   KeyRequestStateSchema,
   type Notification,
   NotificationKind,
   NotificationKindSchema,
+  RotationDueReason,
 } from '@keytrail/contracts';
 import { compareSafetyNumber, noblePrimitives, type Primitives, type SafetyNumber } from '@keytrail/crypto';
 import { Attachment } from './attachment.ts';
@@ -22,6 +22,9 @@ import { enumName } from './enum-name.ts';
 import { DeviceRevokedError, KeyMissError, type RecoveryName, RefusalError } from './errors.ts';
 import type { ClientEvents } from './events.ts';
 import { makeRecoveryKey, recover, resetIdentity, revokeDevice, safetyNumberWith } from './identity.ts';
+import { KeyAsks } from './key-asks.ts';
+import { KeyChanges } from './key-changes.ts';
+import { KeyQueue } from './key-queue.ts';
 import type { KeyStore } from './key-store.ts';
 import { acceptApproval, approveLink, linkCodeOf, makeLinkRequest } from './linking.ts';
 import type { DeviceTrust } from './make-session.ts';
@@ -35,6 +38,7 @@ import { SessionReader } from './read-session.ts';
 import { registerFirstDevice } from './registration.ts';
 import { type ChangedRootKey, changeRootKey } from './root-key-change.ts';
 import { type RootKeyPolicy, RootKeys } from './root-keys.ts';
+import { RotationDuty } from './rotation-duty.ts';
 import { type OpenSession, Sessions } from './sessions.ts';
 import { contextOf, type Operation, type OperationSettings, Tracing } from './tracing.ts';
 
@@ -57,6 +61,10 @@ export interface ClientOptions {
   readonly prekeys?: number;
   /** How prekeys are looked after in the background; `false`: only when `upkeep` or `replenishPrekeys` is called. */
   readonly upkeep?: UpkeepOptions | false;
+  /** Whether keys of all sessions that the user may read are asked for in the background; true by default. */
+  readonly recoverHistory?: boolean;
+  /** Whether rotations that are due are made without being told to; true by default. */
+  readonly autoRotate?: boolean | { /** 5000 by default. */ readonly jitterMs?: number };
   readonly retry?: RetryOptions;
   readonly log?: { readonly debug?: LogMethod; readonly info?: LogMethod; readonly warn?: LogMethod };
   readonly clock?: Clock;
@@ -190,13 +198,25 @@ export function createClient(options: ClientOptions): KeytrailClient {
   const sealing = { calls, primitives, store, own, rootKeys, directory, logs, deviceTrust, clock };
   const reading = { calls, primitives, own, rootKeys, directory, sessions };
   const isAttached = () => attachment.isAttached;
-  const opening = { ...reading, reader: new SessionReader(reading), tracing, events, clock, isAttached, background };
-  const opener = new SessionOpener(opening);
+  const reader = new SessionReader(reading);
+  const asks = new KeyAsks({ calls, primitives });
+  const opening = { ...reading, reader, asks, tracing, events, clock, isAttached, background };
+  const opener = new SessionOpener({ ...opening, onMissing: (name) => keyQueue.raise(name) });
+  const recoverHistory = options.recoverHistory ?? true;
+  const keyQueue = new KeyQueue({ ...opening, store, recoverHistory });
+  const autoRotate = options.autoRotate ?? true;
+  const onRotationDue = (conversationId: string) => {
+    const { signal } = attachment;
+    if (autoRotate !== false && signal) background('rotate when due', rotationDuty.due(conversationId, signal));
+  };
   const onRotationLost = (conversationId: string, sessionId: string) =>
     openInBackground('open the session that won', { conversationId, sessionId });
-  const conversations = new Conversations({ ...sealing, sessions, isAttached, onRotationLost });
+  const conversations = new Conversations({ ...sealing, sessions, isAttached, onRotationLost, onRotationDue });
   const messaging = { ...opening, store, conversations, opener, logs };
   const offers = new OfferAnswers({ ...sealing, sessions, conversations, tracing, events, opener });
+  const jitterMs = (typeof autoRotate === 'object' ? autoRotate.jitterMs : undefined) ?? 5_000;
+  const rotationDuty = new RotationDuty({ calls, primitives, clock, own, conversations, events, tracing, jitterMs });
+  const keyChanges = new KeyChanges({ calls, store, sessions, tracing, keyQueue, openDelivered });
   const upkeep = new PrekeyUpkeep({
     ...registration,
     events,
@@ -218,11 +238,15 @@ export function createClient(options: ClientOptions): KeytrailClient {
     store,
     clock,
     events,
-    onAttached(signal, { prekeyStatus }) {
+    onAttached(signal, { prekeyStatus, keysWaiting, conversationsWaiting }) {
       conversations.forgetAll();
       opener.hints.wakeAll();
       background('answer offers', offers.answerAll(signal));
-      background('collect delivered keys', collectDelivered(signal));
+      background('look for keys', keyQueue.attached(signal));
+      background('collect delivered keys', keyChanges.pull(signal, keysWaiting));
+      if (autoRotate !== false && conversationsWaiting) {
+        background('rotate when due', rotationDuty.allDue(conversationsWaiting.rotationsDue, signal));
+      }
       if (options.upkeep !== false) upkeep.attached(signal, prekeyStatus);
     },
     onDetached: () => conversations.forgetAll(),
@@ -260,6 +284,7 @@ export function createClient(options: ClientOptions): KeytrailClient {
       case NotificationKind.KEY_REQUEST_ENDED:
         opener.hint({ conversationId, sessionId });
         events.emit('keyRequestEnded', { conversationId, sessionId, keyRequestId });
+        if (keyQueue.wants({ conversationId, sessionId })) background('collect key', keyChanges.pull(signal));
         break;
       case NotificationKind.MESSAGE_ADDED:
         events.emit('messageAdded', { conversationId });
@@ -271,6 +296,15 @@ export function createClient(options: ClientOptions): KeytrailClient {
       case NotificationKind.ROTATION_DUE:
         conversations.forget(conversationId);
         events.emit('rotationDue', { conversationId });
+        onRotationDue(conversationId);
+        break;
+      case NotificationKind.ROTATION_ASKED:
+        conversations.forget(conversationId);
+        if (autoRotate === false) break;
+        background(
+          'rotate when asked',
+          rotationDuty.asked(conversationId, signal, contextOf(notification.traceparent)),
+        );
         break;
       case NotificationKind.DEVICES_CHANGED:
         deviceChanges.due(notification.userId, signal);
@@ -284,7 +318,9 @@ export function createClient(options: ClientOptions): KeytrailClient {
   /** Whoever waits for the key goes on; when nobody does, it is fetched all the same. */
   function onKeyDelivered({ conversationId, sessionId, keyRequestId, traceparent }: Notification): void {
     const name = { conversationId, sessionId };
-    if (!opener.hint(name)) background('open delivered key', openDelivered(name, keyRequestId, contextOf(traceparent)));
+    if (opener.hint(name)) return;
+    if (keyQueue.wants(name)) background('collect key', keyQueue.collect(name, contextOf(traceparent)));
+    else background('open delivered key', openDelivered(name, keyRequestId, contextOf(traceparent)));
   }
 
   async function openDelivered(
@@ -301,16 +337,6 @@ export function createClient(options: ClientOptions): KeytrailClient {
     await run('acknowledge key', (operation) =>
       calls.call(operation, (callOptions) => calls.session.ackKey({ ...name, attempt }, callOptions)),
     );
-  }
-
-  /** Keys that were delivered while this device was away. */
-  async function collectDelivered(signal: AbortSignal): Promise<void> {
-    for (const request of await listKeyRequests(true, signal)) {
-      if (request.state === KeyRequestState.FULFILLED) {
-        const { conversationId, sessionId, keyRequestId } = request;
-        await openDelivered({ conversationId, sessionId }, keyRequestId);
-      }
-    }
   }
 
   function listKeyRequests(includeEnded: boolean, signal?: AbortSignal): Promise<KeyRequest[]> {
@@ -386,8 +412,8 @@ export function createClient(options: ClientOptions): KeytrailClient {
     },
     requestKey: (conversationId, sessionId, kind = 'MISSING') =>
       run('request key', async (operation) => {
-        const name = { conversationId, sessionId };
-        const { keyRequest, recovery } = await opener.requestKey(operation, name, KeyRequestKind[kind]);
+        const ask = { conversationId, sessionId, kind, priority: 'FOREGROUND' } as const;
+        const { keyRequest, recovery } = await asks.one(operation, ask);
         const state = keyRequest?.state ?? KeyRequestState.UNSPECIFIED;
         return { keyRequest, recovery, state: enumName(KeyRequestStateSchema, state) as keyof typeof KeyRequestState };
       }),
@@ -401,7 +427,14 @@ export function createClient(options: ClientOptions): KeytrailClient {
       }),
 
     send: (conversationId, plaintext, { signal } = {}) =>
-      run('send message', (operation) => sendMessage(messaging, operation, conversationId, bytesOf(plaintext)), signal),
+      run(
+        'send message',
+        (operation) => sendMessage(messaging, operation, conversationId, bytesOf(plaintext)),
+        signal,
+      ).then((sent) => {
+        if (sent.rotationDue !== RotationDueReason.UNSPECIFIED) onRotationDue(conversationId);
+        return sent;
+      }),
     messages: (conversationId, how = {}) =>
       run('read messages', (operation) => readMessages(messaging, operation, conversationId, how), how.signal),
 

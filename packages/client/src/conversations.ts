@@ -1,4 +1,5 @@
 import { create, type DescMessage, fromBinary, type MessageShape, toBinary } from '@bufbuild/protobuf';
+import { ConnectError } from '@connectrpc/connect';
 import {
   type Conversation,
   ConversationKind,
@@ -10,6 +11,8 @@ import {
   type PrekeyBundle,
   type RotateSessionRequest,
   RotateSessionRequestSchema,
+  RotationDueReason,
+  SessionIncompleteSchema,
   type WithheldReason,
   WithheldReasonSchema,
 } from '@keytrail/contracts';
@@ -18,8 +21,9 @@ import { readRefusal } from '@keytrail/rpc/refusal';
 import { equalBytes, randomUuid } from './bytes.ts';
 import { enumName } from './enum-name.ts';
 import { isDecided, RefusalError, RotationLost, SessionRefusedError } from './errors.ts';
+import type { FirstContact } from './first-contact.ts';
 import { Flights } from './flights.ts';
-import { makeSession, type SealingParts, type SessionPlan } from './make-session.ts';
+import { makeSession, type SealingParts, type SessionPlan, type ToldRecipients } from './make-session.ts';
 import type { Sessions } from './sessions.ts';
 import type { Operation } from './tracing.ts';
 
@@ -46,6 +50,8 @@ export type SealedConversation = Conversation & {
 export interface ConversationParts extends SealingParts {
   readonly sessions: Sessions;
   readonly isAttached: () => boolean;
+  /** Called with whatever answer says that a rotation is due. */
+  readonly onRotationDue: (conversationId: string) => void;
   /** Called with the session that won an epoch this device wanted. */
   readonly onRotationLost: (conversationId: string, sessionId: string) => void;
 }
@@ -107,8 +113,10 @@ export class Conversations {
     const members = new Map(wanted.members.map((member) => [memberOf(member).userId, memberOf(member)]));
     members.set(own.userId, { userId: own.userId, role: MemberRole.ADMIN });
     const claimed = new Map<string, PrekeyBundle>();
+    const contacts = new Map<string, FirstContact>();
     let round = 0;
-    const prepare = async () => {
+    const prepare = async (conflict: RefusalError | undefined) => {
+      forgetStale(contacts, conflict);
       const plan = {
         conversationId: deriveConversationId(own.userId, requestId),
         epoch: 1n,
@@ -119,6 +127,7 @@ export class Conversations {
         claimSeed: requestId,
         round,
         claimed,
+        contacts,
       };
       round += 1;
       const { initialSession, sessionKey } = await makeSession(this.#parts, operation, plan);
@@ -144,9 +153,23 @@ export class Conversations {
     try {
       return await this.#commit(upload, prepare, send, (request) => request.initialSession);
     } catch (error) {
+      const existing = await this.#existing(operation, error);
+      if (existing !== undefined) return existing;
       // What was given up has arrived in the end.
       if (!stale || !(error instanceof RefusalError) || error.reason !== 'REQUEST_ID_REUSED') throw error;
       return this.rotate(operation, deriveConversationId(own.userId, requestId));
+    }
+  }
+
+  /** The pair's direct conversation, when somebody made it before: it is as good as the one that was wanted. */
+  async #existing(operation: Operation, error: unknown): Promise<SealedConversation | undefined> {
+    if (!(error instanceof RefusalError) || error.reason !== 'DIRECT_CONVERSATION_EXISTS') return undefined;
+    try {
+      const conversation = await this.get(operation, error.metadata.conversation_id ?? '');
+      return { ...conversation, envelopesWritten: 0, withheld: [] };
+    } catch (failed) {
+      if (failed instanceof RefusalError && isDecided(failed)) return undefined;
+      throw failed;
     }
   }
 
@@ -184,17 +207,23 @@ export class Conversations {
   }
 
   /** One rotation of a conversation at a time; whoever wants one meanwhile gets the same. */
-  rotate(operation: Operation, conversationId: string): Promise<SealedConversation> {
+  rotate(operation: Operation, conversationId: string, told?: ToldRecipients): Promise<SealedConversation> {
     return this.#rotations.join(conversationId, operation.signal, (signal) =>
-      this.#rotate({ ...operation, signal }, conversationId),
+      this.#rotate({ ...operation, signal }, conversationId, told),
     );
   }
 
-  async #rotate(operation: Operation, conversationId: string): Promise<SealedConversation> {
+  async #rotate(
+    operation: Operation,
+    conversationId: string,
+    told: ToldRecipients | undefined,
+  ): Promise<SealedConversation> {
     const { calls, primitives, store } = this.#parts;
     const claimed = new Map<string, PrekeyBundle>();
+    const contacts = new Map<string, FirstContact>();
     let round = 0;
-    const prepare = async () => {
+    const prepare = async (conflict: RefusalError | undefined) => {
+      forgetStale(contacts, conflict);
       const current = await this.get(operation, conversationId);
       await this.#checkCurrent(current);
       const { epoch: expectedEpoch, rosterVersion: expectedRosterVersion } = current;
@@ -208,6 +237,8 @@ export class Conversations {
         claimSeed: `${conversationId} ${expectedEpoch + 1n}`,
         round,
         claimed,
+        contacts,
+        told,
       };
       round += 1;
       const { initialSession: session, sessionKey } = await makeSession(this.#parts, operation, plan);
@@ -260,16 +291,17 @@ export class Conversations {
    */
   async #commit<D extends DescMessage>(
     upload: Upload<D>,
-    prepare: () => Promise<Prepared<D>>,
+    prepare: (conflict: RefusalError | undefined) => Promise<Prepared<D>>,
     send: (request: MessageShape<D>) => Promise<SealedConversation>,
     sessionOf: (request: MessageShape<D>) => InitialSession | undefined,
     alsoCurable?: string,
   ): Promise<SealedConversation> {
     let resumed = true;
+    let conflict: RefusalError | undefined;
     let prepared = await upload.resume();
     for (let tries = 1; ; tries += 1) {
       if (prepared === undefined) {
-        prepared = await prepare();
+        prepared = await prepare(conflict);
         resumed = false;
         await upload.keep(prepared);
       }
@@ -286,6 +318,7 @@ export class Conversations {
         const again = curable.has(error.reason) || error.reason === alsoCurable || lostEarlier;
         if (!again || tries >= triesAtMost) throw error;
         prepared = undefined;
+        conflict = error;
       }
     }
   }
@@ -371,6 +404,9 @@ export class Conversations {
     const older =
       before !== undefined && (conversation.epoch < before.epoch || conversation.rosterVersion < before.rosterVersion);
     if (!older) this.#known.set(conversation.conversationId, conversation);
+    if (!older && conversation.rotationDue !== RotationDueReason.UNSPECIFIED) {
+      this.#parts.onRotationDue(conversation.conversationId);
+    }
     return conversation;
   }
 
@@ -392,6 +428,21 @@ export class Conversations {
     );
     return { ...conversation, envelopesWritten, withheld };
   }
+}
+
+/**
+ * Who was claimed from stays claimed from when a session is made once more; only of users whose devices the conflict names is the claim of no use.
+ */
+function forgetStale(contacts: Map<string, FirstContact>, conflict: RefusalError | undefined): void {
+  if (conflict?.reason !== 'SESSION_INCOMPLETE') return;
+  const details = conflict.cause instanceof ConnectError ? conflict.cause.findDetails(SessionIncompleteSchema) : [];
+  const [incomplete] = details;
+  if (incomplete === undefined) {
+    contacts.clear();
+    return;
+  }
+  const { missing, unexpected, staleDeviceLists } = incomplete;
+  for (const { userId } of [...missing, ...unexpected, ...staleDeviceLists]) contacts.delete(userId);
 }
 
 interface Prepared<D extends DescMessage> {

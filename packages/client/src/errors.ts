@@ -1,5 +1,6 @@
 import { Code } from '@connectrpc/connect';
 import {
+  type Miss,
   type MissCauseName,
   missCauseName,
   type Recovery,
@@ -298,24 +299,35 @@ export function missOf(
   if (!(error instanceof RefusalError)) return undefined;
   const refusal = readRefusal(error.cause);
   const { miss, traceId } = refusal;
-  if (miss !== undefined) {
-    return new KeyMissError(session, {
-      cause: missCauseName(miss.cause),
-      recovery: recoveryName(miss.recovery),
-      remedy: enumName(RemedySchema, miss.remedy) as RemedyName,
-      evidence: miss.evidence,
-      keyRequestId: miss.keyRequestId,
-      retryAfterMs: miss.retryAfterMs,
-      traceId: miss.traceId || traceId,
-      causedByTraceId: miss.causedByTraceId,
-      helpUrl: miss.helpUrl,
-    });
-  }
+  if (miss !== undefined) return missErrorOf(miss, session, traceId);
   if (refusal.code !== Code.NotFound || refusal.reason !== 'NOT_FOUND_OR_NOT_PERMITTED') return undefined;
   const cause = 'NOT_FOUND_OR_NOT_PERMITTED';
   return new KeyMissError(session, { cause, recovery: 'NOT_PERMITTED', remedy: 'NONE', traceId });
 }
 
+/** The miss that an answer tells of. */
+export function missErrorOf(
+  miss: Miss,
+  session: { conversationId: string; sessionId: string },
+  traceId?: string,
+): KeyMissError {
+  return new KeyMissError(session, {
+    cause: missCauseName(miss.cause),
+    recovery: recoveryName(miss.recovery),
+    remedy: remedyName(miss.remedy),
+    evidence: miss.evidence,
+    keyRequestId: miss.keyRequestId,
+    retryAfterMs: miss.retryAfterMs,
+    traceId: miss.traceId || traceId,
+    causedByTraceId: miss.causedByTraceId,
+    helpUrl: miss.helpUrl,
+  });
+}
+
 export function recoveryName(recovery: Recovery): RecoveryName {
   return enumName(RecoverySchema, recovery) as RecoveryName;
+}
+
+export function remedyName(remedy: Remedy): RemedyName {
+  return enumName(RemedySchema, remedy) as RemedyName;
 }

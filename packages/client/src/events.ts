@@ -1,6 +1,6 @@
 import type { DeclineReason } from '@keytrail/contracts';
 import type { Ref } from '@keytrail/crypto';
-import type { DeviceListProblem } from './errors.ts';
+import type { DeviceListProblem, RemedyName } from './errors.ts';
 import type { PrekeyRepair } from './prekey-upkeep.ts';
 import type { RotatedPrekeys } from './prekey-uploads.ts';
 import type { RootKeyChange } from './root-keys.ts';
@@ -32,6 +32,17 @@ export interface ClientEvents {
   };
   /** A key request of this device ended without a key. */
   keyRequestEnded: { readonly conversationId: string; readonly sessionId: string; readonly keyRequestId: string };
+  /** How many keys this device still lacks, and what became of those that it lacked since there were none. */
+  keysWanted: { readonly left: number; readonly delivered: number; readonly refused: number };
+  /** A key that this device lacked will not come. */
+  keyRefused: {
+    readonly conversationId: string;
+    readonly sessionId: string;
+    /** A MissCauseName, a ReasonName, a SessionProblem, or why the request ended. */
+    readonly reason: string;
+    readonly remedy: RemedyName;
+    readonly error?: Error | undefined;
+  };
   offerAnswered: OfferEvent;
   offerDeclined: OfferEvent & { readonly reason: DeclineReasonName };
   rootKeyChanged: RootKeyChange & { readonly accepted: boolean };
@@ -54,6 +65,8 @@ export interface ClientEvents {
   revoked: { readonly userId: string; readonly deviceId: string };
   conversationChanged: { readonly conversationId: string };
   rotationDue: { readonly conversationId: string };
+  /** This device made a rotation that was due. */
+  rotated: { readonly conversationId: string; readonly sessionId: string; readonly epoch: bigint };
   messageAdded: { readonly conversationId: string };
   /** The pools were filled up; so many are unclaimed. */
   prekeysReplenished: { readonly oneTime: number; readonly kem: number };

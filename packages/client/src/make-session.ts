@@ -73,6 +73,16 @@ export interface SessionPlan {
   readonly round: number;
   /** Bundles claimed for this mutation so far. */
   readonly claimed: Map<string, PrekeyBundle>;
+  /** Users claimed from for this mutation so far, of whom nothing is told yet. */
+  readonly contacts: Map<string, FirstContact>;
+  /** Whom the server expects to be sealed to. */
+  readonly told?: ToldRecipients | undefined;
+}
+
+/** Devices that the server wants an envelope or a withholding for, at these versions of device lists. */
+export interface ToldRecipients {
+  readonly recipients: readonly Ref[];
+  readonly deviceLists: readonly { readonly userId: string; readonly version: bigint }[];
 }
 
 export interface MadeSession {
@@ -97,12 +107,11 @@ export async function makeSession(parts: SealingParts, operation: Operation, pla
   const untold = lists.filter(({ version, devices }) => version === 0n && devices.length === 0);
   // The own list is always told.
   if (untold.some(({ userId }) => userId === own.userId)) await parts.logs.refuseUntold(own.userId);
-  const contacts = await claimFirstContacts(
-    parts,
-    operation,
-    untold.map(({ userId }) => userId),
-    `${plan.claimSeed} ${plan.round}`,
-  );
+  if (plan.told !== undefined) checkTold(plan.told, lists);
+  const strangers = untold.map(({ userId }) => userId).filter((userId) => !plan.contacts.has(userId));
+  const claimedNow = await claimFirstContacts(parts, operation, strangers, `${plan.claimSeed} ${plan.round}`);
+  for (const contact of claimedNow) plan.contacts.set(contact.user.userId, contact);
+  const contacts = untold.flatMap(({ userId }) => plan.contacts.get(userId) ?? []);
   const sealings = [
     ...(await decideSealings(parts, operation, own, lists, plan)),
     ...(await decideFirstSealings(parts, operation, contacts)),
@@ -156,6 +165,23 @@ export async function makeSession(parts: SealingParts, operation: Operation, pla
       withholdings,
     }),
   };
+}
+
+/**
+ * What the server wants sealed to is held against the verified lists: at the same version, both must name the same devices. At another version
+ * the lists count, and the server says what is missing.
+ *
+ * @throws SessionRefusedError (`roster`).
+ */
+function checkTold({ recipients, deviceLists }: ToldRecipients, lists: readonly DeviceList[]): void {
+  for (const { userId, version, devices } of lists) {
+    if (version === 0n || !deviceLists.some((told) => told.userId === userId && told.version === version)) continue;
+    const good = devices.filter(({ revokedAt }) => revokedAt === undefined).map(({ deviceId }) => deviceId);
+    const told = recipients.filter((recipient) => recipient.userId === userId).map(({ deviceId }) => deviceId);
+    if (good.toSorted().join(' ') !== told.toSorted().join(' ')) {
+      throw new SessionRefusedError('roster', `other devices of ${userId} were to be sealed to than the user has`);
+    }
+  }
 }
 
 async function decideSealings(

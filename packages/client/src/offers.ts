@@ -1,35 +1,26 @@
 import {
   DeclineReason,
-  type DeviceList,
-  HistoryPolicy,
+  type Envelope,
   type KeyRequest,
+  KeyRequestPriority,
   KeyRequestRole,
   type Notification,
-  type PrekeyBundle,
 } from '@keytrail/contracts';
-import {
-  CertificateError,
-  RecipientError,
-  type Ref,
-  sealEnvelope,
-  type VerifiedRecipient,
-  verifyBundle,
-} from '@keytrail/crypto';
-import { deviceKey, randomUuid, sameDevice } from './bytes.ts';
-import type { Conversations } from './conversations.ts';
-import { isLogged } from './device-logs.ts';
-import { type ListedDevice, sameCertifiedKeys } from './directory.ts';
+import { type Ref, sealEnvelope } from '@keytrail/crypto';
+import { deviceKey, randomUuid } from './bytes.ts';
+import { pause } from './clock.ts';
 import type { Emitter } from './emitter.ts';
-import { DeviceListRefusedError, KeyMissError, RefusalError, SessionRefusedError } from './errors.ts';
+import { KeyMissError, RefusalError, SessionRefusedError } from './errors.ts';
 import type { ClientEvents, DeclineReasonName } from './events.ts';
-import { claimBundles, type SealingParts } from './make-session.ts';
+import { refusalOf } from './key-refusal.ts';
+import { eachOf, Lanes } from './lanes.ts';
+import { Declined, type OfferCheckParts, OfferChecks, type RecipientOf } from './offer-checks.ts';
 import type { SessionOpener } from './open-session.ts';
 import type { HeldSession, Sessions } from './sessions.ts';
 import { contextOf, type Operation, type Tracing } from './tracing.ts';
 
-export interface OfferParts extends SealingParts {
+export interface OfferParts extends OfferCheckParts {
   readonly sessions: Sessions;
-  readonly conversations: Conversations;
   readonly tracing: Tracing;
   readonly events: Emitter<ClientEvents>;
   readonly opener: SessionOpener;
@@ -37,56 +28,90 @@ export interface OfferParts extends SealingParts {
 
 /** Someone else helped, or the request is over: nothing is wrong. */
 const tooLate = new Set(['NOT_OFFERED', 'KEY_REQUEST_ENDED', 'ATTEMPT_ALREADY_FULFILLED']);
-/** Up to this many members their devices are fetched while the offer is, not after. */
-const membersToFetchAhead = 4;
+/** A requester's offers are answered so many at a time: some 100 KB in one call, sealed in a moment also where primitives are slow. */
+const offersPerBatch = 50;
+const requestersAtOnce = 4;
+const callsAtOnce = 8;
+const envelopesPerTurn = 8;
 
-class Declined extends Error {
-  readonly reason: DeclineReasonName;
+type Offered = Pick<KeyRequest, 'keyRequestId' | 'conversationId' | 'sessionId' | 'attempt' | 'requester' | 'priority'>;
 
-  constructor(reason: DeclineReasonName) {
-    super(reason);
-    this.reason = reason;
-  }
+/** An offer, and the operation in which it is answered. */
+interface Offer {
+  readonly keyRequestId: string;
+  readonly conversationId: string;
+  readonly sessionId: string;
+  readonly attempt: number;
+  readonly requester: Ref;
+  readonly urgent: boolean;
+  readonly operation: Operation;
 }
 
-/** What is fetched while the offer itself is. */
-interface Ahead {
-  readonly held: Promise<HeldSession | undefined>;
-  readonly lists: Promise<readonly DeviceList[]>;
+interface Sealed {
+  readonly offer: Offer;
+  readonly envelope: Envelope;
 }
 
-/** Answers key requests that are offered to this device: re-seals what the requester may have by this device's own lights, or declines. */
+/**
+ * Answers key requests that are offered to this device: re-seals what the requester may have by this device's own lights, or declines. What one
+ * device asks for is answered in batches; devices take turns.
+ */
 export class OfferAnswers {
   readonly #parts: OfferParts;
+  readonly #checks: OfferChecks;
   readonly #answering = new Set<string>();
+  readonly #lanes: Lanes<Offer>;
+  #listing: Promise<Promise<void>[]> | undefined;
+  #again = false;
 
   constructor(parts: OfferParts) {
     this.#parts = parts;
+    this.#checks = new OfferChecks(parts);
+    this.#lanes = new Lanes({
+      atOnce: requestersAtOnce,
+      batchOf: offersPerBatch,
+      isUrgent: ({ urgent }) => urgent,
+      work: (offers) => this.#answer(offers),
+    });
   }
 
-  /** Answers the offer that a notification tells of, in the trace that led to it. */
+  /** Answers the offer that a notification tells of, in the trace that led to it; of several it only tells that there are some. */
   answerOffer(notification: Notification, signal: AbortSignal): Promise<void> {
-    const { conversationId, sessionId, keyRequestId, traceparent } = notification;
+    const { keyRequestId, attempt, requester, offers, traceparent } = notification;
+    if (offers > 1 || keyRequestId === '') return this.answerAll(signal);
     return this.#run({ within: contextOf(traceparent), signal, keyRequestId }, async (operation) => {
-      const held = this.#hold(operation, { conversationId, sessionId });
-      const lists = this.#fetchAhead(operation, { conversationId, sessionId });
-      // Whoever answers the offer sees to a failure; without an offer nobody does.
-      held.catch(() => {});
-      lists.catch(() => {});
-      const offered = await this.#offered(operation, keyRequestId);
-      await Promise.all(offered.map((request) => this.#answer(operation, request, { held, lists })));
+      const told = requester !== undefined && attempt > 0;
+      const offered: Offered[] = told
+        ? [{ ...notification, priority: KeyRequestPriority.UNSPECIFIED }]
+        : await this.#offered(operation, keyRequestId);
+      await Promise.all(offered.map((offer) => this.#take(operation, offer)));
     });
   }
 
   /** Answers whatever is offered to this device now. */
   answerAll(signal: AbortSignal): Promise<void> {
     return this.#run({ signal }, async (operation) => {
-      for (const request of await this.#offered(operation)) {
-        const held = this.#hold(operation, request);
-        held.catch(() => {});
-        await this.#answer(operation, request, { held, lists: Promise.resolve([]) });
-      }
+      // Offers are listed once, however many notifications say that there are some; those that come meanwhile, once more.
+      this.#again = true;
+      this.#listing ??= this.#takeAll(operation).finally(() => {
+        this.#listing = undefined;
+      });
+      await Promise.all(await this.#listing);
     });
+  }
+
+  async #takeAll(operation: Operation): Promise<Promise<void>[]> {
+    const taken: Promise<void>[] = [];
+    while (this.#again) {
+      this.#again = false;
+      for (const offer of await this.#offered(operation)) {
+        const answered = this.#take(operation, offer);
+        // Whoever waits for the list hears of it.
+        answered.catch(() => {});
+        taken.push(answered);
+      }
+    }
+    return taken;
   }
 
   #run(
@@ -95,36 +120,6 @@ export class OfferAnswers {
   ): Promise<void> {
     const attributes = about.keyRequestId ? { 'keytrail.key_request.id': about.keyRequestId } : {};
     return this.#parts.tracing.run('answer offer', { ...about, attributes }, work);
-  }
-
-  /** The session from the store, or from its own envelope, which this device may not have had a reason to open yet. */
-  async #hold(
-    operation: Operation,
-    { conversationId, sessionId }: { conversationId: string; sessionId: string },
-  ): Promise<HeldSession | undefined> {
-    const { sessions, opener } = this.#parts;
-    const held = await sessions.find(conversationId, sessionId);
-    if (held !== undefined) return held;
-    const how = { recover: false, signal: operation.signal };
-    const opened = await opener.open({ conversationId, sessionId }, how, operation).catch((error: unknown) => {
-      if (operation.signal.aborted) throw operation.signal.reason;
-      if (error instanceof KeyMissError || error instanceof SessionRefusedError) return undefined;
-      throw error;
-    });
-    return opened?.held;
-  }
-
-  async #fetchAhead(
-    operation: Operation,
-    { conversationId, sessionId }: { conversationId: string; sessionId: string },
-  ): Promise<readonly DeviceList[]> {
-    const { own, directory, sessions, conversations } = this.#parts;
-    const held = await sessions.find(conversationId, sessionId);
-    const members = held?.session.header.deviceLists ?? conversations.seen(conversationId)?.members ?? [];
-    const fits = members.length > 0 && members.length <= membersToFetchAhead;
-    const userIds = fits ? members.map(({ userId }) => userId) : [own.userId];
-    // A failure here only means that it is fetched when it is needed.
-    return directory.current(operation, userIds).catch(() => []);
   }
 
   async #offered(operation: Operation, keyRequestId?: string): Promise<KeyRequest[]> {
@@ -141,127 +136,130 @@ export class OfferAnswers {
     return all;
   }
 
-  async #answer(operation: Operation, request: KeyRequest, ahead: Ahead): Promise<void> {
-    const offer = `${request.keyRequestId} ${request.attempt}`;
-    if (this.#answering.has(offer) || request.requester === undefined) return;
-    this.#answering.add(offer);
-    const { keyRequestId, conversationId, sessionId, attempt } = request;
-    const requester = { userId: request.requester.userId, deviceId: request.requester.deviceId };
-    const event = { keyRequestId, conversationId, sessionId, requester, attempt };
+  async #take(operation: Operation, offered: Offered): Promise<void> {
+    const { keyRequestId, conversationId, sessionId, attempt, priority } = offered;
+    const name = `${keyRequestId} ${attempt}`;
+    if (offered.requester === undefined || this.#answering.has(name)) return;
+    this.#answering.add(name);
+    const { userId, deviceId } = offered.requester;
+    const requester = { userId, deviceId };
+    const urgent = priority === KeyRequestPriority.FOREGROUND;
+    const offer = { keyRequestId, conversationId, sessionId, attempt, requester, urgent, operation };
     try {
-      await this.#fulfil(operation, request, requester, ahead);
-      this.#parts.events.emit('offerAnswered', event);
-    } catch (error) {
-      if (error instanceof RefusalError && tooLate.has(error.reason)) return;
-      if (!(error instanceof Declined)) throw error;
-      await this.#decline(operation, request, error.reason);
-      this.#parts.events.emit('offerDeclined', { ...event, reason: error.reason });
+      await this.#lanes.add(deviceKey(requester), offer);
     } finally {
-      this.#answering.delete(offer);
+      this.#answering.delete(name);
     }
   }
 
-  async #fulfil(operation: Operation, request: KeyRequest, requester: Ref, ahead: Ahead): Promise<void> {
-    const { calls, primitives, store, own } = this.#parts;
-    const held = await ahead.held;
-    if (held === undefined) throw new Declined('KEY_NOT_HELD');
-    const sealer = await own.registered();
-    await this.#checkEntitlement(operation, held, requester);
-    const recipient = await this.#recipient(operation, request, requester, await ahead.lists);
-    const { keyRequestId, attempt } = request;
-    const { session, sessionKey } = held;
-    const envelope = sealEnvelope({ primitives, sealer, recipient, session, attempt, sessionKey });
-    const fulfilment = { requestId: randomUuid(primitives), keyRequestId, attempt, envelope };
-    await calls.call(operation, (options) => calls.session.fulfillKeyRequest(fulfilment, options));
-    await store.addSealedTo([requester]);
-  }
-
-  /**
-   * The header, which its initiator signed, names everybody who was a member at its epoch. Only where it says that history is shared does the
-   * server's word about members count.
-   */
-  async #checkEntitlement(operation: Operation, { session }: HeldSession, requester: Ref): Promise<void> {
-    const { header, conversationId } = session;
-    if (header.deviceLists.some(({ userId }) => userId === requester.userId)) return;
-    if (header.historyPolicy !== HistoryPolicy.SHARED) throw new Declined('NOT_ENTITLED');
-    const { members } = await this.#parts.conversations.get(operation, conversationId);
-    if (!members.some(({ userId }) => userId === requester.userId)) throw new Declined('NOT_ENTITLED');
-  }
-
-  async #recipient(
-    operation: Operation,
-    request: KeyRequest,
-    requester: Ref,
-    ahead: readonly DeviceList[],
-  ): Promise<VerifiedRecipient> {
-    const { store, rootKeys, directory } = this.#parts;
-    const [[sealedBefore], list] = await Promise.all([
-      store.sealedTo([requester]),
-      ahead.find(({ userId }) => userId === requester.userId) ??
-        directory.current(operation, [requester.userId]).then(([fetched]) => fetched, declineRefusedList),
-    ]);
-    const device = list?.devices.find(({ deviceId }) => deviceId === requester.deviceId);
-    if (list === undefined || list.version === 0n) return this.#untold(operation, request, requester);
-    if (device === undefined) throw new Declined('UNCERTIFIED');
-    if (device.revokedAt !== undefined) throw new Declined('NOT_ENTITLED');
-    const verdict = await rootKeys.judge(requester.userId, list.rootKey);
-    if (!verdict.trusted) throw new Declined('ROOT_KEY_CHANGED');
-    await this.#checkTrust(device, verdict.rootKey);
-    if (sealedBefore === true) return verified(requester, () => directory.recipient(device, verdict.rootKey));
-    return this.#claimed(operation, request, requester, (bundle) => sameCertifiedKeys(bundle, device));
-  }
-
-  /**
-   * Who has left the conversation may still have its own epochs, but its devices are not told any more: the bundle says who it is, together
-   * with what was seen of the log before. The own list is always told.
-   */
-  async #untold(operation: Operation, request: KeyRequest, requester: Ref): Promise<VerifiedRecipient> {
-    const { own, logs } = this.#parts;
-    if (requester.userId === own.userId) throw new Declined('UNCERTIFIED');
-    const log = await logs.remembered(requester.userId);
-    if (log.version === 0n) return this.#claimed(operation, request, requester, () => true);
-    const known = log.devices.find(({ deviceId }) => deviceId === requester.deviceId);
-    if (known === undefined) throw new Declined('UNCERTIFIED');
-    if (known.revokedInVersion !== undefined) throw new Declined('NOT_ENTITLED');
-    return this.#claimed(operation, request, requester, (bundle) => isLogged(known, bundle));
-  }
-
-  async #claimed(
-    operation: Operation,
-    { keyRequestId }: KeyRequest,
-    requester: Ref,
-    isAsSeen: (bundle: PrekeyBundle) => boolean,
-  ): Promise<VerifiedRecipient> {
-    const { calls, primitives, rootKeys } = this.#parts;
-    const claimed = new Map<string, PrekeyBundle>();
-    // One claim for the request, however often it is offered and answered.
-    const about = { claimSeed: keyRequestId, claimed, keyRequestId };
-    await claimBundles({ calls, primitives }, operation, [requester], about);
-    const bundle = claimed.get(deviceKey(requester));
-    if (bundle === undefined) throw new Declined('NOT_ENTITLED');
-    if (!sameDevice(bundle, requester) || !isAsSeen(bundle)) throw new Declined('UNCERTIFIED');
-    const verdict = await rootKeys.judge(requester.userId, bundle.certificate?.rootKey ?? new Uint8Array());
-    if (!verdict.trusted) throw new Declined('ROOT_KEY_CHANGED');
-    await this.#checkTrust(bundle, verdict.rootKey);
-    if (!(await rootKeys.confirm(requester.userId, verdict.rootKey))) throw new Declined('ROOT_KEY_CHANGED');
-    return verified(requester, () => verifyBundle(primitives, bundle, verdict.rootKey));
-  }
-
-  async #checkTrust(device: ListedDevice, rootKey: Uint8Array): Promise<void> {
-    const { directory, deviceTrust } = this.#parts;
+  /** Offers for one requesting device. */
+  async #answer(offers: readonly Offer[]): Promise<void> {
+    const [first] = offers;
+    if (first === undefined) return;
+    const { operation, requester } = first;
+    operation.signal.throwIfAborted();
+    // Both begin at once: neither needs the other.
+    const checking = this.#checks.requester(operation, requester);
+    checking.catch(() => {});
+    const ready: { offer: Offer; held: HeldSession }[] = [];
+    const declined: { offer: Offer; reason: DeclineReasonName }[] = [];
+    let failure: { error: unknown } | undefined;
+    const decline = (offer: Offer, error: unknown) => {
+      if (error instanceof Declined) declined.push({ offer, reason: error.reason });
+      else failure ??= { error };
+    };
+    await eachOf(offers, callsAtOnce, async (offer) => {
+      try {
+        const held = await this.#hold(offer);
+        await this.#checks.entitlement(operation, held, requester);
+        ready.push({ offer, held });
+      } catch (error) {
+        operation.signal.throwIfAborted();
+        decline(offer, error);
+      }
+    });
+    const sealed: Sealed[] = [];
     try {
-      directory.certify(device, rootKey);
+      const recipientOf = ready.length > 0 && (await checking);
+      for (const each of recipientOf ? ready : []) {
+        sealed.push(await this.#seal(each.offer, each.held, recipientOf as RecipientOf));
+        // A long batch must not stop everything else.
+        if (sealed.length % envelopesPerTurn === 0) await pause(this.#parts.clock, 0, operation.signal, true);
+      }
     } catch (error) {
-      if (!(error instanceof CertificateError)) throw error;
-      throw new Declined('UNCERTIFIED');
+      operation.signal.throwIfAborted();
+      for (const { offer } of ready.slice(sealed.length)) decline(offer, error);
     }
-    if (!(await deviceTrust(device))) throw new Declined('NOT_TRUSTED');
+    if (sealed.length > 0) await this.#handIn(operation, requester, sealed).catch((error) => decline(first, error));
+    await eachOf(declined, callsAtOnce, ({ offer, reason }) => this.#decline(operation, offer, reason));
+    if (failure !== undefined) throw failure.error;
   }
 
-  async #decline(operation: Operation, request: KeyRequest, reason: DeclineReasonName): Promise<void> {
-    const { calls } = this.#parts;
-    const { keyRequestId, attempt } = request;
-    operation.span.setAttribute('keytrail.reason', reason);
+  /**
+   * The session from the store, or from its own envelope, which this device may not have had a reason to open yet.
+   *
+   * @throws Declined.
+   */
+  async #hold({ conversationId, sessionId, operation }: Offer): Promise<HeldSession> {
+    const { sessions, opener } = this.#parts;
+    const held = await sessions.find(conversationId, sessionId);
+    if (held !== undefined) return held;
+    const how = { recover: false, signal: operation.signal };
+    try {
+      return (await opener.open({ conversationId, sessionId }, how, operation)).held;
+    } catch (error) {
+      if (operation.signal.aborted) throw operation.signal.reason;
+      if (error instanceof KeyMissError || error instanceof SessionRefusedError) throw new Declined('KEY_NOT_HELD');
+      throw error;
+    }
+  }
+
+  async #seal(offer: Offer, { session, sessionKey }: HeldSession, recipientOf: RecipientOf): Promise<Sealed> {
+    const { primitives, own } = this.#parts;
+    const { attempt, keyRequestId } = offer;
+    const sealer = await own.registered();
+    const recipient = await recipientOf(keyRequestId);
+    return { offer, envelope: sealEnvelope({ primitives, sealer, recipient, session, attempt, sessionKey }) };
+  }
+
+  async #handIn(operation: Operation, requester: Ref, sealed: readonly Sealed[]): Promise<void> {
+    const refusals = await this.#fulfil(operation, sealed);
+    const accepted = sealed.filter((_, i) => refusals[i] === undefined);
+    if (accepted.length > 0) await this.#parts.store.addSealedTo([requester]);
+    for (const { offer } of accepted) this.#parts.events.emit('offerAnswered', eventOf(offer));
+    const wrong = refusals.find((refusal) => refusal !== undefined && !tooLate.has(refusal.reason));
+    if (wrong !== undefined) throw wrong;
+  }
+
+  /** What was refused, in the order of the envelopes. */
+  async #fulfil(operation: Operation, sealed: readonly Sealed[]): Promise<(RefusalError | undefined)[]> {
+    const { calls, primitives } = this.#parts;
+    const requestId = randomUuid(primitives);
+    const fulfilments = sealed.map(({ offer: { keyRequestId, attempt }, envelope }) => ({
+      keyRequestId,
+      attempt,
+      envelope,
+    }));
+    const [only] = fulfilments;
+    if (only !== undefined && fulfilments.length === 1) {
+      try {
+        await calls.call(operation, (options) => calls.session.fulfillKeyRequest({ requestId, ...only }, options));
+        return [undefined];
+      } catch (error) {
+        if (error instanceof RefusalError && error.reason !== '') return [error];
+        throw error;
+      }
+    }
+    const { results } = await calls.call(operation, (options) =>
+      calls.session.fulfillKeyRequests({ requestId, fulfilments }, options),
+    );
+    return results.map(({ refused }) => refused && refusalOf(refused));
+  }
+
+  async #decline(operation: Operation, offer: Offer, reason: DeclineReasonName): Promise<void> {
+    const { calls, events } = this.#parts;
+    const { keyRequestId, attempt } = offer;
+    offer.operation.span.setAttribute('keytrail.reason', reason);
     try {
       await calls.call(operation, (options) =>
         calls.session.declineOffer({ keyRequestId, attempt, reason: DeclineReason[reason] }, options),
@@ -269,21 +267,10 @@ export class OfferAnswers {
     } catch (error) {
       if (!(error instanceof RefusalError) || !tooLate.has(error.reason)) throw error;
     }
+    events.emit('offerDeclined', { ...eventOf(offer), reason });
   }
 }
 
-/** Whoever is in a list that does not follow from its log is certified by nobody. */
-function declineRefusedList(error: unknown): never {
-  if (error instanceof DeviceListRefusedError) throw new Declined('UNCERTIFIED');
-  throw error;
-}
-
-function verified(requester: Ref, verify: () => VerifiedRecipient): VerifiedRecipient {
-  try {
-    const recipient = verify();
-    if (sameDevice(recipient, requester)) return recipient;
-  } catch (error) {
-    if (!(error instanceof RecipientError)) throw error;
-  }
-  throw new Declined('UNCERTIFIED');
+function eventOf({ keyRequestId, conversationId, sessionId, requester, attempt }: Offer) {
+  return { keyRequestId, conversationId, sessionId, requester, attempt };
 }

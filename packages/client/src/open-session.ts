@@ -1,11 +1,13 @@
-import { type KeyRequest, KeyRequestKind, KeyRequestRole, KeyRequestState } from '@keytrail/contracts';
-import { randomUuid } from './bytes.ts';
+import { type KeyRequest, KeyRequestRole, KeyRequestState } from '@keytrail/contracts';
+import type { EnvelopeProblem } from '@keytrail/crypto';
 import { type Clock, pause } from './clock.ts';
 import type { Emitter } from './emitter.ts';
-import { KeyMissError, missOf, RefusalError, recoveryName } from './errors.ts';
+import { KeyMissError, RefusalError } from './errors.ts';
 import type { ClientEvents } from './events.ts';
 import { Flights } from './flights.ts';
 import { Hints, type Watch } from './hints.ts';
+import type { AskedKey, KeyAsks, SessionName } from './key-asks.ts';
+import { rejectionReason } from './key-rejection.ts';
 import type { ReadingParts, ReadOutcome, SessionReader } from './read-session.ts';
 import type { HeldSession, OpenSession } from './sessions.ts';
 import { type Operation, type OperationSettings, type Tracing, traceIdOf } from './tracing.ts';
@@ -22,6 +24,9 @@ export interface OpenOptions {
 
 export interface OpeningParts extends ReadingParts {
   readonly reader: SessionReader;
+  readonly asks: KeyAsks;
+  /** Somebody waits for a key that is missing. */
+  readonly onMissing?: (name: SessionName) => void;
   readonly tracing: Tracing;
   readonly events: Emitter<ClientEvents>;
   readonly clock: Clock;
@@ -29,16 +34,12 @@ export interface OpeningParts extends ReadingParts {
   readonly background: (during: string, work: Promise<unknown>) => void;
 }
 
-interface SessionName {
-  readonly conversationId: string;
-  readonly sessionId: string;
-}
-
 /** What a recovery knows: the envelope that is of no use, and how the key request stands. */
 interface Pursuit {
   readonly name: SessionName;
   miss: KeyMissError;
-  kind: KeyRequestKind;
+  /** Of the request; or what is wrong with the envelope that there is. */
+  want: 'MISSING' | 'REWRAP' | { readonly wrong: EnvelopeProblem };
   /** Envelopes up to this attempt are of no use. */
   upTo: number;
   keyRequestId: string | undefined;
@@ -95,24 +96,6 @@ export class SessionOpener {
     return this.hints.wake(keyOf(name));
   }
 
-  async requestKey(
-    operation: Operation,
-    name: SessionName,
-    kind: KeyRequestKind,
-    rejectedAttempt = 0,
-  ): Promise<{ keyRequest: KeyRequest | undefined; recovery: KeyMissError['recovery'] }> {
-    const { calls, primitives } = this.#parts;
-    const request = { ...name, requestId: randomUuid(primitives), kind, rejectedAttempt };
-    try {
-      const { keyRequest, recovery } = await calls.call(operation, (options) =>
-        calls.session.requestKey(request, options),
-      );
-      return { keyRequest, recovery: recoveryName(recovery) };
-    } catch (error) {
-      throw missOf(error, name) ?? error;
-    }
-  }
-
   /** One recovery per session, whoever waits for it; a caller whose time is up leaves the request standing. */
   async #recover(operation: Operation, pursuit: Pursuit, options: OpenOptions): Promise<HeldSession> {
     const { waitForHolder = true, timeoutMs = defaultTimeoutMs } = options;
@@ -141,6 +124,7 @@ export class SessionOpener {
     // Watching starts before asking: the key may be delivered before the answer to the request is here.
     const watch = this.hints.watch(keyOf(name));
     try {
+      this.#parts.onMissing?.(name);
       await this.#ask(operation, pursuit);
       for (let turn = 0, rejections = 0; ; turn += 1) {
         this.#giveUpIfHopeless(pursuit, waitForHolder);
@@ -166,10 +150,13 @@ export class SessionOpener {
   }
 
   async #ask(operation: Operation, pursuit: Pursuit): Promise<void> {
-    const { name, kind } = pursuit;
-    const rejectedAttempt = kind === KeyRequestKind.REJECTED ? pursuit.upTo : 0;
+    const { name, want, upTo } = pursuit;
+    const { asks } = this.#parts;
     try {
-      const { keyRequest, recovery } = await this.requestKey(operation, name, kind, rejectedAttempt);
+      const { keyRequest, recovery }: AskedKey =
+        typeof want === 'string'
+          ? await asks.one(operation, { ...name, kind: want, priority: 'FOREGROUND' })
+          : await asks.reject(operation, name, upTo, rejectionReason(want.wrong));
       pursuit.keyRequestId = keyRequest?.keyRequestId;
       pursuit.miss = pursuit.miss.with({
         recovery,
@@ -256,7 +243,7 @@ async function findKeyRequest(
 function pursuitOf(name: SessionName, outcome: Exclude<ReadOutcome, { kind: 'held' }>): Pursuit {
   switch (outcome.kind) {
     case 'miss':
-      return { name, miss: outcome.miss, kind: KeyRequestKind.MISSING, upTo: -1, keyRequestId: undefined };
+      return { name, miss: outcome.miss, want: 'MISSING', upTo: -1, keyRequestId: undefined };
     case 'wrong':
     case 'unopenable': {
       const { attempt, problem } = outcome;
@@ -266,8 +253,8 @@ function pursuitOf(name: SessionName, outcome: Exclude<ReadOutcome, { kind: 'hel
         remedy: 'REQUEST_KEY',
         evidence: { attempt: String(attempt), problem },
       });
-      const kind = outcome.kind === 'wrong' ? KeyRequestKind.REJECTED : KeyRequestKind.REWRAP;
-      return { name, miss, kind, upTo: attempt, keyRequestId: undefined };
+      const want = outcome.kind === 'wrong' ? { wrong: problem } : 'REWRAP';
+      return { name, miss, want, upTo: attempt, keyRequestId: undefined };
     }
     case 'stale':
       throw new Error('a first read has no envelope to skip');

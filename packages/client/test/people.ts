@@ -16,6 +16,9 @@ export function clientOf(
     primitives: nodePrimitives,
     prekeys: 5,
     upkeep: { jitterMs: 0 },
+    // Most tests are about one key or one rotation, which they ask for themselves.
+    recoverHistory: false,
+    autoRotate: false,
     ...options,
   });
 }

@@ -53,7 +53,9 @@ async function nextRequest({ world }: Scene, kind?: KeyRequestKind): Promise<Key
       ({ state, kind: its }) => state <= KeyRequestState.OFFERED && (kind === undefined || its === kind),
     );
     if (open) return open;
-    await new Promise<void>((resolve) => world.after.set('requestKey', () => resolve()));
+    await new Promise<void>((resolve) => {
+      for (const method of ['requestKey', 'rejectKey']) world.after.set(method, () => resolve());
+    });
   }
 }
 

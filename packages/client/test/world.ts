@@ -13,7 +13,7 @@ import {
   IdentityKeysService,
   type InitialSession,
   type KeyRequest,
-  KeyRequestKind,
+  type KeyRequestKind,
   KeyRequestRole,
   KeyRequestSchema,
   KeyRequestState,
@@ -36,6 +36,7 @@ import { deriveConversationId, parseHeader, type Ref } from '@keytrail/crypto';
 import { refuse, refuseMiss } from '@keytrail/rpc/refusal';
 import type { Transports } from '../src/index.ts';
 import { WorldIdentities } from './world-identities.ts';
+import { WorldKeys } from './world-keys.ts';
 import { WorldPrekeys } from './world-prekeys.ts';
 
 interface StoredSession {
@@ -52,6 +53,9 @@ interface Stream {
     keyRequestId?: string;
     traceparent?: string;
     userId?: string;
+    attempt?: number;
+    requester?: Ref;
+    offers?: number;
   }): void;
   end(error?: unknown): void;
 }
@@ -66,6 +70,7 @@ export class World {
   readonly identities = new WorldIdentities(this.devices);
   readonly prekeys = new WorldPrekeys();
   readonly pools = this.prekeys.pools;
+  readonly keys = new WorldKeys(this);
   readonly claims: { claimId: string; devices: string[] }[] = [];
   readonly conversations = new Map<string, Conversation>();
   readonly sessions = new Map<string, StoredSession>();
@@ -231,6 +236,12 @@ export class World {
             return { sequence, rotationDue: current.rotationDue };
           }),
         ),
+        listSessions: answer('listSessions', (request) => this.keys.listSessions(caller, request)),
+        getRotation: answer('getRotation', (request) => this.keys.getRotation(request)),
+        declineRotation: answer('declineRotation', ({ conversationId }) => {
+          this.keys.declinedRotations.push({ by: keyOf(caller), conversationId });
+          return {};
+        }),
         listMessages: answer('listMessages', ({ conversationId, afterSequence }) => ({
           messages: (this.messages.get(conversationId) ?? []).filter(({ sequence }) => sequence > afterSequence),
           more: false,
@@ -258,9 +269,6 @@ export class World {
         }),
         requestKey: answer('requestKey', (request) => {
           this.requested.push(request.kind);
-          if (request.kind === KeyRequestKind.REJECTED) {
-            this.rejected.push({ by: keyOf(caller), attempt: request.rejectedAttempt });
-          }
           const keyRequest = this.openRequest(caller, request.conversationId, request.sessionId, request.kind);
           return { keyRequest, recovery: this.recoveryOf(keyRequest) };
         }),
@@ -283,6 +291,10 @@ export class World {
           if (request) this.endRequest(request, 'all_holders_declined');
           return {};
         }),
+        requestKeys: answer('requestKeys', (request) => this.keys.requestKeys(caller, request)),
+        fulfillKeyRequests: answer('fulfillKeyRequests', (request) => this.keys.fulfillKeyRequests(caller, request)),
+        rejectKey: answer('rejectKey', (request) => this.keys.rejectKey(caller, request)),
+        listKeyChanges: answer('listKeyChanges', (request) => this.keys.listKeyChanges(caller, request)),
         ackKey: answer('ackKey', ({ sessionId, attempt }) => {
           this.acknowledged.push({ by: keyOf(caller), sessionId, attempt });
           return {};
@@ -318,6 +330,9 @@ export class World {
     return device;
   }
 
+  /** What greetings say. */
+  readonly rotationsDue: string[] = [];
+
   /** Whether holders are told of requests as soon as they are made. */
   holdersOnline = true;
 
@@ -345,11 +360,12 @@ export class World {
   offer(request: KeyRequest): void {
     request.state = KeyRequestState.OFFERED;
     request.attempt += 1;
-    const { conversationId, sessionId, keyRequestId, requester } = request;
+    const { conversationId, sessionId, keyRequestId, requester, attempt } = request;
     const traceparent = this.traceparents.findLast(({ method }) => method === 'requestKey')?.traceparent ?? '';
     for (const [key, stream] of this.streams) {
       if (requester && key !== keyOf(requester)) {
-        stream.push({ kind: NotificationKind.KEY_OFFERED, conversationId, sessionId, keyRequestId, traceparent });
+        const told = { conversationId, sessionId, keyRequestId, attempt, requester, offers: 1, traceparent };
+        stream.push({ kind: NotificationKind.KEY_OFFERED, ...told });
       }
     }
   }
@@ -479,7 +495,12 @@ export class World {
     this.streams.set(keyOf(caller), stream);
     signal.addEventListener('abort', () => stream.end());
     try {
-      const greeting = { connectionId: crypto.randomUUID(), heartbeatIntervalMs: 10_000 };
+      const rotationsDue = [...this.rotationsDue];
+      const greeting = {
+        connectionId: crypto.randomUUID(),
+        heartbeatIntervalMs: 10_000,
+        ...(rotationsDue.length > 0 && { conversationsWaiting: { rotationsDue } }),
+      };
       yield { message: { case: 'greeting' as const, value: greeting } };
       for (;;) {
         const next = queue.shift();

@@ -13,6 +13,8 @@ import {
 } from '@keytrail/contracts';
 import { codeOfReason } from './reason-codes.ts';
 
+export { codeOfReason };
+
 export interface FieldProblem {
   /** Path as in the proto: `devices[0].user_id`. */
   readonly field: string;
