@@ -311,5 +311,5 @@ export class Gateway {
 /** Nobody listens there: that gateway is gone. */
 function isNobodyThere(error: unknown): boolean {
   const { cause } = error as { cause?: unknown };
-  return [error, cause].some((each) => each instanceof Error && each.name === 'NoRespondersError');
+  return [error, cause].some((each) => each instanceof Error && each.name === 'NoResponders');
 }
