@@ -30,6 +30,7 @@ import {
   RotationDueReason,
   SessionIncompleteSchema,
   SessionService,
+  type SignedRosterChange,
   type Withholding,
 } from '@keytrail/contracts';
 import { deriveConversationId, parseHeader, type Ref } from '@keytrail/crypto';
@@ -38,6 +39,7 @@ import type { Transports } from '../src/index.ts';
 import { WorldIdentities } from './world-identities.ts';
 import { WorldKeys } from './world-keys.ts';
 import { WorldPrekeys } from './world-prekeys.ts';
+import { MEMBER_ADDED, MEMBER_REMOVED, POLICY_CHANGED, WorldRosters } from './world-rosters.ts';
 
 interface StoredSession {
   readonly session: InitialSession;
@@ -73,6 +75,7 @@ export class World {
   readonly keys = new WorldKeys(this);
   readonly claims: { claimId: string; devices: string[] }[] = [];
   readonly conversations = new Map<string, Conversation>();
+  readonly rosters = new WorldRosters();
   readonly sessions = new Map<string, StoredSession>();
   readonly messages = new Map<string, Message[]>();
   readonly keyRequests: KeyRequest[] = [];
@@ -157,15 +160,14 @@ export class World {
           once((request) => {
             this.#checkWhole(request.initialSession, request.members);
             const conversationId = deriveConversationId(user, request.requestId);
-            const { sessionId, headerHash, header } = this.#store(request.initialSession);
+            const said = this.rosters.signed(conversationId, request.signedRoster);
+            const { sessionId, headerHash } = this.#store(request.initialSession);
             const conversation = create(ConversationSchema, {
               conversationId,
               kind: request.kind,
               epoch: 1n,
               sessionId,
-              rosterVersion: 1n,
-              members: request.members.map(({ userId, role }) => ({ userId, role, fromEpoch: 1n })),
-              historyPolicy: header.historyPolicy,
+              ...said,
               headerHash,
             });
             this.conversations.set(conversationId, conversation);
@@ -198,16 +200,17 @@ export class World {
         getConversation: answer('getConversation', ({ conversationId }) => ({
           conversation: this.conversation(conversationId),
         })),
-        removeMembers: answer('removeMembers', ({ conversationId, userIds }) => {
-          const current = this.conversation(conversationId);
-          const conversation = {
-            ...current,
-            rosterVersion: current.rosterVersion + 1n,
-            members: current.members.filter(({ userId }) => !userIds.includes(userId)),
-            rotationDue: RotationDueReason.MEMBER_REMOVED,
-          };
-          this.conversations.set(conversationId, conversation);
-          return { conversation };
+        addMembers: answer('addMembers', (request) => ({ conversation: this.#changeRoster(request, MEMBER_ADDED) })),
+        removeMembers: answer('removeMembers', (request) => ({
+          conversation: this.#changeRoster(request, MEMBER_REMOVED),
+        })),
+        changeRoles: answer('changeRoles', (request) => ({ conversation: this.#changeRoster(request) })),
+        changePolicy: answer('changePolicy', (request) => ({
+          conversation: this.#changeRoster(request, POLICY_CHANGED),
+        })),
+        listRosterChanges: answer('listRosterChanges', ({ conversationId, afterVersion, limit }) => {
+          const rest = this.rosters.log(conversationId).filter(({ rosterVersion }) => rosterVersion > afterVersion);
+          return { entries: rest.slice(0, limit || 100), more: rest.length > (limit || 100) };
         }),
         sendMessage: answer(
           'sendMessage',
@@ -242,10 +245,25 @@ export class World {
           this.keys.declinedRotations.push({ by: keyOf(caller), conversationId });
           return {};
         }),
-        listMessages: answer('listMessages', ({ conversationId, afterSequence }) => ({
-          messages: (this.messages.get(conversationId) ?? []).filter(({ sequence }) => sequence > afterSequence),
-          more: false,
-        })),
+        listMessages: answer('listMessages', ({ conversationId, afterSequence, limit }) => {
+          const all = (this.messages.get(conversationId) ?? []).filter(({ sequence }) => sequence > afterSequence);
+          const messages = all.slice(0, limit || 100);
+          return { messages, more: messages.length < all.length };
+        }),
+        // The cursor is where each conversation stood.
+        listChanges: answer('listChanges', ({ cursor }) => {
+          const before = new Map<string, string>(cursor === '' ? [] : JSON.parse(cursor));
+          const mine = [...this.conversations.values()].filter(({ members }) =>
+            members.some(({ userId }) => userId === user),
+          );
+          const now = mine.map(({ conversationId, epoch, rosterVersion }) => {
+            const lastSequence = BigInt(this.messages.get(conversationId)?.length ?? 0);
+            return { conversationId, epoch, rosterVersion, lastSequence };
+          });
+          const standOf = (each: (typeof now)[number]) => `${each.epoch} ${each.rosterVersion} ${each.lastSequence}`;
+          const nextCursor = JSON.stringify(now.map((each) => [each.conversationId, standOf(each)]));
+          return { changes: now.filter((each) => before.get(each.conversationId) !== standOf(each)), nextCursor };
+        }),
       });
       service(SessionService, {
         getInitialSession: answer('getInitialSession', ({ conversationId, sessionId }) => {
@@ -288,7 +306,11 @@ export class World {
         declineOffer: answer('declineOffer', ({ keyRequestId, reason }) => {
           this.declined.push({ keyRequestId, by: keyOf(caller), reason });
           const request = this.keyRequests.find((each) => each.keyRequestId === keyRequestId);
-          if (request) this.endRequest(request, 'all_holders_declined');
+          const by = this.declined.flatMap((each) => (each.keyRequestId === keyRequestId ? each.by : []));
+          const left = [...this.streams.keys()].filter(
+            (name) => name !== keyOf(request?.requester as Ref) && !by.includes(name),
+          );
+          if (request && left.length === 0) this.endRequest(request, 'all_holders_declined');
           return {};
         }),
         requestKeys: answer('requestKeys', (request) => this.keys.requestKeys(caller, request)),
@@ -466,6 +488,19 @@ export class World {
     if (missing.length === 0) return;
     const details = [{ desc: SessionIncompleteSchema, value: create(SessionIncompleteSchema, { missing }) }];
     throw refuse('SESSION_INCOMPLETE', 'devices are missing', { details });
+  }
+
+  #changeRoster(
+    request: {
+      readonly conversationId: string;
+      readonly expectedRosterVersion: bigint;
+      readonly signedChange?: SignedRosterChange | undefined;
+    },
+    rotationDue?: RotationDueReason,
+  ): Conversation {
+    const conversation = this.rosters.changed(this.conversation(request.conversationId), request, rotationDue);
+    this.conversations.set(request.conversationId, conversation);
+    return conversation;
   }
 
   #store(session: InitialSession | undefined) {
