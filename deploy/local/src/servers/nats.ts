@@ -49,6 +49,7 @@ function startNats(program: Program, origin: Origin, options: NatsOptions): Prom
     program: program.path,
     env: program.env,
     detached: options.detached === true,
+    stored: 'jetstream',
     haltSignal: 'SIGTERM',
     stopSignal: 'SIGTERM',
     url,

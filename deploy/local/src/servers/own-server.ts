@@ -19,6 +19,8 @@ export interface OwnServer {
   readonly env: Readonly<Record<string, string>>;
   readonly identity?: Identity;
   readonly detached: boolean;
+  /** What `restart({ empty: true })` removes from the folder; missing when this server cannot begin anew without it. */
+  readonly stored?: string;
   /** Signal of an orderly stop that keeps the data. */
   readonly haltSignal: NodeJS.Signals;
   /** Signal of a stop after which the data is removed. */
@@ -93,9 +95,11 @@ export async function startOwnServer(plan: OwnServer): Promise<ServerHandle> {
     stop,
     [Symbol.asyncDispose]: stop,
     halt: () => launched.stop({ signal: plan.haltSignal }),
-    async restart() {
+    async restart({ empty = false } = {}) {
+      if (empty && plan.stored === undefined) throw new Error(`${plan.kind} cannot be restarted without its data`);
       await launched.stop({ signal: plan.haltSignal });
       if (!existsSync(plan.folder)) throw new Error(`this ${plan.kind} server was stopped and its data removed`);
+      if (empty) await rm(`${plan.folder}/${plan.stored}`, { recursive: true, force: true });
       launched = await retrying(100, () => run(port));
     },
     kill: (signal) => launched.kill(signal),

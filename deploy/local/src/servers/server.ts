@@ -31,8 +31,11 @@ export interface ServerHandle extends AsyncDisposable {
   stop(): Promise<void>;
   /** Stops the server in an orderly way and keeps its data and port for `restart`. Missing for origin `environment`. */
   halt?(): Promise<void>;
-  /** Starts it again on the same port with the same data, whether it runs, was halted or was killed. */
-  restart?(): Promise<void>;
+  /**
+   * Starts it again on the same port with the same data, whether it runs, was halted or was killed; with `empty` as one that lost its
+   * disk (NATS only, and not in Docker). Missing for origin `environment`.
+   */
+  restart?(options?: { readonly empty?: boolean }): Promise<void>;
   /**
    * SIGKILL (all its processes at once, like a power cut; resolves when they are gone), SIGSTOP and SIGCONT (freezes and
    * thaws all of them), or any other signal. Throws for a server of the environment.
