@@ -19,6 +19,7 @@ import {
   type Status,
   StatusSchema,
 } from '@keytrail/contracts';
+import { isDatabaseAway } from '@keytrail/telemetry';
 import { type RefusalDetail, refuse } from './refusal.ts';
 
 /** A refusal as both wires send it. */
@@ -97,6 +98,12 @@ function asRefusal(error: unknown): ConnectError | undefined {
   if (error instanceof KeySetUnavailableError)
     return refuse('PEER_UNAVAILABLE', error.message, {
       metadata: { peer: 'token-issuer' },
+      retryAfterMs: 1000,
+      cause: error,
+    });
+  if (isDatabaseAway(error))
+    return refuse('PEER_UNAVAILABLE', 'the database could not be asked', {
+      metadata: { peer: 'database' },
       retryAfterMs: 1000,
       cause: error,
     });

@@ -1,5 +1,5 @@
 import { setImmediate, setTimeout } from 'node:timers/promises';
-import { attr, SpanKind, SpanStatusCode, trace, tracer } from '@keytrail/telemetry';
+import { attr, DatabaseAway, SpanKind, SpanStatusCode, trace, tracer } from '@keytrail/telemetry';
 import { PrismaPg } from '@prisma/adapter-pg';
 import pg from 'pg';
 import {
@@ -26,7 +26,7 @@ export interface DatabaseOptions {
 export interface Queryable {
   /**
    * The rows. Throws pg.DatabaseError (see isUniqueViolation and its siblings), whose message names the statement, the
-   * SQLSTATE, the constraint and the table and holds no value, or a connection failure.
+   * SQLSTATE, the constraint and the table and holds no value, or DatabaseAway.
    */
   query<R>(statement: Statement, values: readonly unknown[]): Promise<R[]>;
 }
@@ -196,17 +196,16 @@ export function openDatabase({ url, service, connections, statementTimeoutMs }: 
   const database: Database = {
     service,
     pool,
-    async query<R>(stmt: Statement, values: readonly unknown[]) {
-      return (await run<R>(pool, stmt, values)).rows as R[];
-    },
+    query: <R>(stmt: Statement, values: readonly unknown[]) =>
+      orAway(async () => (await run<R>(pool, stmt, values)).rows as R[]),
     pipelined: {
       query: <R>(stmt: Statement, values: readonly unknown[]) =>
-        lanes.use(async (client) => (await run<R>(client, stmt, values)).rows as R[]),
+        orAway(() => lanes.use(async (client) => (await run<R>(client, stmt, values)).rows as R[])),
     },
     async transaction(work) {
       for (let left = attempts - 1; ; left--) {
         try {
-          return await attempt(work);
+          return await orAway(() => attempt(work));
         } catch (error) {
           if (left === 0 || !isSerializationFailure(error)) throw error;
           // So that the same two do not meet again at once.
@@ -226,6 +225,15 @@ export function openDatabase({ url, service, connections, statementTimeoutMs }: 
     },
   };
   return database;
+}
+
+async function orAway<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    if (isConnectionFailure(error) && !(error instanceof DatabaseAway)) throw new DatabaseAway(error as Error);
+    throw error;
+  }
 }
 
 /** The attributes of a statement's span, made once per statement: OpenTelemetry's database conventions, never values. */

@@ -1,4 +1,4 @@
-import { databaseErrorText } from '@keytrail/telemetry';
+import { DatabaseAway, databaseErrorText } from '@keytrail/telemetry';
 import pg from 'pg';
 import type { Statement } from './statement.ts';
 
@@ -66,6 +66,7 @@ export function withoutValues(error: unknown, { name }: Statement): unknown {
 export function isConnectionFailure(error: unknown): boolean {
   if (isDatabaseError(error)) return /^(08|57P0[123]|53300)/.test(error.code ?? '');
   if (!(error instanceof Error)) return false;
+  if (error instanceof DatabaseAway) return true;
   const code = (error as { code?: unknown }).code;
   if (typeof code === 'string') return /^E(CONN|PIPE|TIMEDOUT|NOTFOUND|HOSTUNREACH|NETUNREACH|AI_AGAIN)/.test(code);
   return /^(Connection terminated|timeout expired|timeout exceeded|Query read timeout|Client has encountered a connection error)/.test(

@@ -19,6 +19,26 @@ export function databaseErrorText(error: Error): string | undefined {
   ].join(', ');
 }
 
+/** The database cannot be reached, or went away: not the fault of the call, which may be made again. Of a COMMIT the outcome is unknown. */
+export class DatabaseAway extends Error {
+  constructor(cause: Error) {
+    super(`the database cannot be reached: ${databaseErrorText(cause) ?? cause.message}`, { cause });
+    this.name = 'DatabaseAway';
+  }
+}
+
+// Not reachable, timed out, closed the connection, no connection free in time.
+const prismaAway = ['P1001', 'P1002', 'P1008', 'P1017', 'P2024'];
+
+/** Whether an error says that the database is away, through storage or through Prisma. */
+export function isDatabaseAway(error: unknown): error is Error {
+  if (!(error instanceof Error)) return false;
+  return (
+    error instanceof DatabaseAway ||
+    (error.name.startsWith('PrismaClient') && prismaAway.includes(name(error, 'code') ?? ''))
+  );
+}
+
 function name(error: Error, field: string): string | undefined {
   const value = (error as unknown as Record<string, unknown>)[field];
   return typeof value === 'string' ? value : undefined;

@@ -5,7 +5,7 @@ export type { AttributeName } from './attributes.ts';
 export { attr, attributeReference } from './attributes.ts';
 export type { BuildIdentity } from './build.ts';
 export { buildIdentity, digestSources } from './build.ts';
-export { databaseErrorText } from './database-error.ts';
+export { DatabaseAway, databaseErrorText, isDatabaseAway } from './database-error.ts';
 export { meter } from './metrics.ts';
 export { pseudonym } from './pseudonym.ts';
 export { describeError, redactText } from './redaction.ts';
