@@ -41,6 +41,13 @@ export function sessionConflict(sessionId: string): ConnectError {
   });
 }
 
+/** conversation gave the session up and had it discarded. */
+export function sessionAborted(sessionId: string): ConnectError {
+  return refuse('SESSION_ABORTED', 'this session was given up; start again with a new session id', {
+    metadata: { session_id: sessionId },
+  });
+}
+
 export function userErased(userId: string): ConnectError {
   return refuse('USER_ERASED', 'a user has been erased', { metadata: { user_id: userId } });
 }

@@ -171,6 +171,73 @@ describe('a session', () => {
     expect(rows).toEqual([]);
   });
 
+  it('is not stored any more once its candidate was discarded, also before it was stored', async () => {
+    const { initiator, other } = twoPeople();
+    const made = makeSession({ initiator, covered: [initiator, other] });
+    expect(await world.asConversation.discardSession(made.session)).toMatchObject({ discarded: false });
+    expect(await refusalOf(world.asConversation.storeSession(made.request))).toMatchObject({
+      reason: 'SESSION_ABORTED',
+      metadata: { session_id: made.session.sessionId },
+    });
+  });
+
+  it('leaves nothing behind when storing and discarding meet, whoever is first', { timeout: 30_000 }, async () => {
+    const { initiator, other } = twoPeople();
+    const all = Array.from({ length: 24 }, () => makeSession({ initiator, covered: [initiator, other] }));
+    const outcomes = await Promise.all(
+      all.map(async (made) => {
+        const storing = world.asConversation.storeSession(made.request).then(
+          () => 'stored',
+          (error: unknown) => refusalOf(Promise.reject(error)).then(({ reason }) => reason),
+        );
+        const { discarded } = await world.asConversation.discardSession(made.session);
+        return { discarded, stored: await storing };
+      }),
+    );
+    for (const { discarded, stored } of outcomes) expect(stored).toBe(discarded ? 'stored' : 'SESSION_ABORTED');
+    const { rows } = await world.sql.query('SELECT session_id FROM sessions WHERE conversation_id = ANY($1::uuid[])', [
+      all.map(({ session }) => session.conversationId),
+    ]);
+    expect(rows).toEqual([]);
+  });
+
+  it('is found by the discard that comes while it is being stored, and goes', async () => {
+    const conversationId = crypto.randomUUID();
+    const insert = `INSERT INTO sessions (conversation_id, session_id, kind, epoch, initiator_user_id, initiator_device_id, envelopes_expected,
+        withholdings_expected, imported_from, writer_build, created_traceparent)
+      VALUES ($1, 's', 'IMPORTED', 1, 'u', 'd', 0, 0, 'an older server', 'import', '')`;
+    const client = await world.sql.connect();
+    let discarded = false;
+    try {
+      await client.query('BEGIN');
+      await client.query(insert, [conversationId]);
+      const discarding = world.asConversation.discardSession({ conversationId, sessionId: 's' });
+      discarding.finally(() => {
+        discarded = true;
+      });
+      const waited = await discardWaits();
+      await client.query('COMMIT');
+      expect(waited).toBe(true);
+      expect(await discarding).toMatchObject({ discarded: true });
+      await expect(client.query(insert, [conversationId])).rejects.toMatchObject({
+        constraint: 'sessions_not_discarded',
+      });
+    } finally {
+      client.release();
+    }
+
+    async function discardWaits(): Promise<boolean> {
+      while (!discarded) {
+        const { rows } = await client.query(
+          `SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+           WHERE d.datname = current_database() AND l.locktype = 'advisory' AND NOT l.granted`,
+        );
+        if (rows.length > 0) return true;
+      }
+      return false;
+    }
+  });
+
   it('of three hundred devices is one call', { timeout: 30_000 }, async () => {
     const { alice, initiator } = twoPeople();
     const covered = [initiator, ...Array.from({ length: 299 }, () => alice.addDevice())];

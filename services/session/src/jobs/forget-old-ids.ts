@@ -1,6 +1,7 @@
 import { purgeDeadLetters, purgeInbox, startPurges } from '@keytrail/events';
 import { type Database, purgeAuditLog, purgeRequestIds } from '@keytrail/storage';
 import type { Logger } from '@keytrail/telemetry';
+import { purgeDiscardedSessions } from '../store/discarded-sessions.ts';
 import { purgeEndedKeyRequests } from '../store/key-requests.ts';
 
 export interface Forgetting {
@@ -22,6 +23,7 @@ export function startForgetting(
       'request ids': (most) => purgeRequestIds(db, most),
       'handled events': (most) => purgeInbox(db, most),
       'dead letters': (most) => purgeDeadLetters(db, most),
+      'discarded sessions': (most) => purgeDiscardedSessions(db, most),
       'ended key requests': (most) => purgeEndedKeyRequests(db, endedKeyRequestRetentionMs, most),
       'audit log': (most) => purgeAuditLog(db, auditLogRetentionMs, most),
     },

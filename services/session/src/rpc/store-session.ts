@@ -16,7 +16,15 @@ import { attr, currentTraceparent, keepTrace, trace } from '@keytrail/telemetry'
 import type { DeviceId } from '../domain/device.ts';
 import { findSessionProblem, readHeader } from '../domain/whole-session.ts';
 import type { Parts } from '../parts.ts';
-import { certificateInvalid, sessionConflict, sessionRefused, signatureInvalid, userErased } from '../refusals.ts';
+import {
+  certificateInvalid,
+  sessionAborted,
+  sessionConflict,
+  sessionRefused,
+  signatureInvalid,
+  userErased,
+} from '../refusals.ts';
+import { wasDiscarded } from '../store/discarded-sessions.ts';
 import { erasedAmong, isOfErasedUser } from '../store/erasures.ts';
 import { insertWholeSession, readStoredSession, type StoredSession } from '../store/sessions.ts';
 
@@ -56,10 +64,14 @@ export function storeSession({ db, writerBuild }: Pick<Parts, 'db' | 'writerBuil
           throw new Error(`${rows.envelopes} envelopes written, ${expected} expected`);
         return rows;
       });
-      const written = await storing.catch((error: unknown) => refuseErased(db, session, error));
+      const written = await storing.catch((error: unknown) => {
+        if (wasDiscarded(error)) throw sessionAborted(sessionId);
+        return refuseErased(db, session, error);
+      });
       if (!written) {
         const winner = await readStoredSession(db, conversationId, sessionId);
-        if (!winner) throw new Error('a session vanished while it was stored');
+        // Discarded between the two statements.
+        if (!winner) throw sessionAborted(sessionId);
         return repeated(call, header, winner, contentDigest);
       }
       tell(call, header, written, expected, 'session stored');

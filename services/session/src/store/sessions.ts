@@ -67,11 +67,6 @@ const readStored = statement(
    WHERE conversation_id = $1 AND session_id = $2`,
 );
 
-const deleteSession = statement(
-  'delete_session',
-  'DELETE FROM sessions WHERE conversation_id = $1 AND session_id = $2 RETURNING true AS discarded',
-);
-
 export async function readStoredSession(
   db: Pick<Transaction, 'query'>,
   conversationId: string,
@@ -171,11 +166,6 @@ async function writeWithholdings(
     withholdings.map(({ signature }) => bytes(signature)),
   ]);
   return row?.written ?? 0;
-}
-
-/** Deletes a session with its envelopes and withholdings. Whether there was one. */
-export async function discardSession(tx: Transaction, conversationId: string, sessionId: string): Promise<boolean> {
-  return (await tx.query(deleteSession, [conversationId, sessionId])).length > 0;
 }
 
 /** Inside an array parameter, pg writes a Buffer as bytea. */
