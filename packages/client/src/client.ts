@@ -4,6 +4,7 @@ import {
   KeyRequestRole,
   KeyRequestState,
   KeyRequestStateSchema,
+  type Message,
   type Notification,
   NotificationKind,
   NotificationKindSchema,
@@ -22,6 +23,7 @@ import { enumName } from './enum-name.ts';
 import { DeviceRevokedError, KeyMissError, type RecoveryName, RefusalError } from './errors.ts';
 import type { ClientEvents } from './events.ts';
 import { makeRecoveryKey, recover, resetIdentity, revokeDevice, safetyNumberWith } from './identity.ts';
+import { Inbox, type MessageHandler } from './inbox.ts';
 import { KeyAsks } from './key-asks.ts';
 import { KeyChanges } from './key-changes.ts';
 import { KeyQueue } from './key-queue.ts';
@@ -29,9 +31,17 @@ import type { KeyStore } from './key-store.ts';
 import { acceptApproval, approveLink, linkCodeOf, makeLinkRequest } from './linking.ts';
 import type { DeviceTrust } from './make-session.ts';
 import { memoryKeyStore } from './memory-key-store.ts';
-import { type ReadMessage, type ReadOptions, readMessages, type SentMessage, sendMessage } from './messages.ts';
+import {
+  decryptMessages,
+  type ReadMessage,
+  type ReadOptions,
+  readMessages,
+  type SentMessage,
+  sendMessage,
+} from './messages.ts';
 import { OfferAnswers } from './offers.ts';
 import { type OpenOptions, SessionOpener } from './open-session.ts';
+import { Outbox, type WaitingMessage } from './outbox.ts';
 import { OwnDevice } from './own-device.ts';
 import { PrekeyUpkeep, type Upkeep, type UpkeepOptions } from './prekey-upkeep.ts';
 import { SessionReader } from './read-session.ts';
@@ -131,6 +141,16 @@ export interface KeytrailClient {
     options?: { signal?: AbortSignal },
   ): Promise<SentMessage>;
   messages(conversationId: string, options?: ReadOptions): Promise<ReadMessage[]>;
+  /** Decrypts messages that the application has, with the keys that this device has; asks no service for keys. */
+  decrypt(conversationId: string, messages: readonly Message[]): Promise<ReadMessage[]>;
+  /** Keeps a message until it is sent, which `messageSent` or `messageNotSent` tells. */
+  enqueue(conversationId: string, plaintext: string | Uint8Array): Promise<{ id: string }>;
+  /** What `enqueue` has kept and is not sent, in its order. */
+  outgoing(): Promise<WaitingMessage[]>;
+  /** Every message once, in the order of its conversation; returns how to take the handler off again. There is one at a time. */
+  onMessage(handler: MessageHandler): () => void;
+  /** Pulls what changed, and gives it to the handler of messages; resolves when that is through. */
+  receive(): Promise<void>;
 
   readonly isAttached: boolean;
   /** @throws DeviceRevokedError, NotRegisteredError, RefusalError. */
@@ -213,6 +233,11 @@ export function createClient(options: ClientOptions): KeytrailClient {
     openInBackground('open the session that won', { conversationId, sessionId });
   const conversations = new Conversations({ ...sealing, sessions, isAttached, onRotationLost, onRotationDue });
   const messaging = { ...opening, store, conversations, opener, logs };
+  const outbox = new Outbox({ ...messaging, onSent: rotateIfDue }, closing.signal);
+  const inbox = new Inbox(messaging, closing.signal);
+  events.on('keyDelivered', ({ conversationId }) =>
+    background('deliver readable messages', inbox.keyArrived(conversationId)),
+  );
   const offers = new OfferAnswers({ ...sealing, sessions, conversations, tracing, events, opener });
   const jitterMs = (typeof autoRotate === 'object' ? autoRotate.jitterMs : undefined) ?? 5_000;
   const rotationDuty = new RotationDuty({ calls, primitives, clock, own, conversations, events, tracing, jitterMs });
@@ -247,11 +272,17 @@ export function createClient(options: ClientOptions): KeytrailClient {
       if (autoRotate !== false && conversationsWaiting) {
         background('rotate when due', rotationDuty.allDue(conversationsWaiting.rotationsDue, signal));
       }
+      background('send messages that waited', outbox.resume());
+      background('deliver messages', inbox.attached(conversationsWaiting));
       if (options.upkeep !== false) upkeep.attached(signal, prekeyStatus);
     },
     onDetached: () => conversations.forgetAll(),
     onNotification,
   });
+
+  function rotateIfDue(conversationId: string, { rotationDue }: SentMessage): void {
+    if (rotationDue !== RotationDueReason.UNSPECIFIED) onRotationDue(conversationId);
+  }
 
   function run<T>(name: string, work: (operation: Operation) => Promise<T>, signal?: AbortSignal): Promise<T> {
     const stop = signal ? AbortSignal.any([signal, closing.signal]) : closing.signal;
@@ -288,6 +319,7 @@ export function createClient(options: ClientOptions): KeytrailClient {
         break;
       case NotificationKind.MESSAGE_ADDED:
         events.emit('messageAdded', { conversationId });
+        inbox.due(conversationId);
         break;
       case NotificationKind.CONVERSATION_CHANGED:
         conversations.forget(conversationId);
@@ -432,11 +464,23 @@ export function createClient(options: ClientOptions): KeytrailClient {
         (operation) => sendMessage(messaging, operation, conversationId, bytesOf(plaintext)),
         signal,
       ).then((sent) => {
-        if (sent.rotationDue !== RotationDueReason.UNSPECIFIED) onRotationDue(conversationId);
+        rotateIfDue(conversationId, sent);
         return sent;
       }),
     messages: (conversationId, how = {}) =>
       run('read messages', (operation) => readMessages(messaging, operation, conversationId, how), how.signal),
+    decrypt: (conversationId, given) =>
+      run('decrypt messages', (operation) =>
+        decryptMessages(messaging, operation, conversationId, given, { recover: false }),
+      ),
+    enqueue: (conversationId, plaintext) => outbox.enqueue(conversationId, bytesOf(plaintext)),
+    outgoing: () => outbox.waiting(),
+    onMessage(handler) {
+      const off = inbox.handle(handler);
+      if (attachment.isAttached) inbox.pullInBackground();
+      return off;
+    },
+    receive: () => inbox.pull(),
 
     get isAttached() {
       return attachment.isAttached;

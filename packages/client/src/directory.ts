@@ -156,6 +156,19 @@ export class Directory {
     return found;
   }
 
+  /**
+   * The certified signing key of a device, from the user's log as far as it was seen, if that has it: without any call, also of revoked ones.
+   *
+   * @throws SessionRefusedError (`certificate`, `root-key-changed`), RefusalError.
+   */
+  async signingKeyOf(operation: Operation, ref: Ref): Promise<Uint8Array> {
+    const pinned = await this.#rootKeys.pinned(ref.userId);
+    const { devices } = await this.#logs.remembered(ref.userId);
+    const logged = devices.find(({ deviceId }) => deviceId === ref.deviceId);
+    if (pinned && logged && equalBytes(logged.certificateRootKey, pinned)) return logged.signingKey;
+    return (await this.certified(operation, ref)).signingKey;
+  }
+
   async #lookUp(operation: Operation, userId: string): Promise<CertifiedDevice[]> {
     const [list] = await this.current(operation, [userId]);
     const certified = list && (await this.#certifyAll(list));

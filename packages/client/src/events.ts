@@ -68,6 +68,18 @@ export interface ClientEvents {
   /** This device made a rotation that was due. */
   rotated: { readonly conversationId: string; readonly sessionId: string; readonly epoch: bigint };
   messageAdded: { readonly conversationId: string };
+  /** A message that was enqueued is in the log. After a crash it may be told again. */
+  messageSent: {
+    readonly id: string;
+    readonly conversationId: string;
+    readonly sequence: bigint;
+    readonly sessionId: string;
+    readonly epoch: bigint;
+  };
+  /** A message that was enqueued cannot be sent, and waits no more. */
+  messageNotSent: { readonly id: string; readonly conversationId: string; readonly error: Error };
+  /** A message that was delivered without its key was delivered again, with its text. */
+  messageReadable: { readonly conversationId: string; readonly sequence: bigint };
   /** The pools were filled up; so many are unclaimed. */
   prekeysReplenished: { readonly oneTime: number; readonly kem: number };
   /** New signed or last-resort prekeys are current. */

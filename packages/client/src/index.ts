@@ -8,6 +8,7 @@ export {
   KeyRequestState,
   type Member,
   MemberRole,
+  type Message,
   MissCause,
   Recovery,
   Remedy,
@@ -56,6 +57,7 @@ export {
   UnknownDevicesError,
 } from './errors.ts';
 export type { ClientEvents, DeclineReasonName, OfferEvent } from './events.ts';
+export type { DeliveredMessage, MessageHandler } from './inbox.ts';
 export type {
   KeyStore,
   PrekeyName,
@@ -77,6 +79,7 @@ export type { DeviceToTrust, DeviceTrust } from './make-session.ts';
 export { memoryKeyStore } from './memory-key-store.ts';
 export type { ReadMessage, ReadOptions, SentMessage } from './messages.ts';
 export type { OpenOptions } from './open-session.ts';
+export type { WaitingMessage } from './outbox.ts';
 export type { PoolCounts } from './own-prekeys.ts';
 export type { PrekeyRepair, Upkeep, UpkeepOptions } from './prekey-upkeep.ts';
 export type { RotatedPrekeys } from './prekey-uploads.ts';

@@ -1,5 +1,11 @@
+import { create } from '@bufbuild/protobuf';
 import { timestampDate } from '@bufbuild/protobuf/wkt';
-import type { Message, RotationDueReason } from '@keytrail/contracts';
+import {
+  type Message,
+  type RotationDueReason,
+  type SendMessageRequest,
+  SendMessageRequestSchema,
+} from '@keytrail/contracts';
 import { decryptMessage, encryptMessage, type Ref } from '@keytrail/crypto';
 import { randomUuid } from './bytes.ts';
 import type { Conversations } from './conversations.ts';
@@ -52,6 +58,13 @@ export interface MessageParts extends OpeningParts {
   readonly logs: DeviceLogs;
 }
 
+export interface SendingOptions {
+  /** A request that may have been sent before: it goes out again as it is, unless it is refused. */
+  readonly prepared?: SendMessageRequest | undefined;
+  /** Called with each request before it is sent for the first time. */
+  readonly keep?: (request: SendMessageRequest) => Promise<void>;
+}
+
 const triesAtMost = 4;
 const readTimeoutMs = 10_000;
 
@@ -67,11 +80,16 @@ export async function sendMessage(
   operation: Operation,
   conversationId: string,
   plaintext: Uint8Array,
+  { prepared, keep = async () => {} }: SendingOptions = {},
 ): Promise<SentMessage> {
-  let { sessionId } = await parts.conversations.recent(operation, conversationId);
+  let sessionId = prepared?.sessionId ?? (await parts.conversations.recent(operation, conversationId)).sessionId;
   for (let tries = 1; ; tries += 1) {
     try {
-      return await sendUnder(parts, operation, { conversationId, sessionId }, plaintext);
+      if (prepared === undefined || tries > 1) {
+        return await sendUnder(parts, operation, { conversationId, sessionId }, plaintext, keep);
+      }
+      const held = await parts.sessions.find(conversationId, sessionId);
+      return await postMessage(parts, operation, prepared, held?.session.epoch ?? 0n);
     } catch (error) {
       if (!needsNewerSession(error) || tries >= triesAtMost) throw error;
       sessionId = await newerSession(parts, operation, conversationId, sessionId);
@@ -92,8 +110,9 @@ async function sendUnder(
   operation: Operation,
   name: { conversationId: string; sessionId: string },
   plaintext: Uint8Array,
+  keep: (request: SendMessageRequest) => Promise<void>,
 ): Promise<SentMessage> {
-  const { calls, primitives, store } = parts;
+  const { primitives, store } = parts;
   const own = await parts.own.registered();
   const { held } = await parts.opener.open(name, { signal: operation.signal }, operation);
   const { session, sessionKey } = held;
@@ -103,11 +122,22 @@ async function sendUnder(
   // Taken for ever before it is used: a nonce that is used twice would tell both texts.
   const senderCounter = await store.reserve(`sent ${name.conversationId} ${name.sessionId}`, 1);
   const encrypted = encryptMessage({ primitives, sessionKey, session, sender: own, senderCounter, plaintext });
-  const request = { requestId: randomUuid(primitives), ...encrypted };
+  const request = create(SendMessageRequestSchema, { requestId: randomUuid(primitives), ...encrypted });
+  await keep(request);
+  return postMessage(parts, operation, request, session.epoch);
+}
+
+/** Sends an encrypted message; the same one again is the same message, however often it arrives. */
+async function postMessage(
+  { calls }: MessageParts,
+  operation: Operation,
+  request: SendMessageRequest,
+  epoch: bigint,
+): Promise<SentMessage> {
   const { sequence, rotationDue } = await calls.call(operation, (options) =>
     calls.conversation.sendMessage(request, options),
   );
-  return { sequence, sessionId: name.sessionId, epoch: session.epoch, rotationDue };
+  return { sequence, sessionId: request.sessionId, epoch, rotationDue };
 }
 
 async function newerSession(
@@ -137,6 +167,17 @@ export async function readMessages(
   options: ReadOptions,
 ): Promise<ReadMessage[]> {
   const messages = await listMessages(parts, operation, conversationId, options);
+  return decryptMessages(parts, operation, conversationId, messages, options);
+}
+
+/** Decrypts messages of a conversation, wherever they came from. */
+export async function decryptMessages(
+  parts: MessageParts,
+  operation: Operation,
+  conversationId: string,
+  messages: readonly Message[],
+  options: OpenOptions,
+): Promise<ReadMessage[]> {
   const { recover = true, waitForHolder = false, timeoutMs = readTimeoutMs } = options;
   const how = { recover, waitForHolder, timeoutMs, signal: operation.signal };
   const readable = messages.filter(({ erasedAt }) => erasedAt === undefined);
@@ -188,7 +229,7 @@ async function read(
     return { ...received, error: session ?? new Error('the session was not opened') };
   }
   try {
-    const { signingKey } = await directory.certified(operation, sender);
+    const signingKey = await directory.signingKeyOf(operation, sender);
     const { sessionKey } = session;
     const plaintext = decryptMessage({ primitives, sessionKey, session: session.session, message, signingKey });
     return { ...received, plaintext, text: new TextDecoder().decode(plaintext) };

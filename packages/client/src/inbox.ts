@@ -1,0 +1,225 @@
+import type { ConversationsWaiting } from '@keytrail/contracts';
+import { cursors } from './cursors.ts';
+import { isDecided, KeyMissError, MessageErasedError, RefusalError, SessionRefusedError } from './errors.ts';
+import { eachOf } from './lanes.ts';
+import { type MessageParts, type ReadMessage, readMessages } from './messages.ts';
+import { Reruns } from './reruns.ts';
+
+/** A message as it is given to the application. */
+export type DeliveredMessage = ReadMessage & {
+  readonly conversationId: string;
+  /** It was delivered before, without its key, and now again. */
+  readonly again: boolean;
+};
+
+export type MessageHandler = (message: DeliveredMessage) => void | Promise<void>;
+
+const messagesPerPage = 100;
+const changesPerPage = 200;
+const conversationsAtOnce = 8;
+/** How long the messages of a conversation wait for a key that a holder who is online may bring. */
+const patienceMs = 2_000;
+/** How soon after a hint it is looked for others that were lost: an idle device looks for none. */
+const lookAfterHintMs = 30_000;
+const firstWaitMs = 500;
+const longestWaitMs = 60_000;
+
+/**
+ * Gives every message of every conversation to the application, once and in order, over lost and doubled hints, reconnects and restarts: what
+ * counts is how far the store says that it was delivered, and that moves when the handler is through.
+ */
+export class Inbox {
+  readonly #parts: MessageParts;
+  readonly #closing: AbortSignal;
+  readonly #pulls = new Reruns();
+  readonly #deliveries = new Reruns();
+  readonly #failures = new Map<string, number>();
+  #handler: MessageHandler | undefined;
+  #looksAgain = false;
+
+  constructor(parts: MessageParts, closing: AbortSignal) {
+    this.#parts = parts;
+    this.#closing = closing;
+  }
+
+  get isWanted(): boolean {
+    return this.#handler !== undefined;
+  }
+
+  /** @throws when there is a handler already: two would each get some of the messages. */
+  handle(handler: MessageHandler): () => void {
+    if (this.#handler !== undefined) throw new Error('messages have a handler already');
+    this.#handler = handler;
+    return () => {
+      if (this.#handler === handler) this.#handler = undefined;
+    };
+  }
+
+  /** A hint that there is something in a conversation. Where one arrives, one of another conversation may have been lost. */
+  due(conversationId: string): void {
+    if (!this.isWanted) return;
+    this.#inBackground(conversationId, () => this.#deliver(conversationId));
+    if (this.#looksAgain) return;
+    this.#looksAgain = true;
+    const { clock, calls } = this.#parts;
+    const look = () => {
+      this.#looksAgain = false;
+      if (!this.#closing.aborted) this.pullInBackground();
+    };
+    clock.after(calls.jittered(lookAfterHintMs), look, { background: true });
+  }
+
+  /** Something may have happened that no hint told of. */
+  pullInBackground(): void {
+    if (this.isWanted) this.#inBackground('', () => this.pull());
+  }
+
+  /** What was told with the greeting. */
+  async attached(waiting: ConversationsWaiting | undefined): Promise<void> {
+    const cursor = await this.#parts.store.cursor(cursors.conversations);
+    if (waiting === undefined || waiting.changed || cursor === undefined) this.pullInBackground();
+    else if (this.isWanted) await this.#deliverReadable();
+  }
+
+  /** What was delivered without this key can be read now. */
+  async keyArrived(conversationId: string): Promise<void> {
+    if (this.isWanted && (await this.#parts.store.unread(conversationId)).length > 0)
+      await this.#deliver(conversationId);
+  }
+
+  /** Pulls what changed since the last time, and delivers it. */
+  pull(): Promise<void> {
+    return this.#pulls.run('', async () => {
+      await this.#pullChanges();
+      await this.#deliverReadable();
+    });
+  }
+
+  async #pullChanges(): Promise<void> {
+    const { calls, store, tracing, conversations, events } = this.#parts;
+    let cursor = (await store.cursor(cursors.conversations)) ?? '';
+    let failed: { error: unknown } | undefined;
+    for (let more = true; more; ) {
+      const page = await tracing.run('pull conversation changes', { signal: this.#closing }, (operation) =>
+        calls.call(operation, (options) => calls.conversation.listChanges({ cursor, limit: changesPerPage }, options)),
+      );
+      for (const { conversationId } of page.changes) {
+        conversations.forget(conversationId);
+        events.emit('conversationChanged', { conversationId });
+      }
+      await eachOf(page.changes, conversationsAtOnce, async ({ conversationId, lastSequence }) => {
+        if (((await store.delivered(conversationId)) ?? 0n) < lastSequence) await this.#deliver(conversationId);
+      }).catch((error: unknown) => {
+        failed ??= { error };
+      });
+      ({ nextCursor: cursor, more } = page);
+      // What could not be delivered is told again.
+      if (failed === undefined) await store.saveCursor(cursors.conversations, cursor);
+    }
+    if (failed !== undefined) throw failed.error;
+  }
+
+  /** Keys may have come while nobody looked. */
+  async #deliverReadable(): Promise<void> {
+    const { store, sessions } = this.#parts;
+    const readable = new Set<string>();
+    for (const { conversationId, sessionId } of await store.unread()) {
+      if (!readable.has(conversationId) && (await sessions.find(conversationId, sessionId)))
+        readable.add(conversationId);
+    }
+    await eachOf([...readable], conversationsAtOnce, (conversationId) => this.#deliver(conversationId));
+  }
+
+  #inBackground(name: string, work: () => Promise<void>): void {
+    this.#parts.background('deliver messages', this.#orAgain(name, work));
+  }
+
+  /** A handler or a service that failed is tried again; nothing is left out meanwhile. */
+  async #orAgain(name: string, work: () => Promise<void>): Promise<void> {
+    try {
+      await work();
+      this.#failures.delete(name);
+    } catch (error) {
+      const failures = (this.#failures.get(name) ?? 0) + 1;
+      this.#failures.set(name, failures);
+      const { clock, calls } = this.#parts;
+      const again = () => {
+        if (this.isWanted && !this.#closing.aborted && this.#failures.get(name) === failures)
+          this.#inBackground(name, work);
+      };
+      clock.after(calls.jittered(Math.min(firstWaitMs * 2 ** (failures - 1), longestWaitMs)), again, {
+        background: true,
+      });
+      throw error;
+    }
+  }
+
+  #deliver(conversationId: string): Promise<void> {
+    return this.#deliveries.run(conversationId, async () => {
+      try {
+        await this.#deliverUnread(conversationId);
+        while (await this.#deliverNew(conversationId));
+      } catch (error) {
+        // A conversation that this user may not read any more has nothing to deliver.
+        if (!(error instanceof RefusalError) || error.reason !== 'NOT_FOUND_OR_NOT_PERMITTED') throw error;
+      }
+    });
+  }
+
+  /** One page; whether there may be more. */
+  async #deliverNew(conversationId: string): Promise<boolean> {
+    const { store } = this.#parts;
+    const after = (await store.delivered(conversationId)) ?? 0n;
+    const messages = await this.#read(conversationId, after, messagesPerPage, true);
+    for (const message of messages) {
+      const { sessionId, sequence } = message;
+      if (sequence <= after) continue;
+      await this.#give(conversationId, message, false);
+      const unread = isWaiting(message) ? [{ conversationId, sessionId, sequence }] : [];
+      await store.saveDelivered(conversationId, sequence, unread);
+    }
+    return messages.length === messagesPerPage;
+  }
+
+  /** In the order of their sequences; those whose key is still missing stay. */
+  async #deliverUnread(conversationId: string): Promise<void> {
+    const { store, sessions, events } = this.#parts;
+    for (const unread of await store.unread(conversationId)) {
+      if ((await sessions.find(conversationId, unread.sessionId)) === undefined) continue;
+      const [message] = await this.#read(conversationId, unread.sequence - 1n, 1, false);
+      if (message?.sequence === unread.sequence) {
+        if (isWaiting(message)) continue;
+        await this.#give(conversationId, message, true);
+      }
+      await store.removeUnread([unread]);
+      const { sequence } = unread;
+      if (message && !('error' in message)) events.emit('messageReadable', { conversationId, sequence });
+    }
+  }
+
+  async #read(conversationId: string, after: bigint, limit: number, recover: boolean): Promise<ReadMessage[]> {
+    const how = { after, limit, recover, waitForHolder: false, timeoutMs: patienceMs };
+    return this.#parts.tracing.run('deliver messages', { signal: this.#closing }, (operation) =>
+      readMessages(this.#parts, operation, conversationId, how),
+    );
+  }
+
+  async #give(conversationId: string, message: ReadMessage, again: boolean): Promise<void> {
+    // Nobody knows yet whether it can be read: it is not given without its text, and nothing behind it before it.
+    if ('error' in message && isUndecided(message.error)) throw message.error;
+    this.#closing.throwIfAborted();
+    const handler = this.#handler;
+    if (handler === undefined) throw new Error('the handler of messages was taken off');
+    await handler({ ...message, conversationId, again });
+  }
+}
+
+function isUndecided(error: Error): boolean {
+  return error instanceof RefusalError && !isDecided(error);
+}
+
+/** Its key may come yet, or what the device believes of its sender may change. */
+function isWaiting(message: ReadMessage): boolean {
+  if (!('error' in message) || message.error instanceof MessageErasedError) return false;
+  return message.error instanceof KeyMissError || message.error instanceof SessionRefusedError;
+}
