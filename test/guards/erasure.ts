@@ -127,7 +127,8 @@ export const erasure: readonly Guard[] = [
     switchOff: [
       {
         file: 'services/session/src/store/envelopes.ts',
-        find: 'EXISTS (SELECT FROM revoked_devices WHERE user_id = $7 AND device_id = $8) AS holder_revoked',
+        find: `EXISTS (SELECT FROM revoked_devices WHERE user_id = $1 AND device_id = $2)
+         OR EXISTS (SELECT FROM erasures WHERE user_id = $1) AS holder_revoked`,
         replace: 'false AS holder_revoked',
       },
     ],

@@ -2,7 +2,7 @@ import type { Guard } from './guard.ts';
 
 const migration = 'services/session/prisma/migrations/20261101000000_sessions/migration.sql';
 const store = 'services/session/src/store/key-requests.ts';
-const fulfilling = 'services/session/src/rpc/fulfill-key-request.ts';
+const fulfilling = 'services/session/src/accept-fulfilments.ts';
 const sql = 'services/session/test/straight-sql.test.ts';
 const fulfilment = 'services/session/test/fulfilment.test.ts';
 const properties = 'services/session/test/key-request.property.test.ts';
@@ -10,7 +10,8 @@ const parties = 'must name requester, holder and attempt, and be signed by the r
 
 const unsigned = {
   file: fulfilling,
-  find: "if (!held) throw signatureInvalid('envelope.signature');",
+  // biome-ignore lint/suspicious/noTemplateCurlyInString: it is a text of the source
+  find: 'if (!held.get(result)) return signatureInvalid(`${result.sent.path}.signature`);',
   replace: '',
 };
 
@@ -63,8 +64,8 @@ export const keyRequests: readonly Guard[] = [
     switchOff: [
       {
         file: store,
-        find: 'WHERE key_request_id = $1 AND version = $2 RETURNING true AS saved',
-        replace: 'WHERE key_request_id = $1 AND $2::integer > 0 RETURNING true AS saved',
+        find: 's.key_request_id = k.key_request_id AND s.was = k.version',
+        replace: 's.key_request_id = k.key_request_id AND s.was > 0',
       },
     ],
     test: { file: sql, name: 'a decision on a request that has changed since is void' },
@@ -210,7 +211,7 @@ export const keyRequests: readonly Guard[] = [
     switchOff: [
       {
         file: fulfilling,
-        find: 'if (!isOpen(locked.state)) throw keyRequestEnded(locked, attempt);',
+        find: 'if (!isOpen(request.state)) throw keyRequestEnded(request, attempt);',
         replace: '',
       },
     ],
@@ -223,9 +224,8 @@ export const keyRequests: readonly Guard[] = [
     switchOff: [
       {
         file: store,
-        find: 'WHERE o.key_request_id = $1 AND o.attempt = $2 AND o.user_id = $3 AND o.device_id = $4`,\n);\n\n/** A request as',
-        replace:
-          'WHERE o.key_request_id = $1 AND o.attempt = $2 AND $3::text IS NOT NULL AND $4::text IS NOT NULL`,\n);\n\n/** A request as',
+        find: 'o.attempt = asked.attempt AND o.user_id = $3 AND o.device_id = $4',
+        replace: 'o.attempt = asked.attempt AND $3::text IS NOT NULL AND $4::text IS NOT NULL',
       },
     ],
     test: { file: fulfilment, name: 'is refused from a device that was not offered the request, holder or not' },
@@ -237,7 +237,7 @@ export const keyRequests: readonly Guard[] = [
     switchOff: [
       {
         file: fulfilling,
-        find: 'checkParties(envelope, attempt, offered.request.requester, holder);',
+        find: 'checkParties(sent, offered.request.requester, holder);',
         replace: '',
       },
     ],

@@ -294,7 +294,7 @@ export const trust: readonly Guard[] = [
     what: 'RequestKey is refused to those who may not have the key, and opens nothing.',
     switchOff: [
       {
-        file: 'services/session/src/rpc/request-key.ts',
+        file: 'services/session/src/wanted-keys.ts',
         find: "if (miss.kind === 'miss' && !mayRequestKey(miss.cause))",
         replace: "if (miss.kind === 'miss' && call.method === '')",
       },
@@ -320,7 +320,7 @@ export const trust: readonly Guard[] = [
     what: 'At the moment of delivery, requester and holder are entitled to the epoch (check in code).',
     switchOff: [
       {
-        file: 'services/session/src/rpc/fulfill-key-request.ts',
+        file: 'services/session/src/accept-fulfilments.ts',
         find: 'if (!entitled.has(device.userId)) {',
         replace: 'if (entitled.size < 0) {',
       },
@@ -333,7 +333,7 @@ export const trust: readonly Guard[] = [
     what: 'At the moment of delivery, neither requester nor holder is revoked (check in code).',
     switchOff: [
       {
-        file: 'services/session/src/rpc/fulfill-key-request.ts',
+        file: 'services/session/src/accept-fulfilments.ts',
         find: 'if (registered.revokedAt) throw notEntitled(who, MissCause.DEVICE_REVOKED);',
         replace: '',
       },

@@ -45,6 +45,7 @@ const registry = {
   keyRequestId: ['keytrail.key_request.id', 'The key request'],
   keyRequestState: ['keytrail.key_request.state', 'State of the key request after this operation'],
   attempt: ['keytrail.key_request.attempt', 'Which attempt at fulfilment this is; 1 is the first'],
+  keyRequestsCount: ['keytrail.key_requests.count', 'Key requests that this operation handled together'],
   holdersKnown: ['keytrail.holders.known', 'Holders of the key that are entitled to help'],
   envelopesWritten: ['keytrail.envelopes.written', 'Envelopes that a write stored'],
   envelopesExpected: ['keytrail.envelopes.expected', 'Envelopes that it should have stored'],

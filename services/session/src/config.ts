@@ -51,6 +51,21 @@ export const sessionSettings = {
     rule.count().min(1).default(20),
     'attempts after which a key request is given up',
   ),
+  rejectionsMax: setting(
+    'KEYTRAIL_KEY_REJECTIONS',
+    rule.count().min(1).default(10),
+    'envelopes that a device may reject for one session; after that, its requests for the next one end at once',
+  ),
+  offersPerHolder: setting(
+    'KEYTRAIL_KEY_REQUEST_OFFERS_PER_HOLDER',
+    rule.count().min(1).default(64),
+    'offers of one requesting device that stand with one holder at the same time, and as many again for what its user looks at; further requests wait for their turn',
+  ),
+  openRequestsMax: setting(
+    'KEYTRAIL_KEY_REQUESTS_OPEN',
+    rule.count().min(1).default(1_000),
+    'key requests that one device may have open; more are refused with LIMIT_EXCEEDED',
+  ),
   sweepMs: setting(
     'KEYTRAIL_KEY_REQUEST_SWEEP_MS',
     rule.durationMs().default(1000),

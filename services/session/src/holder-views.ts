@@ -49,6 +49,8 @@ export function holderViews(
       device,
       online: known.online.has(key),
       declined: hasDeclined(key) || (rejected > 0 && (anotherIsLeft || rejected >= rejectionsAtMost)),
+      // Whoever plans the offers knows how many stand.
+      busy: false,
       offeredUntil: offers.reduce<Date | undefined>(
         (latest, { lapsesAt }) => (latest === undefined || lapsesAt > latest ? lapsesAt : latest),
         undefined,

@@ -1,5 +1,6 @@
+import type { MessageInitShape } from '@bufbuild/protobuf';
 import { timestampFromDate } from '@bufbuild/protobuf/wkt';
-import { NotificationKind } from '@keytrail/contracts';
+import { NotificationKind, type NotificationSchema } from '@keytrail/contracts';
 import {
   addEvent,
   holderWanted,
@@ -10,19 +11,53 @@ import {
 } from '@keytrail/events';
 import type { Transaction } from '@keytrail/storage';
 import { currentTraceparent } from '@keytrail/telemetry';
-import type { DeviceId } from './domain/device.ts';
+import { type DeviceId, deviceKey } from './domain/device.ts';
 import type { KeyRequest } from './domain/key-request.ts';
 
 const wantedHoldersAtMost = 100;
 
-/** A hint that the request should be looked at now. */
-export function announceDue(tx: Transaction, request: KeyRequest): Promise<void> {
+/** A hint that the request should be looked at now; whatever else of its requester is due is looked at with it. */
+export function announceDue(tx: Transaction, request: Pick<KeyRequest, 'keyRequestId' | 'attempt'>): Promise<void> {
   const { keyRequestId, attempt } = request;
   return addEvent(tx, keyRequestDue, { keyRequestId, attempt }, { aggregate: keyRequestId });
 }
 
-export function announceOffer(tx: Transaction, request: KeyRequest, to: readonly DeviceId[]): Promise<void> {
-  return notify(tx, request, NotificationKind.KEY_OFFERED, to);
+export interface OfferedNow {
+  readonly request: KeyRequest;
+  readonly to: DeviceId;
+}
+
+/** Tells holders what they are offered: each of one request, or how many there are. */
+export async function announceOffers(tx: Transaction, offers: readonly OfferedNow[]): Promise<void> {
+  const ofHolder = Map.groupBy(offers, ({ to }) => deviceKey(to));
+  const alone = offers.filter(({ to }) => ofHolder.get(deviceKey(to))?.length === 1);
+  for (const [keyRequestId, ofRequest] of Map.groupBy(alone, ({ request }) => request.keyRequestId)) {
+    const [first] = ofRequest;
+    if (!first) continue;
+    const { conversationId, sessionId, attempt, requester } = first.request;
+    await notify(
+      tx,
+      keyRequestId,
+      ofRequest.map(({ to }) => to),
+      {
+        kind: NotificationKind.KEY_OFFERED,
+        keyRequestId,
+        conversationId,
+        sessionId,
+        attempt,
+        requester: { ...requester },
+        offers: 1,
+      },
+    );
+  }
+  for (const many of ofHolder.values()) {
+    const [first] = many;
+    if (first && many.length > 1)
+      await notify(tx, first.request.keyRequestId, [first.to], {
+        kind: NotificationKind.KEY_OFFERED,
+        offers: many.length,
+      });
+  }
 }
 
 export function announceHolderWanted(
@@ -38,29 +73,53 @@ export function announceHolderWanted(
   );
 }
 
-export async function announceDelivery(tx: Transaction, request: KeyRequest, sealer: DeviceId): Promise<void> {
-  const { keyRequestId, conversationId, sessionId, requester, acceptedAttempt = 0, requestedAt } = request;
-  await notify(tx, request, NotificationKind.KEY_DELIVERED, [requester]);
-  await addEvent(
-    tx,
-    keyDelivered,
-    {
-      keyRequestId,
-      conversationId,
-      sessionId,
-      requester: { ...requester },
-      sealer: { ...sealer },
-      attempt: acceptedAttempt,
-      requestedAt: timestampFromDate(requestedAt),
-    },
-    { aggregate: keyRequestId },
-  );
+/** Deliveries to one device that are told one by one; of more at once, the device is told that it has changes to pull. */
+const deliveriesNamedAtMost = 16;
+
+/** Tells that requests of one device were fulfilled. */
+export async function announceDeliveries(
+  tx: Transaction,
+  requests: readonly KeyRequest[],
+  sealer: DeviceId,
+): Promise<void> {
+  const [first] = requests;
+  if (first && requests.length > deliveriesNamedAtMost)
+    await notify(tx, first.keyRequestId, [first.requester], { kind: NotificationKind.KEY_DELIVERED });
+  for (const request of requests) {
+    const { keyRequestId, conversationId, sessionId, requester, acceptedAttempt = 0, requestedAt } = request;
+    if (requests.length <= deliveriesNamedAtMost)
+      await notify(tx, keyRequestId, [requester], {
+        kind: NotificationKind.KEY_DELIVERED,
+        keyRequestId,
+        conversationId,
+        sessionId,
+      });
+    await addEvent(
+      tx,
+      keyDelivered,
+      {
+        keyRequestId,
+        conversationId,
+        sessionId,
+        requester: { ...requester },
+        sealer: { ...sealer },
+        attempt: acceptedAttempt,
+        requestedAt: timestampFromDate(requestedAt),
+      },
+      { aggregate: keyRequestId },
+    );
+  }
 }
 
 /** Tells a requester that its request ended without a key. */
 export async function announceEnd(tx: Transaction, request: KeyRequest): Promise<void> {
-  const { keyRequestId, requester, state, endedBecause = '' } = request;
-  await notify(tx, request, NotificationKind.KEY_REQUEST_ENDED, [requester]);
+  const { keyRequestId, conversationId, sessionId, requester, state, endedBecause = '' } = request;
+  await notify(tx, keyRequestId, [requester], {
+    kind: NotificationKind.KEY_REQUEST_ENDED,
+    keyRequestId,
+    conversationId,
+    sessionId,
+  });
   await addEvent(
     tx,
     keyRequestEnded,
@@ -71,17 +130,17 @@ export async function announceEnd(tx: Transaction, request: KeyRequest): Promise
 
 function notify(
   tx: Transaction,
-  { keyRequestId, conversationId, sessionId }: KeyRequest,
-  kind: NotificationKind,
+  aggregate: string,
   devices: readonly DeviceId[],
+  notification: MessageInitShape<typeof NotificationSchema>,
 ): Promise<void> {
   return addEvent(
     tx,
     notificationRequested.session,
     {
       devices: devices.map((device) => ({ ...device })),
-      notification: { kind, keyRequestId, conversationId, sessionId, traceparent: currentTraceparent() },
+      notification: { ...notification, traceparent: currentTraceparent() },
     },
-    { aggregate: keyRequestId },
+    { aggregate },
   );
 }

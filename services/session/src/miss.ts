@@ -18,7 +18,7 @@ import {
 } from './domain/explain-miss.ts';
 import { holderViews, rankedHolders } from './holder-views.ts';
 import { askPeers, findDevice, type PeerAnswers, type Peers } from './peers.ts';
-import { type LocalFacts, type LocalSession, readLocalFacts } from './store/miss-facts.ts';
+import { type LocalFacts, type LocalSession, readLocalFactsOfMany } from './store/miss-facts.ts';
 
 export interface MissParts {
   readonly db: Queryable;
@@ -41,15 +41,34 @@ export interface SessionName {
 /** Own facts first, in one statement, because they name the holders; then all peers at once. */
 export async function gatherFacts(
   parts: MissParts,
-  { conversationId, sessionId }: SessionName,
+  session: SessionName,
   device: DeviceId,
   call: Call,
-  local?: LocalFacts,
 ): Promise<GatheredFacts> {
-  const facts = local ?? (await readLocalFacts(parts.db, conversationId, sessionId, device));
-  const ranked = facts.session ? rankedHolders({ ...facts, initiator: facts.session.initiator }, device, '') : [];
-  const answers = await askPeers(parts.peers, { conversationId, sessionId, requester: device, ranked }, call.log);
-  return { local: facts, ranked, answers };
+  const [facts] = await gatherFactsOfMany(parts, [session], device, call);
+  if (!facts) throw new Error('one session, one set of facts');
+  return facts;
+}
+
+/** As gatherFacts, of many sessions: one statement, and the peers are asked once for all. In the order of the sessions. */
+export async function gatherFactsOfMany(
+  parts: MissParts,
+  sessions: readonly SessionName[],
+  device: DeviceId,
+  call: Call,
+): Promise<GatheredFacts[]> {
+  const known = (await readLocalFactsOfMany(parts.db, sessions, device)).map((local, place) => ({
+    local,
+    ranked: local.session ? rankedHolders({ ...local, initiator: local.session.initiator }, device, '') : [],
+    session: sessions[place] as SessionName,
+  }));
+  const asked = known.map(({ session, ranked }) => ({
+    conversationId: session.conversationId,
+    sessionId: session.sessionId,
+    ranked,
+  }));
+  const answers = await askPeers(parts.peers, device, asked, call.log);
+  return known.map(({ local, ranked }, place) => ({ local, ranked, answers: answers[place] as PeerAnswers }));
 }
 
 /** Why the device has no key, as though it had no envelope. */

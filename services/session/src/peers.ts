@@ -62,43 +62,123 @@ export interface PeerAnswers {
 /** Device lists carry public keys of 1.2 KB each: of a large group, only the first ranked holders' are worth the bytes. */
 const holderListsAtMost = 16;
 
-/** Asks the peers at once, presence only where it matters; none of the answers is remembered, as entitlement depends on them. */
+/** What one call to a peer asks about at most, where many sessions are asked about at once. */
+const sessionsPerCall = 500;
+const usersPerCall = 10_000;
+const listsPerCall = 50;
+const onlinePerCall = 1_000;
+
+export interface AskedSession {
+  readonly conversationId: string;
+  readonly sessionId: string;
+  readonly ranked: readonly DeviceId[];
+}
+
+/**
+ * Asks the peers about sessions of one requester, all at once; none of the answers is remembered, as entitlement depends on them. In the order of
+ * the sessions.
+ */
 export async function askPeers(
   peers: Peers,
-  about: {
-    readonly conversationId: string;
-    readonly sessionId: string;
-    readonly requester: DeviceId;
-    readonly ranked: readonly DeviceId[];
-    readonly withPresence?: boolean;
-  },
+  requester: DeviceId,
+  sessions: readonly AskedSession[],
   log: Logger,
-): Promise<PeerAnswers> {
-  const { conversationId, sessionId, requester, ranked, withPresence = true } = about;
-  const others = holderUsers(ranked).filter((userId) => userId !== requester.userId);
-  const [entitlement, deviceLists, online] = await Promise.all([
-    answer(
-      'conversation',
-      peers.conversation.checkEntitlement({ conversationId, sessionId, userIds: [requester.userId, ...others] }),
-      log,
-    ),
-    answer(
-      'identity-keys',
-      peers.identityKeys.getDevices({
-        userIds: [requester.userId, ...others.slice(0, holderListsAtMost)],
-        includeRevoked: true,
-      }),
-      log,
-    ),
-    ranked.length === 0 || !withPresence
-      ? ({ known: true, value: new Set<string>() } as const)
-      : answer('presence', listOnline(peers, holderUsers(ranked)), log),
+): Promise<PeerAnswers[]> {
+  const users = sessions.map(({ ranked }) => [
+    requester.userId,
+    ...holderUsers(ranked).filter((userId) => userId !== requester.userId),
   ]);
-  return {
-    entitlement,
-    deviceLists: deviceLists.known ? { known: true, value: deviceLists.value.deviceLists } : deviceLists,
-    online,
-  };
+  const listed = users.flatMap((each) => each.slice(0, sessions.length === 1 ? holderListsAtMost + 1 : 2));
+  const [entitlements, deviceLists, online] = await Promise.all([
+    askEntitlements(
+      peers,
+      sessions.map((session, place) => ({ ...session, userIds: users[place] ?? [] })),
+      log,
+    ),
+    askDeviceLists(peers, listed, log),
+    askOnline(
+      peers,
+      sessions.flatMap(({ ranked }) => holderUsers(ranked)),
+      log,
+    ),
+  ]);
+  return sessions.map((_, place) => ({ entitlement: ofSession(entitlements, place), deviceLists, online }));
+}
+
+function ofSession(
+  entitlements: Answer<readonly CheckEntitlementResponse[]>,
+  place: number,
+): Answer<CheckEntitlementResponse> {
+  if (!entitlements.known) return entitlements;
+  const value = entitlements.value[place];
+  if (!value) throw new Error('an entitlement is missing');
+  return { known: true, value };
+}
+
+export interface AskedEntitlement {
+  readonly conversationId: string;
+  readonly sessionId: string;
+  readonly userIds: readonly string[];
+}
+
+/** What the users of each session may have of it, in the order of the sessions, each of which stands once. */
+export function askEntitlements(
+  peers: Peers,
+  sessions: readonly AskedEntitlement[],
+  log: Logger,
+): Promise<Answer<readonly CheckEntitlementResponse[]>> {
+  const checks = sessions.map(({ conversationId, sessionId, userIds }) => ({
+    conversationId,
+    sessionId,
+    userIds: [...userIds],
+  }));
+  const [only, ...more] = checks;
+  if (!only) return Promise.resolve({ known: true, value: [] });
+  const asked =
+    more.length === 0
+      ? peers.conversation.checkEntitlement(only).then((one) => [one])
+      : Promise.all(inCalls(checks).map((part) => peers.conversation.checkEntitlements({ checks: part }))).then(
+          (parts) => parts.flatMap(({ answers }) => answers),
+        );
+  return answer('conversation', asked, log);
+}
+
+/** Cut into what one call may ask. */
+function inCalls<T extends { readonly userIds: readonly string[] }>(checks: readonly T[]): T[][] {
+  const calls: T[][] = [];
+  let users = usersPerCall;
+  for (const check of checks) {
+    const last = calls.at(-1);
+    users += check.userIds.length;
+    if (last && last.length < sessionsPerCall && users <= usersPerCall) last.push(check);
+    else {
+      calls.push([check]);
+      users = check.userIds.length;
+    }
+  }
+  return calls;
+}
+
+export function askDeviceLists(
+  peers: Peers,
+  userIds: readonly string[],
+  log: Logger,
+): Promise<Answer<readonly DeviceList[]>> {
+  const calls = chunks([...new Set(userIds)], listsPerCall).map((some) =>
+    peers.identityKeys.getDevices({ userIds: some, includeRevoked: true }),
+  );
+  const asked = Promise.all(calls).then((parts) => parts.flatMap(({ deviceLists }) => deviceLists));
+  return answer('identity-keys', asked, log);
+}
+
+function askOnline(peers: Peers, userIds: readonly string[], log: Logger): Promise<Answer<ReadonlySet<string>>> {
+  const calls = chunks([...new Set(userIds)], onlinePerCall).map((some) => listOnline(peers, some));
+  const asked = Promise.all(calls).then((parts) => new Set(parts.flatMap((part) => [...part])));
+  return answer('presence', asked, log);
+}
+
+function chunks<T>(all: readonly T[], size: number): T[][] {
+  return Array.from({ length: Math.ceil(all.length / size) }, (_, n) => all.slice(n * size, (n + 1) * size));
 }
 
 async function listOnline(peers: Peers, userIds: string[]): Promise<ReadonlySet<string>> {

@@ -29,6 +29,7 @@ import { checkOffer } from './rpc/check-offer.ts';
 import { declineOffer } from './rpc/decline-offer.ts';
 import { discardSession } from './rpc/discard-session.ts';
 import { fulfillKeyRequest } from './rpc/fulfill-key-request.ts';
+import { fulfillKeyRequests } from './rpc/fulfill-key-requests.ts';
 import { getInitialSession } from './rpc/get-initial-session.ts';
 import { getKeysWaiting } from './rpc/get-keys-waiting.ts';
 import { listKeyChanges } from './rpc/list-key-changes.ts';
@@ -37,7 +38,9 @@ import { endKeyRequest } from './rpc/operator/end-key-request.ts';
 import { findKeyRequests } from './rpc/operator/find-key-requests.ts';
 import { nudgeKeyRequest } from './rpc/operator/nudge-key-request.ts';
 import { replayKeyRequest } from './rpc/operator/replay-key-request.ts';
+import { rejectKey } from './rpc/reject-key.ts';
 import { requestKey } from './rpc/request-key.ts';
+import { requestKeys } from './rpc/request-keys.ts';
 import { storeSession } from './rpc/store-session.ts';
 import { PrismaClient } from './store/generated/client.ts';
 import { noteRevokedDevices as takeRevokedDevices } from './store/revoked-devices.ts';
@@ -147,7 +150,10 @@ function rpcs(parts: Parts): Rpc[] {
     discardSession(parts),
     getInitialSession(parts),
     requestKey(parts),
+    requestKeys(parts),
+    rejectKey(parts),
     fulfillKeyRequest(parts),
+    fulfillKeyRequests(parts),
     declineOffer(parts),
     ackKey(parts),
     cancelKeyRequest(parts),

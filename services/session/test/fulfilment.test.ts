@@ -465,7 +465,7 @@ describe('an envelope whose rights end while it is on its way', () => {
       await vi.waitFor(async () => {
         const { rows } = await world.sql.query(
           `SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
-             AND query LIKE '%FROM key_requests WHERE key_request_id = $1 FOR UPDATE'`,
+             AND query LIKE '%FROM key_requests WHERE key_request_id = ANY ($1::uuid[]) ORDER BY key_request_id FOR UPDATE'`,
         );
         expect(rows).toHaveLength(1);
       }, 10_000);

@@ -11,7 +11,15 @@ import {
   nextStep,
 } from '../src/domain/key-request.ts';
 
-const policy = { offersAtOnce: 2, hedgeMs: 0, offerMs: 5_000, waitMs: 30_000, attemptsMax: 20 };
+const policy = {
+  offersAtOnce: 2,
+  hedgeMs: 0,
+  offerMs: 5_000,
+  waitMs: 30_000,
+  attemptsMax: 20,
+  rejectionsMax: 10,
+  offersPerHolder: 2,
+};
 const hedged = { ...policy, hedgeMs: 500 };
 const start = new Date('2026-01-01T00:00:00Z');
 const at = (ms: number) => new Date(start.getTime() + ms);
@@ -24,6 +32,7 @@ function opened(attemptBase = 0): KeyRequest {
     epoch: 1n,
     requester: { userId: 'alice', deviceId: 'late' },
     kind: 'MISSING',
+    priority: 'BACKGROUND',
     requestedAt: start,
     expiresAt: at(7 * 86_400_000),
     traceparent: '',
@@ -33,7 +42,7 @@ function opened(attemptBase = 0): KeyRequest {
 
 const anyEvent: fc.Arbitrary<KeyRequestEvent> = fc.oneof(
   fc.record({
-    kind: fc.constantFrom('offered' as const, 'offers_stand' as const, 'nobody_online' as const),
+    kind: fc.constantFrom('offered' as const, 'offers_stand' as const, 'nobody_online' as const, 'queued' as const),
     holders: fc.nat(5),
     until: fc.nat(1e9).map(at),
   }),
@@ -51,6 +60,7 @@ const anyHolder: fc.Arbitrary<HolderView> = fc.record({
   device: fc.record({ userId: fc.constantFrom('alice', 'bob'), deviceId: fc.uuid() }),
   online: fc.boolean(),
   declined: fc.boolean(),
+  busy: fc.boolean(),
   offeredUntil: fc.option(fc.integer({ min: -10_000, max: 10_000 }).map(at), { nil: undefined }),
   offersMade: fc.nat(3),
 });
@@ -108,7 +118,7 @@ describe('the next step', () => {
         expect(step.to.length + standing.length).toBeLessThanOrEqual(policy.offersAtOnce);
         for (const device of step.to) {
           const holder = holders.find((one) => one.device === device);
-          expect(holder).toMatchObject({ online: true, declined: false });
+          expect(holder).toMatchObject({ online: true, declined: false, busy: false });
           expect(standing).not.toContain(holder);
         }
       }),
@@ -121,6 +131,7 @@ describe('the next step', () => {
       device: { userId: 'bob', deviceId },
       online: true,
       declined: false,
+      busy: false,
       offeredUntil: undefined,
       offersMade: 0,
     }));
@@ -155,6 +166,7 @@ describe('the next step', () => {
       device,
       online: true,
       declined: false,
+      busy: false,
       offeredUntil: undefined,
       offersMade: 0,
     }));

@@ -12,6 +12,12 @@ import { type RunningServer, refuse, type ServerOptions, startServer, unary } fr
 import type { DeviceId } from '../src/domain/device.ts';
 import type { MadeSession, Person, TestDevice } from './people.ts';
 
+interface Asked {
+  readonly conversationId: string;
+  readonly sessionId: string;
+  readonly userIds: readonly string[];
+}
+
 interface Span {
   readonly fromEpoch: bigint;
   readonly toEpoch: bigint;
@@ -57,6 +63,32 @@ export async function startStandIns(server: Server): Promise<StandIns> {
   const revocations: StandIns['revocations'] = { numbered: [], away: false };
   const asked = { conversation: 0, identityKeys: 0, presence: 0 };
 
+  const entitlements = ({ conversationId, sessionId, userIds }: Asked) => {
+    const known = conversations.get(conversationId);
+    const epoch = known?.sessions.get(sessionId) ?? 0n;
+    const [currentSessionId, currentEpoch] = [...(known?.sessions ?? [])].at(-1) ?? ['', 0n];
+    return {
+      conversationKnown: known !== undefined,
+      sessionCommitted: epoch > 0n,
+      epoch,
+      currentEpoch,
+      currentSessionId,
+      historyPolicy: known?.historyPolicy ?? HistoryPolicy.UNSPECIFIED,
+      lastWriteTraceId: 'f'.repeat(32),
+      entitlements: userIds.map((userId) => {
+        const memberships = known?.members.get(userId) ?? [];
+        const within = ({ fromEpoch, toEpoch }: Span) => fromEpoch <= epoch && (toEpoch === 0n || epoch <= toEpoch);
+        const memberNow = memberships.some(({ toEpoch }) => toEpoch === 0n);
+        return {
+          userId,
+          everMember: memberships.length > 0,
+          entitled: memberships.some(within) || (memberNow && known?.historyPolicy === HistoryPolicy.SHARED),
+          memberNow,
+          memberships: memberships.map((span) => ({ ...span })),
+        };
+      }),
+    };
+  };
   const conversation = await startServer({
     ...server,
     service: 'conversation',
@@ -64,33 +96,16 @@ export async function startStandIns(server: Server): Promise<StandIns> {
     rpcs: [
       unary(ConversationService.method.checkEntitlement, {
         allow: ['service'],
-        handle({ conversationId, sessionId, userIds }) {
+        handle(check) {
           asked.conversation++;
-          const known = conversations.get(conversationId);
-          const epoch = known?.sessions.get(sessionId) ?? 0n;
-          const [currentSessionId, currentEpoch] = [...(known?.sessions ?? [])].at(-1) ?? ['', 0n];
-          return {
-            conversationKnown: known !== undefined,
-            sessionCommitted: epoch > 0n,
-            epoch,
-            currentEpoch,
-            currentSessionId,
-            historyPolicy: known?.historyPolicy ?? HistoryPolicy.UNSPECIFIED,
-            lastWriteTraceId: 'f'.repeat(32),
-            entitlements: userIds.map((userId) => {
-              const memberships = known?.members.get(userId) ?? [];
-              const within = ({ fromEpoch, toEpoch }: Span) =>
-                fromEpoch <= epoch && (toEpoch === 0n || epoch <= toEpoch);
-              const memberNow = memberships.some(({ toEpoch }) => toEpoch === 0n);
-              return {
-                userId,
-                everMember: memberships.length > 0,
-                entitled: memberships.some(within) || (memberNow && known?.historyPolicy === HistoryPolicy.SHARED),
-                memberNow,
-                memberships: memberships.map((span) => ({ ...span })),
-              };
-            }),
-          };
+          return entitlements(check);
+        },
+      }),
+      unary(ConversationService.method.checkEntitlements, {
+        allow: ['service'],
+        handle({ checks }) {
+          asked.conversation++;
+          return { answers: checks.map(entitlements) };
         },
       }),
     ],

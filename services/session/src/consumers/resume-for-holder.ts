@@ -1,9 +1,9 @@
 import { type Consumer, consumers, deviceAttached, type EventBus, on, startConsumer } from '@keytrail/events';
-import { claimLeaseMs, type Dispatcher, dispatchKeyRequest } from '../dispatch-key-request.ts';
+import { claimLeaseMs, type Dispatcher, dispatchClaimed } from '../dispatch-key-request.ts';
 import type { DeviceId } from '../domain/device.ts';
-import { claimKeyRequestsForHolder } from '../store/key-requests.ts';
+import { claimDueKeyRequests, hurryKeyRequestsForHolder } from '../store/key-requests.ts';
 
-const requestsAtOnce = 50;
+const requestsAtOnce = 200;
 
 /** When a device attaches, the requests that wait for a holder and that it could fulfil go on at once. */
 export function resumeForHolder(dispatcher: Dispatcher, bus: EventBus): Consumer {
@@ -21,15 +21,14 @@ export function resumeForHolder(dispatcher: Dispatcher, bus: EventBus): Consumer
 }
 
 /**
- * Looks once at each request that waits and of whose session the device has an envelope, `atOnce` claimed at a time. One that still waits
- * after the look (the device is not entitled, declined before, went away) is not taken up again: pages go forward by key.
+ * Makes due what waits and of whose session the device has an envelope, then looks at what is due, fairly, `atOnce` claimed at a time. One
+ * that still waits after its look (the device is not entitled, declined before, went away) is due again only later.
  */
 export async function resumeRequests(dispatcher: Dispatcher, holder: DeviceId, atOnce: number): Promise<void> {
-  let after: string | undefined;
+  if ((await hurryKeyRequestsForHolder(dispatcher.db, holder)) === 0) return;
   for (;;) {
-    const requests = await claimKeyRequestsForHolder(dispatcher.db, holder, { after, most: atOnce }, claimLeaseMs);
-    for (const request of requests) await dispatchKeyRequest(dispatcher, request);
-    after = requests.at(-1)?.keyRequestId;
+    const requests = await claimDueKeyRequests(dispatcher.db, atOnce, claimLeaseMs);
+    await dispatchClaimed(dispatcher, requests);
     if (requests.length < atOnce) return;
   }
 }

@@ -4,6 +4,8 @@ export const openStates = ['WAITING_FOR_HOLDER', 'OFFERED'] as const;
 export type OpenState = (typeof openStates)[number];
 export type KeyRequestState = OpenState | 'FULFILLED' | 'EXPIRED' | 'CANCELLED' | 'UNFULFILLABLE';
 export type KeyRequestKind = 'MISSING' | 'REWRAP' | 'REJECTED';
+/** Among the requests of one device. */
+export type KeyRequestPriority = 'BACKGROUND' | 'FOREGROUND';
 
 /** Why a key request ended; docs/reasons/key-request-ended.md says what each means. */
 export type EndedBecause =
@@ -25,6 +27,7 @@ export interface KeyRequest {
   readonly epoch: bigint;
   readonly requester: DeviceId;
   readonly kind: KeyRequestKind;
+  readonly priority: KeyRequestPriority;
   readonly state: KeyRequestState;
   /** Attempt at which this request began; attempts count on over a device's requests for one session. */
   readonly attemptBase: number;
@@ -36,6 +39,8 @@ export interface KeyRequest {
   readonly expiresAt: Date;
   /** When it was told that a holder is wanted, in the current wait. */
   readonly holderWantedAt: Date | undefined;
+  /** Since when it waits for its turn with holders that are online; undefined when it does not. */
+  readonly queuedAt: Date | undefined;
   readonly endedAt: Date | undefined;
   readonly endedBecause: EndedBecause | undefined;
   readonly version: number;
@@ -52,6 +57,7 @@ export function newKeyRequest(
     | 'epoch'
     | 'requester'
     | 'kind'
+    | 'priority'
     | 'requestedAt'
     | 'expiresAt'
     | 'traceparent'
@@ -66,6 +72,7 @@ export function newKeyRequest(
     holders: 0,
     nextAttemptAt: of.requestedAt,
     holderWantedAt: undefined,
+    queuedAt: undefined,
     endedAt: undefined,
     endedBecause: undefined,
     version: 1,
@@ -76,6 +83,7 @@ export type KeyRequestEvent =
   | { readonly kind: 'offered'; readonly holders: number; readonly until: Date }
   | { readonly kind: 'offers_stand'; readonly holders: number; readonly until: Date }
   | { readonly kind: 'nobody_online'; readonly holders: number; readonly until: Date }
+  | { readonly kind: 'queued'; readonly holders: number; readonly until: Date }
   | { readonly kind: 'postponed'; readonly until: Date }
   | { readonly kind: 'declined' }
   | { readonly kind: 'fulfilled'; readonly attempt: number }
@@ -96,6 +104,7 @@ export function advance(request: KeyRequest, event: KeyRequestEvent, now: Date):
   const ended = (state: KeyRequestState, endedBecause: EndedBecause): KeyRequest => ({
     ...next,
     state,
+    queuedAt: undefined,
     endedAt: now,
     endedBecause,
   });
@@ -109,6 +118,7 @@ export function advance(request: KeyRequest, event: KeyRequestEvent, now: Date):
         holders: event.holders,
         nextAttemptAt: look(event.until),
         holderWantedAt: undefined,
+        queuedAt: undefined,
       };
     case 'offers_stand':
       return { ...next, state: 'OFFERED', holders: event.holders, nextAttemptAt: look(event.until) };
@@ -119,6 +129,16 @@ export function advance(request: KeyRequest, event: KeyRequestEvent, now: Date):
         holders: event.holders,
         nextAttemptAt: look(event.until),
         holderWantedAt: request.holderWantedAt ?? now,
+        queuedAt: undefined,
+      };
+    case 'queued':
+      return {
+        ...next,
+        state: 'WAITING_FOR_HOLDER',
+        holders: event.holders,
+        nextAttemptAt: look(event.until),
+        holderWantedAt: undefined,
+        queuedAt: request.queuedAt ?? now,
       };
     case 'postponed':
       return { ...next, nextAttemptAt: look(event.until) };
@@ -144,6 +164,8 @@ export interface HolderView {
   readonly device: DeviceId;
   readonly online: boolean;
   readonly declined: boolean;
+  /** It has been offered as many requests of the same requester as may be at once. */
+  readonly busy: boolean;
   /** When the last offer of this request to it lapses or lapsed; undefined when it had none. */
   readonly offeredUntil: Date | undefined;
   readonly offersMade: number;
@@ -156,6 +178,10 @@ export interface OfferPolicy {
   readonly offerMs: number;
   readonly waitMs: number;
   readonly attemptsMax: number;
+  /** Envelopes that a device may reject for one session before it is told that nobody can help. */
+  readonly rejectionsMax: number;
+  /** Offers of one requester that stand with one holder at the same time: of all its requests, and again of those in the foreground. */
+  readonly offersPerHolder: number;
 }
 
 export type NextStep =
@@ -170,7 +196,7 @@ export type NextStep =
   | { readonly kind: 'end'; readonly event: KeyRequestEvent };
 
 /**
- * What to do about an open request now. Holders that have not been asked yet come before those whose offers lapsed unanswered; those
+ * What to do about an open request now; `rejections` are the envelopes that its requester rejected before. Holders that have not been asked yet come before those whose offers lapsed unanswered; those
  * who declined are not asked again within the request.
  */
 export function nextStep(
@@ -178,9 +204,11 @@ export function nextStep(
   holders: readonly HolderView[],
   policy: OfferPolicy,
   now: Date,
+  rejections = 0,
 ): NextStep {
   if (now >= request.expiresAt) return { kind: 'end', event: { kind: 'expired' } };
   if (holders.length === 0) return end('no_holder_exists');
+  if (request.kind === 'REJECTED' && rejections >= policy.rejectionsMax) return end('attempts_exhausted');
   const willing = holders.filter(({ declined }) => !declined);
   if (willing.length === 0) return end('all_holders_declined');
 
@@ -188,8 +216,11 @@ export function nextStep(
     offeredUntil !== undefined && offeredUntil > now ? [offeredUntil] : [],
   );
   const room = Math.max(0, policy.offersAtOnce - standing.length);
-  const askable = willing
-    .filter(({ online, offeredUntil }) => online && (offeredUntil === undefined || offeredUntil <= now))
+  const free = willing.filter(
+    ({ online, offeredUntil }) => online && (offeredUntil === undefined || offeredUntil <= now),
+  );
+  const askable = free
+    .filter(({ busy }) => !busy)
     .sort((a, b) => a.offersMade - b.offersMade)
     .slice(0, room);
   const attemptsLeft = request.attempt - request.attemptBase < policy.attemptsMax;
@@ -210,6 +241,9 @@ export function nextStep(
   if (standing.length > 0)
     return { kind: 'stay', event: { kind: 'offers_stand', holders: holders.length, until: earliest(standing) } };
   if (askable.length > 0) return end('attempts_exhausted');
+  // Room is made when an offer to such a holder is answered; at the latest when it lapses.
+  if (free.length > 0)
+    return { kind: 'stay', event: { kind: 'queued', holders: holders.length, until: later(now, policy.offerMs) } };
   return {
     kind: 'wait',
     event: { kind: 'nobody_online', holders: holders.length, until: later(now, policy.waitMs) },

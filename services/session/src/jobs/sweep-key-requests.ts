@@ -1,8 +1,8 @@
 import { type Rounds, startRounds } from '@keytrail/events';
-import { claimLeaseMs, type Dispatcher, dispatchKeyRequest } from '../dispatch-key-request.ts';
+import { claimLeaseMs, type Dispatcher, dispatchClaimed } from '../dispatch-key-request.ts';
 import { claimDueKeyRequests } from '../store/key-requests.ts';
 
-const requestsAtOnce = 32;
+const requestsAtOnce = 200;
 
 /**
  * Looks at every request whose time has come. Events only make it sooner: with all of them lost, this alone brings each request to its end.
@@ -16,9 +16,7 @@ export function startSweep(dispatcher: Dispatcher, everyMs: number): Rounds {
     log,
     async round() {
       const requests = await claimDueKeyRequests(db, requestsAtOnce, claimLeaseMs);
-      const looks = await Promise.allSettled(requests.map((request) => dispatchKeyRequest(dispatcher, request)));
-      for (const look of looks)
-        if (look.status === 'rejected') log.error({ err: look.reason }, 'a key request could not be dispatched');
+      await dispatchClaimed(dispatcher, requests);
       return requests.length === requestsAtOnce;
     },
   });

@@ -1,11 +1,15 @@
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import { timestampFromDate } from '@bufbuild/protobuf/wkt';
+import type { ConnectError } from '@connectrpc/connect';
 import {
   type GetInitialSessionResponseSchema,
+  type KeyRefusalSchema,
   KeyRequestKind,
+  KeyRequestPriority,
   type KeyRequestSchema,
   KeyRequestState,
 } from '@keytrail/contracts';
+import { readRefusal } from '@keytrail/rpc';
 import type { KeyRequest } from '../domain/key-request.ts';
 import type { InitialSessionRow } from '../store/initial-session.ts';
 
@@ -70,6 +74,7 @@ export function keyRequestMessage(request: KeyRequest): MessageInitShape<typeof 
     epoch: request.epoch,
     requester: { ...request.requester },
     kind: KeyRequestKind[request.kind],
+    priority: KeyRequestPriority[request.priority],
     state: KeyRequestState[request.state],
     // Until the first offer of this request, its counter still stands where the last one's ended.
     attempt: request.attempt > request.attemptBase ? request.attempt : 0,
@@ -79,4 +84,10 @@ export function keyRequestMessage(request: KeyRequest): MessageInitShape<typeof 
     endedBecause: request.endedBecause ?? '',
     holders: request.holders,
   };
+}
+
+/** A refusal as the result of one item of a call with many. */
+export function refusedKey(refusal: ConnectError): MessageInitShape<typeof KeyRefusalSchema> {
+  const { reason, message, metadata, miss, retryAfterMs } = readRefusal(refusal);
+  return { reason, message, metadata: { ...metadata }, ...(miss && { miss }), retryAfterMs: retryAfterMs ?? 0 };
 }

@@ -77,3 +77,30 @@ export function isHit(row: InitialSessionRow): boolean {
     !row.revoked && (row.attempt > 0 || (row.initiator_ephemeral_key !== null && row.initiator_identity_key !== null))
   );
 }
+
+const readHitsStatement = statement(
+  'read_hits',
+  `SELECT a.conversation_id, a.session_id
+   FROM unnest($1::uuid[], $2::text[]) AS a (conversation_id, session_id)
+   JOIN sessions s ON s.conversation_id = a.conversation_id AND s.session_id = a.session_id
+   CROSS JOIN LATERAL (SELECT e.attempt FROM envelopes e
+     WHERE e.conversation_id = a.conversation_id AND e.session_id = a.session_id AND e.user_id = $3 AND e.device_id = $4
+     ORDER BY e.attempt DESC LIMIT 1) newest
+   WHERE (newest.attempt > 0 OR (s.initiator_ephemeral_key IS NOT NULL AND s.initiator_identity_key IS NOT NULL))
+     AND NOT EXISTS (SELECT FROM revoked_devices r WHERE r.user_id = $3 AND r.device_id = $4)`,
+);
+
+/** Of the sessions named, those of which the device has a key that is a hit: conversation id, space, session id. */
+export async function readHits(
+  db: Queryable,
+  sessions: readonly { readonly conversationId: string; readonly sessionId: string }[],
+  { userId, deviceId }: { readonly userId: string; readonly deviceId: string },
+): Promise<ReadonlySet<string>> {
+  const rows = await db.query<{ conversation_id: string; session_id: string }>(readHitsStatement, [
+    sessions.map(({ conversationId }) => conversationId),
+    sessions.map(({ sessionId }) => sessionId),
+    userId,
+    deviceId,
+  ]);
+  return new Set(rows.map((row) => `${row.conversation_id} ${row.session_id}`));
+}

@@ -3,6 +3,7 @@ import {
   type EndedBecause,
   type KeyRequest,
   type KeyRequestKind,
+  type KeyRequestPriority,
   type KeyRequestState,
   openStates,
 } from '../domain/key-request.ts';
@@ -37,9 +38,11 @@ export async function listOwnKeyRequests(
     ...row,
     requester: { userId: row.userId, deviceId: row.deviceId },
     kind: row.kind as KeyRequestKind,
+    priority: row.priority as KeyRequestPriority,
     state: row.state as KeyRequestState,
     acceptedAttempt: row.acceptedAttempt ?? undefined,
     holderWantedAt: row.holderWantedAt ?? undefined,
+    queuedAt: row.queuedAt ?? undefined,
     endedAt: row.endedAt ?? undefined,
     endedBecause: (row.endedBecause ?? undefined) as EndedBecause | undefined,
   }));

@@ -58,16 +58,17 @@ interface Row {
 
 const readStatement = statement(
   'read_miss_facts',
-  `SELECT s.kind, s.epoch, s.initiator_user_id, s.initiator_device_id, s.header, s.initiator_ephemeral_key IS NOT NULL AS has_ephemeral_key,
+  `SELECT asked.place::integer, s.kind, s.epoch, s.initiator_user_id, s.initiator_device_id, s.header, s.initiator_ephemeral_key IS NOT NULL AS has_ephemeral_key,
      s.initiator_identity_key IS NOT NULL AS has_identity_key, s.envelopes_expected, s.writer_build, s.created_traceparent,
      s.created_trace_id, s.created_at, e.envelopes_present, e.newest_attempt, coalesce(e.holders, '{}') AS holders,
      coalesce(e.rejected, '{}') AS rejected, now() AS now,
      w.reason AS withheld_reason, r.revoked_at, k.key_request_id, k.state
-   FROM (VALUES ($1::uuid, $2::text, $3::text, $4::text)) AS asked (conversation_id, session_id, user_id, device_id)
+   FROM (SELECT *, $3::text AS user_id, $4::text AS device_id
+     FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS a (conversation_id, session_id, place)) AS asked
    LEFT JOIN sessions s USING (conversation_id, session_id)
    LEFT JOIN withholdings w USING (conversation_id, session_id, user_id, device_id)
    LEFT JOIN revoked_devices r USING (user_id, device_id)
-   LEFT JOIN key_requests k ON k.conversation_id = $1 AND k.session_id = $2 AND k.user_id = $3 AND k.device_id = $4
+   LEFT JOIN key_requests k ON k.conversation_id = asked.conversation_id AND k.session_id = asked.session_id AND k.user_id = $3 AND k.device_id = $4
      AND k.state IN ('WAITING_FOR_HOLDER', 'OFFERED')
    LEFT JOIN LATERAL (
      SELECT (count(*) FILTER (WHERE e.attempt = 0))::integer AS envelopes_present,
@@ -76,19 +77,35 @@ const readStatement = statement(
        array_agg(e.sealer_user_id || ' ' || e.sealer_device_id)
          FILTER (WHERE e.user_id = $3 AND e.device_id = $4 AND e.rejected_at IS NOT NULL) AS rejected
      FROM envelopes e LEFT JOIN revoked_devices h ON h.user_id = e.user_id AND h.device_id = e.device_id
-     WHERE e.conversation_id = $1 AND e.session_id = $2
-   ) e ON true`,
+     WHERE e.conversation_id = asked.conversation_id AND e.session_id = asked.session_id
+   ) e ON true
+   ORDER BY asked.place`,
 );
 
 export async function readLocalFacts(
   db: Queryable,
   conversationId: string,
   sessionId: string,
-  { userId, deviceId }: DeviceId,
+  device: DeviceId,
 ): Promise<LocalFacts> {
-  const [row] = await db.query<Row>(readStatement, [conversationId, sessionId, userId, deviceId]);
-  if (!row) throw new Error('the facts of a miss are always one row');
-  return {
+  const [facts] = await readLocalFactsOfMany(db, [{ conversationId, sessionId }], device);
+  if (!facts) throw new Error('the facts of a miss are always one row');
+  return facts;
+}
+
+/** The facts of one device and each of the sessions named, in their order. */
+export async function readLocalFactsOfMany(
+  db: Queryable,
+  sessions: readonly { readonly conversationId: string; readonly sessionId: string }[],
+  { userId, deviceId }: DeviceId,
+): Promise<LocalFacts[]> {
+  const rows = await db.query<Row>(readStatement, [
+    sessions.map(({ conversationId }) => conversationId),
+    sessions.map(({ sessionId }) => sessionId),
+    userId,
+    deviceId,
+  ]);
+  return rows.map((row) => ({
     session: row.kind === null ? undefined : localSession(row, row.kind),
     revokedAt: row.revoked_at ?? undefined,
     newestAttempt: row.newest_attempt ?? undefined,
@@ -99,7 +116,7 @@ export async function readLocalFacts(
     holders: row.holders.map(deviceOfKey),
     rejected: row.rejected.map(deviceOfKey),
     now: row.now,
-  };
+  }));
 }
 
 function localSession(row: Row, kind: 'NATIVE' | 'IMPORTED'): LocalSession {

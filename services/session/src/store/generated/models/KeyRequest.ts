@@ -52,6 +52,7 @@ export type KeyRequestMinAggregateOutputType = {
   userId: string | null
   deviceId: string | null
   kind: string | null
+  priority: string | null
   state: string | null
   attemptBase: number | null
   attempt: number | null
@@ -61,6 +62,7 @@ export type KeyRequestMinAggregateOutputType = {
   nextAttemptAt: Date | null
   expiresAt: Date | null
   holderWantedAt: Date | null
+  queuedAt: Date | null
   endedAt: Date | null
   endedBecause: string | null
   version: number | null
@@ -75,6 +77,7 @@ export type KeyRequestMaxAggregateOutputType = {
   userId: string | null
   deviceId: string | null
   kind: string | null
+  priority: string | null
   state: string | null
   attemptBase: number | null
   attempt: number | null
@@ -84,6 +87,7 @@ export type KeyRequestMaxAggregateOutputType = {
   nextAttemptAt: Date | null
   expiresAt: Date | null
   holderWantedAt: Date | null
+  queuedAt: Date | null
   endedAt: Date | null
   endedBecause: string | null
   version: number | null
@@ -98,6 +102,7 @@ export type KeyRequestCountAggregateOutputType = {
   userId: number
   deviceId: number
   kind: number
+  priority: number
   state: number
   attemptBase: number
   attempt: number
@@ -107,6 +112,7 @@ export type KeyRequestCountAggregateOutputType = {
   nextAttemptAt: number
   expiresAt: number
   holderWantedAt: number
+  queuedAt: number
   endedAt: number
   endedBecause: number
   version: number
@@ -141,6 +147,7 @@ export type KeyRequestMinAggregateInputType = {
   userId?: true
   deviceId?: true
   kind?: true
+  priority?: true
   state?: true
   attemptBase?: true
   attempt?: true
@@ -150,6 +157,7 @@ export type KeyRequestMinAggregateInputType = {
   nextAttemptAt?: true
   expiresAt?: true
   holderWantedAt?: true
+  queuedAt?: true
   endedAt?: true
   endedBecause?: true
   version?: true
@@ -164,6 +172,7 @@ export type KeyRequestMaxAggregateInputType = {
   userId?: true
   deviceId?: true
   kind?: true
+  priority?: true
   state?: true
   attemptBase?: true
   attempt?: true
@@ -173,6 +182,7 @@ export type KeyRequestMaxAggregateInputType = {
   nextAttemptAt?: true
   expiresAt?: true
   holderWantedAt?: true
+  queuedAt?: true
   endedAt?: true
   endedBecause?: true
   version?: true
@@ -187,6 +197,7 @@ export type KeyRequestCountAggregateInputType = {
   userId?: true
   deviceId?: true
   kind?: true
+  priority?: true
   state?: true
   attemptBase?: true
   attempt?: true
@@ -196,6 +207,7 @@ export type KeyRequestCountAggregateInputType = {
   nextAttemptAt?: true
   expiresAt?: true
   holderWantedAt?: true
+  queuedAt?: true
   endedAt?: true
   endedBecause?: true
   version?: true
@@ -297,6 +309,7 @@ export type KeyRequestGroupByOutputType = {
   userId: string
   deviceId: string
   kind: string
+  priority: string
   state: string
   attemptBase: number
   attempt: number
@@ -306,6 +319,7 @@ export type KeyRequestGroupByOutputType = {
   nextAttemptAt: Date
   expiresAt: Date
   holderWantedAt: Date | null
+  queuedAt: Date | null
   endedAt: Date | null
   endedBecause: string | null
   version: number
@@ -343,6 +357,7 @@ export type KeyRequestWhereInput = {
   userId?: Prisma.StringFilter<"KeyRequest"> | string
   deviceId?: Prisma.StringFilter<"KeyRequest"> | string
   kind?: Prisma.StringFilter<"KeyRequest"> | string
+  priority?: Prisma.StringFilter<"KeyRequest"> | string
   state?: Prisma.StringFilter<"KeyRequest"> | string
   attemptBase?: Prisma.IntFilter<"KeyRequest"> | number
   attempt?: Prisma.IntFilter<"KeyRequest"> | number
@@ -352,6 +367,7 @@ export type KeyRequestWhereInput = {
   nextAttemptAt?: Prisma.DateTimeFilter<"KeyRequest"> | Date | string
   expiresAt?: Prisma.DateTimeFilter<"KeyRequest"> | Date | string
   holderWantedAt?: Prisma.DateTimeNullableFilter<"KeyRequest"> | Date | string | null
+  queuedAt?: Prisma.DateTimeNullableFilter<"KeyRequest"> | Date | string | null
   endedAt?: Prisma.DateTimeNullableFilter<"KeyRequest"> | Date | string | null
   endedBecause?: Prisma.StringNullableFilter<"KeyRequest"> | string | null
   version?: Prisma.IntFilter<"KeyRequest"> | number
@@ -366,6 +382,7 @@ export type KeyRequestOrderByWithRelationInput = {
   userId?: Prisma.SortOrder
   deviceId?: Prisma.SortOrder
   kind?: Prisma.SortOrder
+  priority?: Prisma.SortOrder
   state?: Prisma.SortOrder
   attemptBase?: Prisma.SortOrder
   attempt?: Prisma.SortOrder
@@ -375,6 +392,7 @@ export type KeyRequestOrderByWithRelationInput = {
   nextAttemptAt?: Prisma.SortOrder
   expiresAt?: Prisma.SortOrder
   holderWantedAt?: Prisma.SortOrderInput | Prisma.SortOrder
+  queuedAt?: Prisma.SortOrderInput | Prisma.SortOrder
   endedAt?: Prisma.SortOrderInput | Prisma.SortOrder
   endedBecause?: Prisma.SortOrderInput | Prisma.SortOrder
   version?: Prisma.SortOrder
@@ -392,6 +410,7 @@ export type KeyRequestWhereUniqueInput = Prisma.AtLeast<{
   userId?: Prisma.StringFilter<"KeyRequest"> | string
   deviceId?: Prisma.StringFilter<"KeyRequest"> | string
   kind?: Prisma.StringFilter<"KeyRequest"> | string
+  priority?: Prisma.StringFilter<"KeyRequest"> | string
   state?: Prisma.StringFilter<"KeyRequest"> | string
   attemptBase?: Prisma.IntFilter<"KeyRequest"> | number
   attempt?: Prisma.IntFilter<"KeyRequest"> | number
@@ -401,6 +420,7 @@ export type KeyRequestWhereUniqueInput = Prisma.AtLeast<{
   nextAttemptAt?: Prisma.DateTimeFilter<"KeyRequest"> | Date | string
   expiresAt?: Prisma.DateTimeFilter<"KeyRequest"> | Date | string
   holderWantedAt?: Prisma.DateTimeNullableFilter<"KeyRequest"> | Date | string | null
+  queuedAt?: Prisma.DateTimeNullableFilter<"KeyRequest"> | Date | string | null
   endedAt?: Prisma.DateTimeNullableFilter<"KeyRequest"> | Date | string | null
   endedBecause?: Prisma.StringNullableFilter<"KeyRequest"> | string | null
   version?: Prisma.IntFilter<"KeyRequest"> | number
@@ -415,6 +435,7 @@ export type KeyRequestOrderByWithAggregationInput = {
   userId?: Prisma.SortOrder
   deviceId?: Prisma.SortOrder
   kind?: Prisma.SortOrder
+  priority?: Prisma.SortOrder
   state?: Prisma.SortOrder
   attemptBase?: Prisma.SortOrder
   attempt?: Prisma.SortOrder
@@ -424,6 +445,7 @@ export type KeyRequestOrderByWithAggregationInput = {
   nextAttemptAt?: Prisma.SortOrder
   expiresAt?: Prisma.SortOrder
   holderWantedAt?: Prisma.SortOrderInput | Prisma.SortOrder
+  queuedAt?: Prisma.SortOrderInput | Prisma.SortOrder
   endedAt?: Prisma.SortOrderInput | Prisma.SortOrder
   endedBecause?: Prisma.SortOrderInput | Prisma.SortOrder
   version?: Prisma.SortOrder
@@ -446,6 +468,7 @@ export type KeyRequestScalarWhereWithAggregatesInput = {
   userId?: Prisma.StringWithAggregatesFilter<"KeyRequest"> | string
   deviceId?: Prisma.StringWithAggregatesFilter<"KeyRequest"> | string
   kind?: Prisma.StringWithAggregatesFilter<"KeyRequest"> | string
+  priority?: Prisma.StringWithAggregatesFilter<"KeyRequest"> | string
   state?: Prisma.StringWithAggregatesFilter<"KeyRequest"> | string
   attemptBase?: Prisma.IntWithAggregatesFilter<"KeyRequest"> | number
   attempt?: Prisma.IntWithAggregatesFilter<"KeyRequest"> | number
@@ -455,6 +478,7 @@ export type KeyRequestScalarWhereWithAggregatesInput = {
   nextAttemptAt?: Prisma.DateTimeWithAggregatesFilter<"KeyRequest"> | Date | string
   expiresAt?: Prisma.DateTimeWithAggregatesFilter<"KeyRequest"> | Date | string
   holderWantedAt?: Prisma.DateTimeNullableWithAggregatesFilter<"KeyRequest"> | Date | string | null
+  queuedAt?: Prisma.DateTimeNullableWithAggregatesFilter<"KeyRequest"> | Date | string | null
   endedAt?: Prisma.DateTimeNullableWithAggregatesFilter<"KeyRequest"> | Date | string | null
   endedBecause?: Prisma.StringNullableWithAggregatesFilter<"KeyRequest"> | string | null
   version?: Prisma.IntWithAggregatesFilter<"KeyRequest"> | number
@@ -469,6 +493,7 @@ export type KeyRequestCreateInput = {
   userId: string
   deviceId: string
   kind: string
+  priority: string
   state: string
   attemptBase: number
   attempt: number
@@ -478,6 +503,7 @@ export type KeyRequestCreateInput = {
   nextAttemptAt: Date | string
   expiresAt: Date | string
   holderWantedAt?: Date | string | null
+  queuedAt?: Date | string | null
   endedAt?: Date | string | null
   endedBecause?: string | null
   version: number
@@ -492,6 +518,7 @@ export type KeyRequestUncheckedCreateInput = {
   userId: string
   deviceId: string
   kind: string
+  priority: string
   state: string
   attemptBase: number
   attempt: number
@@ -501,6 +528,7 @@ export type KeyRequestUncheckedCreateInput = {
   nextAttemptAt: Date | string
   expiresAt: Date | string
   holderWantedAt?: Date | string | null
+  queuedAt?: Date | string | null
   endedAt?: Date | string | null
   endedBecause?: string | null
   version: number
@@ -515,6 +543,7 @@ export type KeyRequestUpdateInput = {
   userId?: Prisma.StringFieldUpdateOperationsInput | string
   deviceId?: Prisma.StringFieldUpdateOperationsInput | string
   kind?: Prisma.StringFieldUpdateOperationsInput | string
+  priority?: Prisma.StringFieldUpdateOperationsInput | string
   state?: Prisma.StringFieldUpdateOperationsInput | string
   attemptBase?: Prisma.IntFieldUpdateOperationsInput | number
   attempt?: Prisma.IntFieldUpdateOperationsInput | number
@@ -524,6 +553,7 @@ export type KeyRequestUpdateInput = {
   nextAttemptAt?: Prisma.DateTimeFieldUpdateOperationsInput | Date | string
   expiresAt?: Prisma.DateTimeFieldUpdateOperationsInput | Date | string
   holderWantedAt?: Prisma.NullableDateTimeFieldUpdateOperationsInput | Date | string | null
+  queuedAt?: Prisma.NullableDateTimeFieldUpdateOperationsInput | Date | string | null
   endedAt?: Prisma.NullableDateTimeFieldUpdateOperationsInput | Date | string | null
   endedBecause?: Prisma.NullableStringFieldUpdateOperationsInput | string | null
   version?: Prisma.IntFieldUpdateOperationsInput | number
@@ -538,6 +568,7 @@ export type KeyRequestUncheckedUpdateInput = {
   userId?: Prisma.StringFieldUpdateOperationsInput | string
   deviceId?: Prisma.StringFieldUpdateOperationsInput | string
   kind?: Prisma.StringFieldUpdateOperationsInput | string
+  priority?: Prisma.StringFieldUpdateOperationsInput | string
   state?: Prisma.StringFieldUpdateOperationsInput | string
   attemptBase?: Prisma.IntFieldUpdateOperationsInput | number
   attempt?: Prisma.IntFieldUpdateOperationsInput | number
@@ -547,6 +578,7 @@ export type KeyRequestUncheckedUpdateInput = {
   nextAttemptAt?: Prisma.DateTimeFieldUpdateOperationsInput | Date | string
   expiresAt?: Prisma.DateTimeFieldUpdateOperationsInput | Date | string
   holderWantedAt?: Prisma.NullableDateTimeFieldUpdateOperationsInput | Date | string | null
+  queuedAt?: Prisma.NullableDateTimeFieldUpdateOperationsInput | Date | string | null
   endedAt?: Prisma.NullableDateTimeFieldUpdateOperationsInput | Date | string | null
   endedBecause?: Prisma.NullableStringFieldUpdateOperationsInput | string | null
   version?: Prisma.IntFieldUpdateOperationsInput | number
@@ -561,6 +593,7 @@ export type KeyRequestCreateManyInput = {
   userId: string
   deviceId: string
   kind: string
+  priority: string
   state: string
   attemptBase: number
   attempt: number
@@ -570,6 +603,7 @@ export type KeyRequestCreateManyInput = {
   nextAttemptAt: Date | string
   expiresAt: Date | string
   holderWantedAt?: Date | string | null
+  queuedAt?: Date | string | null
   endedAt?: Date | string | null
   endedBecause?: string | null
   version: number
@@ -584,6 +618,7 @@ export type KeyRequestUpdateManyMutationInput = {
   userId?: Prisma.StringFieldUpdateOperationsInput | string
   deviceId?: Prisma.StringFieldUpdateOperationsInput | string
   kind?: Prisma.StringFieldUpdateOperationsInput | string
+  priority?: Prisma.StringFieldUpdateOperationsInput | string
   state?: Prisma.StringFieldUpdateOperationsInput | string
   attemptBase?: Prisma.IntFieldUpdateOperationsInput | number
   attempt?: Prisma.IntFieldUpdateOperationsInput | number
@@ -593,6 +628,7 @@ export type KeyRequestUpdateManyMutationInput = {
   nextAttemptAt?: Prisma.DateTimeFieldUpdateOperationsInput | Date | string
   expiresAt?: Prisma.DateTimeFieldUpdateOperationsInput | Date | string
   holderWantedAt?: Prisma.NullableDateTimeFieldUpdateOperationsInput | Date | string | null
+  queuedAt?: Prisma.NullableDateTimeFieldUpdateOperationsInput | Date | string | null
   endedAt?: Prisma.NullableDateTimeFieldUpdateOperationsInput | Date | string | null
   endedBecause?: Prisma.NullableStringFieldUpdateOperationsInput | string | null
   version?: Prisma.IntFieldUpdateOperationsInput | number
@@ -607,6 +643,7 @@ export type KeyRequestUncheckedUpdateManyInput = {
   userId?: Prisma.StringFieldUpdateOperationsInput | string
   deviceId?: Prisma.StringFieldUpdateOperationsInput | string
   kind?: Prisma.StringFieldUpdateOperationsInput | string
+  priority?: Prisma.StringFieldUpdateOperationsInput | string
   state?: Prisma.StringFieldUpdateOperationsInput | string
   attemptBase?: Prisma.IntFieldUpdateOperationsInput | number
   attempt?: Prisma.IntFieldUpdateOperationsInput | number
@@ -616,6 +653,7 @@ export type KeyRequestUncheckedUpdateManyInput = {
   nextAttemptAt?: Prisma.DateTimeFieldUpdateOperationsInput | Date | string
   expiresAt?: Prisma.DateTimeFieldUpdateOperationsInput | Date | string
   holderWantedAt?: Prisma.NullableDateTimeFieldUpdateOperationsInput | Date | string | null
+  queuedAt?: Prisma.NullableDateTimeFieldUpdateOperationsInput | Date | string | null
   endedAt?: Prisma.NullableDateTimeFieldUpdateOperationsInput | Date | string | null
   endedBecause?: Prisma.NullableStringFieldUpdateOperationsInput | string | null
   version?: Prisma.IntFieldUpdateOperationsInput | number
@@ -630,6 +668,7 @@ export type KeyRequestCountOrderByAggregateInput = {
   userId?: Prisma.SortOrder
   deviceId?: Prisma.SortOrder
   kind?: Prisma.SortOrder
+  priority?: Prisma.SortOrder
   state?: Prisma.SortOrder
   attemptBase?: Prisma.SortOrder
   attempt?: Prisma.SortOrder
@@ -639,6 +678,7 @@ export type KeyRequestCountOrderByAggregateInput = {
   nextAttemptAt?: Prisma.SortOrder
   expiresAt?: Prisma.SortOrder
   holderWantedAt?: Prisma.SortOrder
+  queuedAt?: Prisma.SortOrder
   endedAt?: Prisma.SortOrder
   endedBecause?: Prisma.SortOrder
   version?: Prisma.SortOrder
@@ -662,6 +702,7 @@ export type KeyRequestMaxOrderByAggregateInput = {
   userId?: Prisma.SortOrder
   deviceId?: Prisma.SortOrder
   kind?: Prisma.SortOrder
+  priority?: Prisma.SortOrder
   state?: Prisma.SortOrder
   attemptBase?: Prisma.SortOrder
   attempt?: Prisma.SortOrder
@@ -671,6 +712,7 @@ export type KeyRequestMaxOrderByAggregateInput = {
   nextAttemptAt?: Prisma.SortOrder
   expiresAt?: Prisma.SortOrder
   holderWantedAt?: Prisma.SortOrder
+  queuedAt?: Prisma.SortOrder
   endedAt?: Prisma.SortOrder
   endedBecause?: Prisma.SortOrder
   version?: Prisma.SortOrder
@@ -685,6 +727,7 @@ export type KeyRequestMinOrderByAggregateInput = {
   userId?: Prisma.SortOrder
   deviceId?: Prisma.SortOrder
   kind?: Prisma.SortOrder
+  priority?: Prisma.SortOrder
   state?: Prisma.SortOrder
   attemptBase?: Prisma.SortOrder
   attempt?: Prisma.SortOrder
@@ -694,6 +737,7 @@ export type KeyRequestMinOrderByAggregateInput = {
   nextAttemptAt?: Prisma.SortOrder
   expiresAt?: Prisma.SortOrder
   holderWantedAt?: Prisma.SortOrder
+  queuedAt?: Prisma.SortOrder
   endedAt?: Prisma.SortOrder
   endedBecause?: Prisma.SortOrder
   version?: Prisma.SortOrder
@@ -759,6 +803,7 @@ export type KeyRequestSelect<ExtArgs extends runtime.Types.Extensions.InternalAr
   userId?: boolean
   deviceId?: boolean
   kind?: boolean
+  priority?: boolean
   state?: boolean
   attemptBase?: boolean
   attempt?: boolean
@@ -768,6 +813,7 @@ export type KeyRequestSelect<ExtArgs extends runtime.Types.Extensions.InternalAr
   nextAttemptAt?: boolean
   expiresAt?: boolean
   holderWantedAt?: boolean
+  queuedAt?: boolean
   endedAt?: boolean
   endedBecause?: boolean
   version?: boolean
@@ -782,6 +828,7 @@ export type KeyRequestSelectCreateManyAndReturn<ExtArgs extends runtime.Types.Ex
   userId?: boolean
   deviceId?: boolean
   kind?: boolean
+  priority?: boolean
   state?: boolean
   attemptBase?: boolean
   attempt?: boolean
@@ -791,6 +838,7 @@ export type KeyRequestSelectCreateManyAndReturn<ExtArgs extends runtime.Types.Ex
   nextAttemptAt?: boolean
   expiresAt?: boolean
   holderWantedAt?: boolean
+  queuedAt?: boolean
   endedAt?: boolean
   endedBecause?: boolean
   version?: boolean
@@ -805,6 +853,7 @@ export type KeyRequestSelectUpdateManyAndReturn<ExtArgs extends runtime.Types.Ex
   userId?: boolean
   deviceId?: boolean
   kind?: boolean
+  priority?: boolean
   state?: boolean
   attemptBase?: boolean
   attempt?: boolean
@@ -814,6 +863,7 @@ export type KeyRequestSelectUpdateManyAndReturn<ExtArgs extends runtime.Types.Ex
   nextAttemptAt?: boolean
   expiresAt?: boolean
   holderWantedAt?: boolean
+  queuedAt?: boolean
   endedAt?: boolean
   endedBecause?: boolean
   version?: boolean
@@ -828,6 +878,7 @@ export type KeyRequestSelectScalar = {
   userId?: boolean
   deviceId?: boolean
   kind?: boolean
+  priority?: boolean
   state?: boolean
   attemptBase?: boolean
   attempt?: boolean
@@ -837,13 +888,14 @@ export type KeyRequestSelectScalar = {
   nextAttemptAt?: boolean
   expiresAt?: boolean
   holderWantedAt?: boolean
+  queuedAt?: boolean
   endedAt?: boolean
   endedBecause?: boolean
   version?: boolean
   traceparent?: boolean
 }
 
-export type KeyRequestOmit<ExtArgs extends runtime.Types.Extensions.InternalArgs = runtime.Types.Extensions.DefaultArgs> = runtime.Types.Extensions.GetOmit<"keyRequestId" | "conversationId" | "sessionId" | "epoch" | "userId" | "deviceId" | "kind" | "state" | "attemptBase" | "attempt" | "acceptedAttempt" | "holders" | "requestedAt" | "nextAttemptAt" | "expiresAt" | "holderWantedAt" | "endedAt" | "endedBecause" | "version" | "traceparent", ExtArgs["result"]["keyRequest"]>
+export type KeyRequestOmit<ExtArgs extends runtime.Types.Extensions.InternalArgs = runtime.Types.Extensions.DefaultArgs> = runtime.Types.Extensions.GetOmit<"keyRequestId" | "conversationId" | "sessionId" | "epoch" | "userId" | "deviceId" | "kind" | "priority" | "state" | "attemptBase" | "attempt" | "acceptedAttempt" | "holders" | "requestedAt" | "nextAttemptAt" | "expiresAt" | "holderWantedAt" | "queuedAt" | "endedAt" | "endedBecause" | "version" | "traceparent", ExtArgs["result"]["keyRequest"]>
 
 export type $KeyRequestPayload<ExtArgs extends runtime.Types.Extensions.InternalArgs = runtime.Types.Extensions.DefaultArgs> = {
   name: "KeyRequest"
@@ -856,6 +908,7 @@ export type $KeyRequestPayload<ExtArgs extends runtime.Types.Extensions.Internal
     userId: string
     deviceId: string
     kind: string
+    priority: string
     state: string
     attemptBase: number
     attempt: number
@@ -865,6 +918,7 @@ export type $KeyRequestPayload<ExtArgs extends runtime.Types.Extensions.Internal
     nextAttemptAt: Date
     expiresAt: Date
     holderWantedAt: Date | null
+    queuedAt: Date | null
     endedAt: Date | null
     endedBecause: string | null
     version: number
@@ -1299,6 +1353,7 @@ export interface KeyRequestFieldRefs {
   readonly userId: Prisma.FieldRef<"KeyRequest", 'String'>
   readonly deviceId: Prisma.FieldRef<"KeyRequest", 'String'>
   readonly kind: Prisma.FieldRef<"KeyRequest", 'String'>
+  readonly priority: Prisma.FieldRef<"KeyRequest", 'String'>
   readonly state: Prisma.FieldRef<"KeyRequest", 'String'>
   readonly attemptBase: Prisma.FieldRef<"KeyRequest", 'Int'>
   readonly attempt: Prisma.FieldRef<"KeyRequest", 'Int'>
@@ -1308,6 +1363,7 @@ export interface KeyRequestFieldRefs {
   readonly nextAttemptAt: Prisma.FieldRef<"KeyRequest", 'DateTime'>
   readonly expiresAt: Prisma.FieldRef<"KeyRequest", 'DateTime'>
   readonly holderWantedAt: Prisma.FieldRef<"KeyRequest", 'DateTime'>
+  readonly queuedAt: Prisma.FieldRef<"KeyRequest", 'DateTime'>
   readonly endedAt: Prisma.FieldRef<"KeyRequest", 'DateTime'>
   readonly endedBecause: Prisma.FieldRef<"KeyRequest", 'String'>
   readonly version: Prisma.FieldRef<"KeyRequest", 'Int'>
