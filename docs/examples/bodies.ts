@@ -40,6 +40,7 @@ import {
   rosterHash,
   sealEnvelope,
   signHeader,
+  signRosterChange,
   suite,
   type VerifiedRecipient,
   verifyBundle,
@@ -127,7 +128,18 @@ function conversation(): string {
     historyPolicy: HistoryPolicy.OWN_MEMBERSHIP,
     previousHeaderHash: new Uint8Array(),
   });
-  return json(CreateConversationRequestSchema, { requestId, kind: ConversationKind.DIRECT, members, initialSession });
+  const { ADMIN } = MemberRole;
+  const signedRoster = signRosterChange(primitives, sealer(), {
+    conversationId: deriveConversationId(userId, requestId),
+    rosterVersion: 1n,
+    previousHash: new Uint8Array(),
+    added: members,
+    permissions: { addMembers: ADMIN, removeMembers: ADMIN, changePolicy: ADMIN },
+    historyPolicy: HistoryPolicy.OWN_MEMBERSHIP,
+    madeAt: new Date(),
+  });
+  const kind = ConversationKind.DIRECT;
+  return json(CreateConversationRequestSchema, { requestId, kind, members, initialSession, signedRoster });
 }
 
 function rotation(): string {

@@ -19,6 +19,7 @@ import {
   type Session,
   sealEnvelope,
   signHeader,
+  signRosterChange,
   verifyDevice,
   verifyHeader,
 } from '@keytrail/crypto';
@@ -166,6 +167,19 @@ async function createConversation(holder: BenchDevice, old: BenchDevice): Promis
       initiatorCertificate: holder.certificate,
       envelopes,
       withholdings: [],
+    }),
+    signedRoster: signRosterChange(nodePrimitives, holder, {
+      conversationId,
+      rosterVersion: 1n,
+      previousHash: new Uint8Array(),
+      added: members,
+      permissions: {
+        addMembers: MemberRole.ADMIN,
+        removeMembers: MemberRole.ADMIN,
+        changePolicy: MemberRole.ADMIN,
+      },
+      historyPolicy: HistoryPolicy.OWN_MEMBERSHIP,
+      madeAt: new Date(),
     }),
   });
   const made = { holder, session, sessionKey };

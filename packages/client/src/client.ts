@@ -14,7 +14,14 @@ import { compareSafetyNumber, noblePrimitives, type Primitives, type SafetyNumbe
 import { Attachment } from './attachment.ts';
 import { Calls, type RetryOptions, type Transports } from './calls.ts';
 import { type Clock, pause, systemClock } from './clock.ts';
-import { Conversations, type NewConversation, type NewMember, type SealedConversation } from './conversations.ts';
+import {
+  Conversations,
+  type NewConversation,
+  type NewMember,
+  type PolicyChange,
+  type RoleName,
+  type SealedConversation,
+} from './conversations.ts';
 import { DeviceChanges } from './device-changes.ts';
 import { DeviceLogs } from './device-logs.ts';
 import { Directory } from './directory.ts';
@@ -123,6 +130,8 @@ export interface KeytrailClient {
   requestRotation(conversationId: string): Promise<Conversation>;
   addMembers(conversationId: string, members: readonly NewMember[]): Promise<Conversation>;
   removeMembers(conversationId: string, userIds: readonly string[]): Promise<Conversation>;
+  changeRoles(conversationId: string, roles: Readonly<Record<string, RoleName>>): Promise<Conversation>;
+  changePolicy(conversationId: string, change: PolicyChange): Promise<Conversation>;
   getConversation(conversationId: string): Promise<Conversation>;
   listConversations(page?: {
     pageSize?: number;
@@ -433,6 +442,10 @@ export function createClient(options: ClientOptions): KeytrailClient {
       run('add members', (operation) => conversations.addMembers(operation, conversationId, members)),
     removeMembers: (conversationId, userIds) =>
       run('remove members', (operation) => conversations.removeMembers(operation, conversationId, userIds)),
+    changeRoles: (conversationId, roles) =>
+      run('change roles', (operation) => conversations.changeRoles(operation, conversationId, roles)),
+    changePolicy: (conversationId, change) =>
+      run('change policy', (operation) => conversations.changePolicy(operation, conversationId, change)),
     getConversation: (conversationId) =>
       run('get conversation', (operation) => conversations.get(operation, conversationId)),
     listConversations: (page = {}) => run('list conversations', (operation) => conversations.list(operation, page)),

@@ -1,4 +1,5 @@
 import { create, type DescMessage, fromBinary, type MessageShape, toBinary } from '@bufbuild/protobuf';
+import type { CallOptions } from '@connectrpc/connect';
 import { ConnectError } from '@connectrpc/connect';
 import {
   type Conversation,
@@ -13,10 +14,20 @@ import {
   RotateSessionRequestSchema,
   RotationDueReason,
   SessionIncompleteSchema,
+  type SignedRosterChange,
   type WithheldReason,
   WithheldReasonSchema,
 } from '@keytrail/contracts';
-import { deriveConversationId, loggedRootKey, parseHeader, type Ref } from '@keytrail/crypto';
+import {
+  deriveConversationId,
+  loggedRootKey,
+  parseHeader,
+  type Ref,
+  type RosterMember,
+  type RosterPermissions,
+  signRosterChange,
+  type UnsignedRosterChange,
+} from '@keytrail/crypto';
 import { readRefusal } from '@keytrail/rpc/refusal';
 import { equalBytes, randomUuid } from './bytes.ts';
 import { enumName } from './enum-name.ts';
@@ -29,12 +40,31 @@ import type { Operation } from './tracing.ts';
 
 export type NewMember = string | { readonly userId: string; readonly role?: MemberRole };
 
+export type RoleName = 'admin' | 'member';
+export type HistoryPolicyName = 'own-membership' | 'shared';
+
+/** Which role is needed for what: `member` for everybody. */
+export interface Permissions {
+  readonly addMembers: RoleName;
+  readonly removeMembers: RoleName;
+  readonly changePolicy: RoleName;
+}
+
+/** What is to change; what is left out stays. */
+export interface PolicyChange {
+  readonly permissions?: Partial<Permissions>;
+  /** Of the epochs from the next one on. */
+  readonly historyPolicy?: HistoryPolicyName;
+}
+
 export interface NewConversation {
   readonly kind: 'direct' | 'group';
   /** The caller need not be named. */
   readonly members: readonly NewMember[];
   /** `own-membership` by default. */
-  readonly historyPolicy?: 'own-membership' | 'shared';
+  readonly historyPolicy?: HistoryPolicyName;
+  /** Of a group: `admin` for all of them by default. */
+  readonly permissions?: Partial<Permissions>;
   /** A UUID of your own makes the call repeatable over a crash. */
   readonly requestId?: string;
 }
@@ -122,7 +152,7 @@ export class Conversations {
         epoch: 1n,
         rosterVersion: 1n,
         members: [...members.values()],
-        historyPolicy: wanted.historyPolicy === 'shared' ? HistoryPolicy.SHARED : HistoryPolicy.OWN_MEMBERSHIP,
+        historyPolicy: historyPolicyOf(wanted.historyPolicy),
         previousHeaderHash: new Uint8Array(),
         claimSeed: requestId,
         round,
@@ -132,7 +162,16 @@ export class Conversations {
       round += 1;
       const { initialSession, sessionKey } = await makeSession(this.#parts, operation, plan);
       const kind = wanted.kind === 'direct' ? ConversationKind.DIRECT : ConversationKind.GROUP;
-      const request = { requestId, kind, members: plan.members, initialSession };
+      const signedRoster = signRosterChange(primitives, await own.registered(), {
+        conversationId: plan.conversationId,
+        rosterVersion: 1n,
+        previousHash: new Uint8Array(),
+        added: plan.members,
+        permissions: permissionsOf(adminsOnly, wanted.permissions),
+        historyPolicy: plan.historyPolicy,
+        madeAt: this.#parts.clock.now(),
+      });
+      const request = { requestId, kind, members: plan.members, initialSession, signedRoster };
       return { request: create(CreateConversationRequestSchema, request), sessionKey };
     };
     const send = async (request: CreateConversationRequest): Promise<SealedConversation> => {
@@ -143,7 +182,10 @@ export class Conversations {
     };
     const upload = new Upload(store, `create ${requestId}`, CreateConversationRequestSchema);
     const pending = await upload.resume();
-    const stale = pending !== undefined && !(await this.#isFresh(operation, pending.request.initialSession));
+    // One without a signed roster was prepared by an older build.
+    const stale =
+      pending !== undefined &&
+      (pending.request.signedRoster === undefined || !(await this.#isFresh(operation, pending.request.initialSession)));
     if (stale && (await this.#wasAccepted(operation, pending.request.initialSession))) {
       await this.#own(pending.request.initialSession, pending.sessionKey);
       await upload.done();
@@ -358,39 +400,91 @@ export class Conversations {
     return this.#remember(conversation);
   }
 
-  async addMembers(operation: Operation, conversationId: string, added: readonly NewMember[]): Promise<Conversation> {
+  addMembers(operation: Operation, conversationId: string, wanted: readonly NewMember[]): Promise<Conversation> {
     const { calls } = this.#parts;
-    const members = added.map(memberOf);
-    return this.#changeRoster(operation, conversationId, (expected) =>
-      calls.call(operation, (options) =>
-        calls.conversation.addMembers({ ...expected, conversationId, members }, options),
-      ),
-    );
+    return this.#changeRoster(operation, conversationId, (current) => {
+      const present = new Set(current.members.map(({ userId }) => userId));
+      const added = wanted.map(memberOf).filter(({ userId }) => !present.has(userId));
+      return {
+        settled: added.length === 0,
+        content: { added },
+        send: (request, options) => calls.conversation.addMembers({ ...request, members: added }, options),
+      };
+    });
   }
 
-  async removeMembers(operation: Operation, conversationId: string, removed: readonly string[]): Promise<Conversation> {
+  removeMembers(operation: Operation, conversationId: string, userIds: readonly string[]): Promise<Conversation> {
     const { calls } = this.#parts;
-    const userIds = [...removed];
-    return this.#changeRoster(operation, conversationId, (expected) =>
-      calls.call(operation, (options) =>
-        calls.conversation.removeMembers({ ...expected, conversationId, userIds }, options),
-      ),
-    );
+    return this.#changeRoster(operation, conversationId, (current) => {
+      const present = new Set(current.members.map(({ userId }) => userId));
+      const removed = userIds.filter((userId) => present.has(userId));
+      return {
+        settled: removed.length === 0,
+        content: { removed },
+        send: (request, options) => calls.conversation.removeMembers({ ...request, userIds: removed }, options),
+      };
+    });
   }
 
+  changeRoles(
+    operation: Operation,
+    conversationId: string,
+    wanted: Readonly<Record<string, RoleName>>,
+  ): Promise<Conversation> {
+    const { calls } = this.#parts;
+    return this.#changeRoster(operation, conversationId, (current) => {
+      const before = new Map(current.members.map(({ userId, role }) => [userId, role]));
+      const roles = Object.entries(wanted)
+        .map(([userId, role]) => ({ userId, role: roleOf(role) }))
+        .filter(({ userId, role }) => before.get(userId) !== role);
+      return {
+        settled: roles.length === 0,
+        content: { roles },
+        send: (request, options) => calls.conversation.changeRoles({ ...request, members: roles }, options),
+      };
+    });
+  }
+
+  changePolicy(operation: Operation, conversationId: string, wanted: PolicyChange): Promise<Conversation> {
+    const { calls } = this.#parts;
+    return this.#changeRoster(operation, conversationId, (current) => {
+      const permissions = wanted.permissions && permissionsOf(current.permissions ?? adminsOnly, wanted.permissions);
+      const historyPolicy = wanted.historyPolicy && historyPolicyOf(wanted.historyPolicy);
+      const content = { ...(permissions && { permissions }), ...(historyPolicy && { historyPolicy }) };
+      return {
+        settled: permissions === undefined && historyPolicy === undefined,
+        content,
+        send: (request, options) => calls.conversation.changePolicy({ ...request, ...content }, options),
+      };
+    });
+  }
+
+  /**
+   * Signs a change of the roster as it is now, and makes it. When somebody else was first, what is left of it to do is signed anew; nothing is
+   * left when the others did just that.
+   */
   async #changeRoster(
     operation: Operation,
     conversationId: string,
-    change: (expected: {
-      requestId: string;
-      expectedRosterVersion: bigint;
-    }) => Promise<{ conversation?: Conversation | undefined }>,
+    change: (current: Conversation) => RosterWish,
   ): Promise<Conversation> {
+    const { calls, primitives, own, clock } = this.#parts;
     for (let tries = 1; ; tries += 1) {
-      const { rosterVersion: expectedRosterVersion } = await this.get(operation, conversationId);
+      const current = await this.get(operation, conversationId);
+      const { settled, content, send } = change(current);
+      if (settled) return current;
+      const signedChange = signRosterChange(primitives, await own.registered(), {
+        conversationId,
+        rosterVersion: current.rosterVersion + 1n,
+        previousHash: current.rosterHead,
+        madeAt: clock.now(),
+        ...content,
+      });
+      const requestId = randomUuid(primitives);
+      const request = { requestId, conversationId, expectedRosterVersion: current.rosterVersion, signedChange };
       try {
-        const requestId = randomUuid(this.#parts.primitives);
-        return this.#remember((await change({ requestId, expectedRosterVersion })).conversation);
+        const { conversation } = await calls.call(operation, (options) => send(request, options));
+        return this.#remember(conversation);
       } catch (error) {
         const conflict = error instanceof RefusalError && error.reason === 'ROSTER_CONFLICT';
         if (!conflict || tries >= triesAtMost) throw error;
@@ -445,6 +539,22 @@ function forgetStale(contacts: Map<string, FirstContact>, conflict: RefusalError
   for (const { userId } of [...missing, ...unexpected, ...staleDeviceLists]) contacts.delete(userId);
 }
 
+/** A change of a roster, as it is to be made of the roster that it was wanted for. */
+interface RosterWish {
+  /** Nothing is left to do. */
+  readonly settled: boolean;
+  readonly content: Pick<UnsignedRosterChange, 'added' | 'removed' | 'roles' | 'permissions' | 'historyPolicy'>;
+  readonly send: (
+    request: {
+      readonly requestId: string;
+      readonly conversationId: string;
+      readonly expectedRosterVersion: bigint;
+      readonly signedChange: SignedRosterChange;
+    },
+    options: CallOptions,
+  ) => Promise<{ conversation?: Conversation | undefined }>;
+}
+
 interface Prepared<D extends DescMessage> {
   readonly request: MessageShape<D>;
   readonly sessionKey: Uint8Array;
@@ -476,7 +586,30 @@ class Upload<D extends DescMessage> {
   }
 }
 
-function memberOf(member: NewMember): { userId: string; role: MemberRole } {
+const adminsOnly: RosterPermissions = {
+  addMembers: MemberRole.ADMIN,
+  removeMembers: MemberRole.ADMIN,
+  changePolicy: MemberRole.ADMIN,
+};
+
+function permissionsOf(before: RosterPermissions, wanted: Partial<Permissions> = {}): RosterPermissions {
+  const { addMembers, removeMembers, changePolicy } = wanted;
+  return {
+    addMembers: addMembers ? roleOf(addMembers) : before.addMembers,
+    removeMembers: removeMembers ? roleOf(removeMembers) : before.removeMembers,
+    changePolicy: changePolicy ? roleOf(changePolicy) : before.changePolicy,
+  };
+}
+
+function roleOf(name: RoleName): MemberRole {
+  return name === 'admin' ? MemberRole.ADMIN : MemberRole.MEMBER;
+}
+
+function historyPolicyOf(name: HistoryPolicyName = 'own-membership'): HistoryPolicy {
+  return name === 'shared' ? HistoryPolicy.SHARED : HistoryPolicy.OWN_MEMBERSHIP;
+}
+
+function memberOf(member: NewMember): RosterMember {
   return typeof member === 'string'
     ? { userId: member, role: MemberRole.MEMBER }
     : { userId: member.userId, role: member.role ?? MemberRole.MEMBER };

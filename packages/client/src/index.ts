@@ -33,7 +33,16 @@ export {
 export type { RetryOptions, Transports } from './calls.ts';
 export { type ClientOptions, createClient, type KeytrailClient, type RequestedKey } from './client.ts';
 export { type Clock, systemClock } from './clock.ts';
-export type { NewConversation, NewMember, SealedConversation, WithheldReasonName } from './conversations.ts';
+export type {
+  HistoryPolicyName,
+  NewConversation,
+  NewMember,
+  Permissions,
+  PolicyChange,
+  RoleName,
+  SealedConversation,
+  WithheldReasonName,
+} from './conversations.ts';
 export {
   type DeviceListProblem,
   DeviceListRefusedError,

@@ -118,9 +118,7 @@ test('where history is shared, later members may have earlier epochs', async () 
     members: ['bob'],
     historyPolicy: 'shared',
   });
-  const conversation = world.conversation(conversationId);
-  const [member] = conversation.members;
-  if (member) conversation.members.push({ ...member, userId: 'carol' });
+  await alice.addMembers(conversationId, ['carol']);
   await Promise.all([alice.attach(), carol.attach()]);
   expect((await carol.openSession(conversationId, sessionId)).origin).toBe('recovered');
   await Promise.all([alice.close(), carol.close()]);

@@ -60,7 +60,7 @@ function withoutErased({ members, version }: RosterState, userId: string): Roste
 }
 
 /** When the last admin has left, the first of the rest takes over, by the bytes of their user ids: a rule without a second opinion. */
-function withAdmin(members: readonly RosterMember[]): RosterMember[] {
+export function withAdmin(members: readonly RosterMember[]): RosterMember[] {
   if (members.some(({ role }) => role === ADMIN)) return [...members];
   return members.map((member, i) => (i === 0 ? { ...member, role: ADMIN } : member));
 }

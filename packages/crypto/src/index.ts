@@ -30,7 +30,7 @@ export {
   sealingText,
   verifyEnvelope,
 } from './envelope.ts';
-export { foldRoster } from './fold-roster.ts';
+export { foldRoster, withAdmin } from './fold-roster.ts';
 export {
   conversationIdText,
   deriveConversationId,

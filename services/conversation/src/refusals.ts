@@ -48,7 +48,7 @@ export function directRosterFixed(conversationId: string): ConnectError {
 }
 
 export function roleNotSufficient(role: MemberRole): ConnectError {
-  return refuse('ROLE_NOT_SUFFICIENT', 'only admins may change the roster, and everybody may leave', {
+  return refuse('ROLE_NOT_SUFFICIENT', "the conversation's permissions ask for another role; everybody may leave", {
     metadata: { role: roleName(role), needed: roleName(MemberRole.ADMIN) },
   });
 }
@@ -68,6 +68,21 @@ export function signatureInvalid(field: string): ConnectError {
   return refuse('SIGNATURE_INVALID', `${field} does not verify`, {
     metadata: { field },
     fields: [{ field, description: 'does not verify under the signing key of the calling device' }],
+  });
+}
+
+/** `field` of the signed change, as docs/reasons/roster-change-mismatch.md lists them. */
+export function rosterChangeMismatch(field: string, description: string): ConnectError {
+  return refuse('ROSTER_CHANGE_MISMATCH', `the signed roster change, ${field}: ${description}`, {
+    metadata: { field },
+    fields: [{ field, description }],
+  });
+}
+
+export function certificateInvalid(field: string): ConnectError {
+  return refuse('CERTIFICATE_INVALID', `${field} is not the registered certificate of the calling device`, {
+    metadata: { field, rule: 'registered' },
+    fields: [{ field, description: 'must be the registered certificate of the calling device' }],
   });
 }
 

@@ -18,6 +18,8 @@ import { type Reconciled, reconcileCandidates, startReconciling } from './jobs/r
 import type { Parts } from './parts.ts';
 import { deviceDirectory } from './peers/device-directory.ts';
 import { addMembers } from './rpc/add-members.ts';
+import { changePolicy } from './rpc/change-policy.ts';
+import { changeRoles } from './rpc/change-roles.ts';
 import { checkEntitlement } from './rpc/check-entitlement.ts';
 import { checkEntitlements } from './rpc/check-entitlements.ts';
 import { createConversation } from './rpc/create-conversation.ts';
@@ -29,6 +31,7 @@ import { getRotation } from './rpc/get-rotation.ts';
 import { listChanges } from './rpc/list-changes.ts';
 import { listConversations } from './rpc/list-conversations.ts';
 import { listMessages } from './rpc/list-messages.ts';
+import { listRosterChanges } from './rpc/list-roster-changes.ts';
 import { listSessions } from './rpc/list-sessions.ts';
 import { listSharedUsers } from './rpc/list-shared-users.ts';
 import { removeMembers } from './rpc/remove-members.ts';
@@ -155,6 +158,9 @@ export function createConversationServer(
           requestRotation(parts),
           addMembers(parts),
           removeMembers(parts),
+          changeRoles(parts),
+          changePolicy(parts),
+          listRosterChanges(parts),
           getConversation(parts),
           listConversations(parts),
           sendMessage(parts),

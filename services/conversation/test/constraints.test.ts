@@ -72,8 +72,8 @@ const epoch = (
 ) =>
   [
     `INSERT INTO epochs (conversation_id, epoch, session_id, roster_version, header_hash, previous_header_hash,
-       initiator_user_id, initiator_device_id, envelopes_written, envelopes_expected, writer_build, trace_id)
-     VALUES ($1, $2, $3, 1, $4, $5, 'u', 'd', $6, $7, 'b', '')`,
+       initiator_user_id, initiator_device_id, envelopes_written, envelopes_expected, writer_build, trace_id, history_policy)
+     VALUES ($1, $2, $3, 1, $4, $5, 'u', 'd', $6, $7, 'b', '', 1)`,
     conversationId,
     number,
     session,
@@ -152,7 +152,8 @@ describe('the database, by straight SQL, refuses', () => {
     ['an epoch without its session', `epoch = epoch + 1`],
     ['skipping a roster version', `roster_version = roster_version + 2`],
     ['a gap in the sequence', `last_sequence = last_sequence + 2`],
-    ['another history policy', `history_policy = 2`],
+    ['another history policy under the same roster version', `history_policy = 2`],
+    ['other permissions under the same roster version', `may_add = 2`],
     ['another kind', `kind = 1, direct_low = 'a', direct_high = 'b'`],
   ])('a conversation %s', async (_name, change) => {
     const failure = await failureOf([`UPDATE conversations SET ${change} WHERE conversation_id = $1`, group]);
@@ -247,5 +248,100 @@ describe('the database, by straight SQL, refuses', () => {
   it('rows that do not name the build that wrote them', async () => {
     const failure = await failureOf(['UPDATE conversations SET writer_build = NULL WHERE conversation_id = $1', group]);
     expect(isNotNullViolation(failure, 'writer_build')).toBe(true);
+  });
+});
+
+describe('of the log of a roster, the database refuses, by straight SQL', () => {
+  const bump = () =>
+    ['UPDATE conversations SET roster_version = roster_version + 1 WHERE conversation_id = $1', group] as const;
+  /** A copy of the first entry with other parts. */
+  const entry = (parts: string) =>
+    [
+      `INSERT INTO roster_log (conversation_id, roster_version, previous_version, previous_hash, change, signature, author_user_id,
+         author_device_id, author_identity_key, author_signing_key, certificate_root_key, certified_at, certificate_signature,
+         writer_build, trace_id)
+       SELECT conversation_id, ${parts}, change, signature, author_user_id, author_device_id, author_identity_key, author_signing_key,
+         certificate_root_key, certified_at, certificate_signature, 'b', ''
+       FROM roster_log WHERE conversation_id = $1 AND roster_version = 1`,
+      group,
+    ] as const;
+
+  it('a roster that changes without an entry', async () => {
+    expect(isForeignKeyViolation(await failureOf(bump()), 'conversations_roster_has_its_entry')).toBe(true);
+  });
+
+  it('a new conversation without an entry, or with the head of nothing', async () => {
+    const id = randomUUID();
+    const session = [decided(id, 's1', 'COMMITTED'), epoch(id, 1n, 's1', null)] as const;
+    const member = membership(id, 'u', 1n, null, 1n, null);
+    const headless = await failureOf(newConversation(id), ...session, member);
+    expect(isCheckViolation(headless, 'conversations_roster_has_its_entry')).toBe(true);
+    const invented = await failureOf(newConversation(id, "roster_head=sha256('')"), ...session, member);
+    expect(isForeignKeyViolation(invented, 'conversations_roster_has_its_entry')).toBe(true);
+  });
+
+  it('an entry that is changed or taken away', async () => {
+    for (const change of [
+      "UPDATE roster_log SET change = '\\x00' WHERE conversation_id = $1",
+      'UPDATE roster_log SET recorded_at = now() WHERE conversation_id = $1',
+      'DELETE FROM roster_log WHERE conversation_id = $1',
+    ])
+      expect(isCheckViolation(await failureOf([change, group]), 'roster_log_never_change')).toBe(true);
+  });
+
+  it('an entry that skips a version, or comes after the next one was made', async () => {
+    const skipping = await failureOf(bump(), entry('3, 2, entry_hash'));
+    expect(
+      isForeignKeyViolation(skipping, 'roster_log_chained') || isCheckViolation(skipping, 'roster_log_without_gaps'),
+    ).toBe(true);
+    const early = await failureOf(entry('2, 1, entry_hash'));
+    expect(isCheckViolation(early, 'roster_log_without_gaps')).toBe(true);
+  });
+
+  it('a fork: a second entry of a version, or one that names another hash than that of the entry before', async () => {
+    const second = await failureOf(entry("1, NULL, ''"));
+    expect(isUniqueViolation(second)).toBe(true);
+    const forked = await failureOf(bump(), entry("2, 1, sha256('')"));
+    expect(isForeignKeyViolation(forked, 'roster_log_chained')).toBe(true);
+    const anew = await failureOf(bump(), entry("2, NULL, ''"));
+    expect(isCheckViolation(anew, 'roster_log_begins')).toBe(true);
+  });
+
+  it('an entry of its own hash, of two kinds, and a change that is not signed', async () => {
+    const hashed = await failureOf(bump(), [
+      `INSERT INTO roster_log (conversation_id, roster_version, previous_version, previous_hash, erased_user_id, entry_hash, writer_build, trace_id)
+       VALUES ($1, 2, 1, sha256(''), 'x', sha256(''), 'b', '')`,
+      group,
+    ]);
+    expect((hashed as { code?: string }).code).toBe('428C9');
+    const both = await failureOf(bump(), [
+      `INSERT INTO roster_log (conversation_id, roster_version, previous_version, previous_hash, change, base, writer_build, trace_id)
+       VALUES ($1, 2, 1, sha256(''), 'x', 'y', 'b', '')`,
+      group,
+    ]);
+    expect(isCheckViolation(both)).toBe(true);
+    const unsigned = await failureOf(bump(), [
+      `INSERT INTO roster_log (conversation_id, roster_version, previous_version, previous_hash, change, writer_build, trace_id)
+       SELECT $1, 2, 1, entry_hash, change, 'b', '' FROM roster_log WHERE conversation_id = $1 AND roster_version = 1`,
+      group,
+    ]);
+    expect(isCheckViolation(unsigned, 'roster_log_changes_are_signed')).toBe(true);
+  });
+
+  it('an unsigned removal of anybody but an erased user, and a base that is not the first entry', async () => {
+    const erasure = await failureOf(bump(), [
+      `INSERT INTO roster_log (conversation_id, roster_version, previous_version, previous_hash, erased_user_id, writer_build, trace_id)
+       SELECT $1, 2, 1, entry_hash, 'somebody', 'b', '' FROM roster_log WHERE conversation_id = $1 AND roster_version = 1`,
+      group,
+    ]);
+    expect(isCheckViolation(erasure, 'roster_log_erases_erased_users')).toBe(true);
+    const base = (previous: string) =>
+      failureOf(bump(), [
+        `INSERT INTO roster_log (conversation_id, roster_version, previous_version, previous_hash, base, writer_build, trace_id)
+         SELECT $1, 2, ${previous}, 'x', 'b', '' FROM roster_log WHERE conversation_id = $1 AND roster_version = 1`,
+        group,
+      ]);
+    expect(isCheckViolation(await base('1, entry_hash'), 'roster_log_begins')).toBe(true);
+    expect(isCheckViolation(await base("NULL, ''"), 'roster_log_without_gaps')).toBe(true);
   });
 });

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { ConversationKind, HistoryPolicy, MemberRole, RotationDueReason } from '@keytrail/contracts';
 import { refuse } from '@keytrail/rpc';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { createdBy, creation, gateAt, type Harness, refusalOf, startHarness } from './harness.ts';
+import { createdBy, creation, gateAt, type Harness, refusalOf, removing, startHarness } from './harness.ts';
 
 let harness: Harness;
 
@@ -74,8 +74,7 @@ describe('a new conversation', () => {
     const { conversationId } = conversation;
     const seen = await alice.device.web.getConversation({ conversationId });
     expect(seen.conversation).toEqual(conversation);
-    const removal = { requestId: randomUUID(), conversationId, expectedRosterVersion: 1n, userIds: [alice.userId] };
-    const left = await alice.device.client.removeMembers(removal);
+    const left = await alice.device.client.removeMembers(removing(alice.device, conversation, [alice.userId]));
     expect(left.conversation?.members.filter(({ role }) => role === MemberRole.ADMIN)).toHaveLength(1);
   });
 

@@ -10,7 +10,14 @@ import {
   readableEpochs,
 } from '../src/domain/entitlement.ts';
 import { takeWhileFits } from '../src/domain/pages.ts';
-import { problemOfNewRoster, rotationDueAfter, successorOfLastAdmin } from '../src/domain/roster.ts';
+import {
+  mayAdd,
+  mayChangePolicy,
+  mayRemove,
+  problemOfNewRoster,
+  promotedIn,
+  rotationDueAfter,
+} from '../src/domain/roster.ts';
 import { judgeSending } from '../src/domain/sending.ts';
 
 const own = HistoryPolicy.OWN_MEMBERSHIP;
@@ -110,8 +117,8 @@ describe('entitlement by shared history', () => {
 });
 
 it('entitles a stranger to nothing', () => {
-  expect(readableEpochs([], own)).toEqual([]);
-  expect(readableEpochs([], shared)).toEqual([]);
+  expect(readableEpochs([], [{ fromEpoch: 1n, policy: own }])).toEqual([]);
+  expect(readableEpochs([], [{ fromEpoch: 1n, policy: shared }])).toEqual([]);
 });
 
 describe('sending', () => {
@@ -124,8 +131,8 @@ describe('sending', () => {
         fc.constantFrom(own, shared),
         (epoch, minSendEpoch, sessionEpoch, historyPolicy) => {
           const rotationDue = minSendEpoch > epoch ? RotationDueReason.MEMBER_REMOVED : none;
-          const state = { epoch, minSendEpoch, rotationDue, historyPolicy };
-          const verdict = judgeSending(state, [{ fromEpoch: 1n }], sessionEpoch);
+          const state = { epoch, minSendEpoch, rotationDue };
+          const verdict = judgeSending(state, [{ fromEpoch: 1n }], { epoch: sessionEpoch, historyPolicy });
           expect(verdict).toBe(sessionEpoch < minSendEpoch ? 'rotation-required' : 'accepted');
         },
       ),
@@ -137,10 +144,9 @@ describe('sending', () => {
       epoch: 3n,
       minSendEpoch: 1n,
       rotationDue: RotationDueReason.MEMBER_ADDED,
-      historyPolicy: own,
     };
-    expect(judgeSending(state, [{ fromEpoch: 4n }], 3n)).toBe('rotation-required');
-    expect(judgeSending(state, [{ fromEpoch: 4n }], 2n)).toBe('not-entitled');
+    const under = (epoch: bigint) => judgeSending(state, [{ fromEpoch: 4n }], { epoch, historyPolicy: own });
+    expect([under(3n), under(2n)]).toEqual(['rotation-required', 'not-entitled']);
   });
 });
 
@@ -160,18 +166,65 @@ describe('the reason of a rotation', () => {
   });
 });
 
-describe('the successor of the last admin', () => {
-  const member = (userId: string, fromRosterVersion: bigint, role: MemberRole = MemberRole.MEMBER) => ({
-    userId,
-    role,
-    fromRosterVersion,
+describe('entitlement where the policy changed', () => {
+  const policies = [
+    { fromEpoch: 1n, policy: own },
+    { fromEpoch: 4n, policy: shared },
+    { fromEpoch: 7n, policy: own },
+  ];
+  it('is to the epochs of the own spans and to those whose own headers share history, and no other', () => {
+    expect(readableEpochs([{ fromEpoch: 9n }], policies)).toEqual([{ first: 4n, last: 6n }, { first: 9n }]);
+    expect(readableEpochs([{ fromEpoch: 2n, toEpoch: 5n }], policies)).toEqual([{ first: 2n, last: 5n }]);
+    expect(readableEpochs([{ fromEpoch: 2n, toEpoch: 2n }], policies)).toEqual([{ first: 2n, last: 2n }]);
   });
-  it('is who has been there longest, by id among equals', () => {
-    expect(successorOfLastAdmin([member('c', 2n), member('b', 1n), member('a', 1n)])?.userId).toBe('a');
+
+  it('is to an epoch just when it is so under that epoch’s policy, in ranges that are apart', () => {
+    fc.assert(
+      fc.property(
+        histories,
+        fc.array(fc.constantFrom(own, shared), { minLength: 1, maxLength: 45 }),
+        (events, each) => {
+          const { epoch, spans } = live(events, own);
+          const starts = each.map((policy, i) => ({ fromEpoch: BigInt(i + 1), policy }));
+          const ranges = readableEpochs(spans, starts);
+          for (const asked of epochsUpTo(epoch)) {
+            const policy = each[Math.min(Number(asked), each.length) - 1] ?? own;
+            const within = ranges.filter(({ first, last }) => asked >= first && (last === undefined || asked <= last));
+            expect(within.length).toBe(isEntitled(spans, policy, asked) ? 1 : 0);
+          }
+        },
+      ),
+    );
   });
-  it('is nobody while an admin remains, or when nobody remains', () => {
-    expect(successorOfLastAdmin([member('a', 1n, MemberRole.ADMIN), member('b', 1n)])).toBeUndefined();
-    expect(successorOfLastAdmin([])).toBeUndefined();
+});
+
+describe('roles', () => {
+  const { ADMIN, MEMBER } = MemberRole;
+  const admins = { addMembers: ADMIN, removeMembers: ADMIN, changePolicy: ADMIN };
+  const everybody = { addMembers: MEMBER, removeMembers: MEMBER, changePolicy: MEMBER };
+  it('let members do what the permissions say, and never what makes or unmakes an admin', () => {
+    const [a, m] = [[{ userId: 'x', role: ADMIN }], [{ userId: 'x', role: MEMBER }]];
+    expect([mayAdd(MEMBER, admins, m), mayAdd(MEMBER, everybody, m), mayAdd(MEMBER, everybody, a)]).toEqual([
+      false,
+      true,
+      false,
+    ]);
+    expect([mayAdd(ADMIN, admins, a), mayRemove(ADMIN, admins, [ADMIN])]).toEqual([true, true]);
+    expect([mayRemove(MEMBER, admins, [MEMBER]), mayRemove(MEMBER, everybody, [MEMBER, ADMIN])]).toEqual([
+      false,
+      false,
+    ]);
+    expect(mayRemove(MEMBER, everybody, [MEMBER])).toBe(true);
+    expect([mayChangePolicy(MEMBER, admins), mayChangePolicy(MEMBER, everybody)]).toEqual([false, true]);
+  });
+
+  it('tell who became an admin because the last one left', () => {
+    const before = [
+      { userId: 'a', role: ADMIN },
+      { userId: 'b', role: MEMBER },
+    ];
+    expect(promotedIn(before, [{ userId: 'b', role: ADMIN }])?.userId).toBe('b');
+    expect(promotedIn(before, before)).toBeUndefined();
   });
 });
 

@@ -23,11 +23,13 @@ import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { forgetOldIds } from '../src/jobs/forget-old-ids.ts';
 import { conversationSettings } from '../src/service.ts';
 import {
+  adding,
   createdBy,
   creation,
   type Harness,
   message,
   refusalOf,
+  removing,
   rotatedBy,
   startHarness,
   type TestUser,
@@ -200,16 +202,13 @@ describe('an erased user', () => {
     const [alice, bob] = [await harness.user(), await harness.user()];
     const { conversation } = await createdBy(harness, bob.device, []);
     await erase(alice);
-    const adding = bob.device.client.addMembers({
-      requestId: randomUUID(),
-      conversationId: conversation.conversationId,
-      expectedRosterVersion: conversation.rosterVersion,
-      members: [{ userId: alice.userId, role: MemberRole.MEMBER }],
-    });
-    expect(await refusalOf(adding)).toMatchObject({ reason: 'USER_ERASED', metadata: { user_id: alice.userId } });
+    const added = bob.device.client.addMembers(
+      adding(bob.device, conversation, [{ userId: alice.userId, role: MemberRole.MEMBER }]),
+    );
+    expect(await refusalOf(added)).toMatchObject({ reason: 'USER_ERASED', metadata: { user_id: alice.userId } });
   });
 
-  it('is named nowhere but in what is kept: epochs that the user made, and what others were answered within seven days', async () => {
+  it('is named nowhere but in what is kept: epochs that the user made, the logs of rosters, and what others were answered within seven days', async () => {
     const [alice, bob] = [await harness.user(), await harness.user()];
     const { session } = await createdBy(harness, alice.device, [bob]);
     await alice.device.client.sendMessage(message(alice.device, session, 0n));
@@ -227,11 +226,16 @@ describe('an erased user', () => {
       candidates: { erased: 1 },
       request_ids: { erased: 2 },
       epochs: { erased: 0, kept: 1 },
+      // Of each of the two rosters: the version that names the user, and the erasure.
+      roster_log: { erased: 0, kept: 4 },
     });
     expect(await placesNaming(alice.userId)).toEqual([
       'epochs.initiator_user_id',
       'erasures.user_id',
       'request_ids.response',
+      'roster_log.author_user_id',
+      'roster_log.change',
+      'roster_log.erased_user_id',
     ]);
   });
 
@@ -333,12 +337,7 @@ describe('the database, by straight SQL, refuses', () => {
     const [alice, bob] = [await harness.user(), await harness.user()];
     const { conversation } = await createdBy(harness, alice.device, [bob]);
     const { conversationId } = conversation;
-    await alice.device.client.removeMembers({
-      requestId: randomUUID(),
-      conversationId,
-      expectedRosterVersion: conversation.rosterVersion,
-      userIds: [bob.userId],
-    });
+    await alice.device.client.removeMembers(removing(alice.device, conversation, [bob.userId]));
     const forget = (userId: string) =>
       ['DELETE FROM memberships WHERE conversation_id = $1 AND user_id = $2', conversationId, userId] as const;
     const rule = 'memberships_go_with_erased_users';

@@ -18,7 +18,17 @@ import { readSettings } from '@keytrail/settings';
 import { startTelemetry } from '@keytrail/telemetry';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { conversationSettings } from '../src/service.ts';
-import { createdBy, creation, gateAt, type Harness, message, refusalOf, rotatedBy, startHarness } from './harness.ts';
+import {
+  createdBy,
+  creation,
+  gateAt,
+  type Harness,
+  message,
+  refusalOf,
+  removing,
+  rotatedBy,
+  startHarness,
+} from './harness.ts';
 
 let harness: Harness;
 let stop: () => Promise<void>;
@@ -78,12 +88,9 @@ it('tells of a creation, a message, a removal and a rotation, in that order, and
   const both = [alice.userId, bob.userId].sort();
   const { conversation, session } = await createdBy(harness, alice.device, [bob]);
   await alice.device.client.sendMessage(message(alice.device, session, 0n));
-  const { conversation: removed } = await alice.device.client.removeMembers({
-    requestId: crypto.randomUUID(),
-    conversationId: conversation.conversationId,
-    expectedRosterVersion: 1n,
-    userIds: [bob.userId],
-  });
+  const { conversation: removed } = await alice.device.client.removeMembers(
+    removing(alice.device, conversation, [bob.userId]),
+  );
   await rotatedBy(harness, alice.device, removed as Conversation);
 
   const { conversationId } = conversation;

@@ -19,6 +19,7 @@ import {
   PresenceService,
   type SessionHeaderSchema,
   SessionService,
+  type SignedRosterChange,
   type StoreSessionRequest,
   StoreSessionRequestSchema,
 } from '@keytrail/contracts';
@@ -29,9 +30,13 @@ import {
   type KeyPair,
   messageText,
   parseHeader,
+  type RosterMember,
+  type RosterPermissions,
   rosterHash,
   type Session,
   signHeader,
+  signRosterChange,
+  type UnsignedRosterChange,
 } from '@keytrail/crypto';
 import { nodePrimitives as primitives } from '@keytrail/crypto/node';
 import { ensureNats, ensurePostgres } from '@keytrail/local';
@@ -148,6 +153,7 @@ export async function startHarness(overrides: Record<string, string> = {}): Prom
 
   const users = new Map<string, KnownUser>();
   const stored = new Map<string, StoreSessionRequest>();
+  const discarded = new Set<string>();
   const revocations: { userId: string; deviceId: string }[] = [];
   const allow = ['service:conversation'] as const;
   const identityKeys = await startServer({
@@ -205,6 +211,7 @@ export async function startHarness(overrides: Record<string, string> = {}): Prom
           await harness.beforeStore(request);
           const { sessionId } = parse(request);
           const key = `${request.conversationId}/${sessionId}`;
+          if (discarded.has(key)) throw refuse('SESSION_ABORTED', 'discarded', { metadata: { session_id: sessionId } });
           const before = stored.get(key);
           if (before && !equals(StoreSessionRequestSchema, before, request))
             throw refuse('SESSION_CONFLICT', 'stored with other content', { metadata: { session_id: sessionId } });
@@ -215,7 +222,10 @@ export async function startHarness(overrides: Record<string, string> = {}): Prom
       }),
       unary(SessionService.method.discardSession, {
         allow,
-        handle: ({ conversationId, sessionId }) => ({ discarded: stored.delete(`${conversationId}/${sessionId}`) }),
+        handle({ conversationId, sessionId }) {
+          discarded.add(`${conversationId}/${sessionId}`);
+          return { discarded: stored.delete(`${conversationId}/${sessionId}`) };
+        },
       }),
     ],
   });
@@ -431,6 +441,7 @@ export interface CreateRequest {
   readonly kind: ConversationKind;
   readonly members: { userId: string; role: MemberRole }[];
   readonly initialSession: InitialSession;
+  readonly signedRoster: SignedRosterChange;
 }
 
 /** A request for a new conversation of the initiator with others. */
@@ -438,7 +449,13 @@ export function creation(
   harness: Harness,
   initiator: TestDevice,
   others: readonly { readonly userId: string }[],
-  options: Partial<SessionOptions> & { readonly kind?: ConversationKind; readonly requestId?: string } = {},
+  options: Partial<SessionOptions> & {
+    readonly kind?: ConversationKind;
+    readonly requestId?: string;
+    readonly permissions?: RosterPermissions;
+    /** Laid over what is signed of the roster. */
+    readonly roster?: Partial<UnsignedRosterChange>;
+  } = {},
 ): { request: CreateRequest; session: Session } {
   const requestId = options.requestId ?? randomUUID();
   const members = [
@@ -450,10 +467,79 @@ export function creation(
     members,
     ...options,
   });
+  const signedRoster = signRosterChange(primitives, initiator, {
+    conversationId: deriveConversationId(initiator.userId, requestId),
+    rosterVersion: 1n,
+    previousHash: new Uint8Array(),
+    added: members,
+    permissions: options.permissions ?? adminsOnly,
+    historyPolicy: options.historyPolicy ?? HistoryPolicy.OWN_MEMBERSHIP,
+    madeAt: new Date(),
+    ...options.roster,
+  });
   return {
-    request: { requestId, kind: options.kind ?? ConversationKind.GROUP, members, initialSession: upload },
+    request: { requestId, kind: options.kind ?? ConversationKind.GROUP, members, initialSession: upload, signedRoster },
     session,
   };
+}
+
+export const adminsOnly: RosterPermissions = {
+  addMembers: MemberRole.ADMIN,
+  removeMembers: MemberRole.ADMIN,
+  changePolicy: MemberRole.ADMIN,
+};
+
+type ChangeContent = Omit<
+  UnsignedRosterChange,
+  'conversationId' | 'rosterVersion' | 'previousHash' | 'madeAt' | 'historyPolicy'
+> & { readonly historyPolicy?: HistoryPolicy };
+type KnownRoster = Pick<Conversation, 'conversationId' | 'rosterVersion' | 'rosterHead'>;
+
+/** What a device signs to change the roster of a conversation as it knows it. `other` is laid over what it says. */
+export function signedChange(
+  by: TestDevice,
+  { conversationId, rosterVersion, rosterHead }: KnownRoster,
+  content: ChangeContent,
+  other: Partial<UnsignedRosterChange> = {},
+): SignedRosterChange {
+  return signRosterChange(primitives, by, {
+    conversationId,
+    rosterVersion: rosterVersion + 1n,
+    previousHash: rosterHead,
+    madeAt: new Date(),
+    ...content,
+    ...other,
+  });
+}
+
+/** A request for a change of a roster, as the device knows the conversation. */
+function changeBy(by: TestDevice, known: KnownRoster, content: ChangeContent) {
+  return {
+    requestId: randomUUID() as string,
+    conversationId: known.conversationId,
+    expectedRosterVersion: known.rosterVersion,
+    signedChange: signedChange(by, known, content),
+  };
+}
+
+export function adding(by: TestDevice, known: KnownRoster, members: readonly RosterMember[]) {
+  return { ...changeBy(by, known, { added: members }), members: members.map((member) => ({ ...member })) };
+}
+
+export function removing(by: TestDevice, known: KnownRoster, userIds: readonly string[]) {
+  return { ...changeBy(by, known, { removed: userIds }), userIds: [...userIds] };
+}
+
+export function givingRoles(by: TestDevice, known: KnownRoster, members: readonly RosterMember[]) {
+  return { ...changeBy(by, known, { roles: members }), members: members.map((member) => ({ ...member })) };
+}
+
+export function changingPolicy(
+  by: TestDevice,
+  known: KnownRoster,
+  policy: { readonly permissions?: RosterPermissions; readonly historyPolicy?: HistoryPolicy },
+) {
+  return { ...changeBy(by, known, policy), ...policy };
 }
 
 /** Makes a conversation and returns it with its first session. */

@@ -1,13 +1,17 @@
 import { randomUUID } from 'node:crypto';
 import { type Client, Code, createClient, type Transport } from '@connectrpc/connect';
-import { ConversationService, MemberRole } from '@keytrail/contracts';
+import { ConversationService, HistoryPolicy, MemberRole } from '@keytrail/contracts';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import {
+  adding,
+  changingPolicy,
   createdBy,
   creation,
+  givingRoles,
   type Harness,
   message,
   refusalOf,
+  removing,
   rotation,
   startHarness,
   type TestDevice,
@@ -203,14 +207,16 @@ describe.each(wires)('a stranger on %s', (wire) => {
     const client = clientOn(wire, stranger);
 
     const ask = (id: string): Promise<unknown>[] => {
-      const change = { requestId: randomUUID(), conversationId: id, expectedRosterVersion: 1n };
       const known = { ...conversation, conversationId: id };
       const { request } = rotation(harness, stranger, known, { conversationId: id });
       return [
         client.rotateSession(request),
         client.requestRotation({ requestId: randomUUID(), conversationId: id, expectedEpoch: 1n }),
-        client.addMembers({ ...change, members: [{ userId: removed.userId, role: MemberRole.MEMBER }] }),
-        client.removeMembers({ ...change, requestId: randomUUID(), userIds: [owner.userId] }),
+        client.addMembers(adding(stranger, known, [{ userId: removed.userId, role: MemberRole.MEMBER }])),
+        client.removeMembers(removing(stranger, known, [owner.userId])),
+        client.changeRoles(givingRoles(stranger, known, [{ userId: owner.userId, role: MemberRole.MEMBER }])),
+        client.changePolicy(changingPolicy(stranger, known, { historyPolicy: HistoryPolicy.SHARED })),
+        client.listRosterChanges({ conversationId: id }),
         client.getConversation({ conversationId: id }),
         client.sendMessage(message(stranger, { ...session, conversationId: id }, 0n)),
         client.listMessages({ conversationId: id }),
@@ -239,12 +245,7 @@ describe.each(wires)('a stranger on %s', (wire) => {
     const owner = (await harness.user()).device;
     const former = await harness.user();
     const { conversation } = await createdBy(harness, owner, [former]);
-    await owner.client.removeMembers({
-      requestId: randomUUID(),
-      conversationId: conversation.conversationId,
-      expectedRosterVersion: 1n,
-      userIds: [former.userId],
-    });
+    await owner.client.removeMembers(removing(owner, conversation, [former.userId]));
     const client = clientOn(wire, former.device);
     const asked = { conversationId: conversation.conversationId };
     expect(await refusalOf(client.getConversation(asked))).toMatchObject({ reason: 'NOT_FOUND_OR_NOT_PERMITTED' });

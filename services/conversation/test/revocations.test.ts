@@ -26,12 +26,16 @@ import { reachNextPage } from '../src/jobs/reach-conversations.ts';
 import { conversationSettings } from '../src/service.ts';
 import { noteRevokedDevices, revokedUntilCommit } from '../src/store/revoked-devices.ts';
 import {
+  adding,
+  changingPolicy,
   createdBy,
   creation,
   gateAt,
+  givingRoles,
   type Harness,
   message,
   refusalOf,
+  removing,
   rotatedBy,
   rotation,
   startHarness,
@@ -194,14 +198,11 @@ describe('the revocation of a device', () => {
         () => client.listMessages({ conversationId }),
         () => client.sendMessage(message(phone, session, 0n)),
         () => client.requestRotation({ requestId, conversationId, expectedEpoch: 1n }),
-        () =>
-          client.addMembers({
-            requestId,
-            conversationId,
-            expectedRosterVersion: 1n,
-            members: [{ userId: 'x', role: 1 }],
-          }),
-        () => client.removeMembers({ requestId, conversationId, expectedRosterVersion: 1n, userIds: [bob.userId] }),
+        () => client.addMembers(adding(phone, conversation, [{ userId: 'x', role: 1 }])),
+        () => client.removeMembers(removing(phone, conversation, [bob.userId])),
+        () => client.changeRoles(givingRoles(phone, conversation, [{ userId: bob.userId, role: 1 }])),
+        () => client.changePolicy(changingPolicy(phone, conversation, { historyPolicy: 2 })),
+        () => client.listRosterChanges({ conversationId }),
         () => client.createConversation(creation(harness, phone, [bob]).request),
         () => client.rotateSession(rotation(harness, phone, conversation).request),
       ];
@@ -240,12 +241,7 @@ describe('the revocation of a device', () => {
     const [alice, bob] = [await harness.user(2), await harness.user()];
     const { conversation } = await createdBy(harness, alice.device, [bob]);
     const { conversationId } = conversation;
-    await alice.device.client.removeMembers({
-      requestId: randomUUID(),
-      conversationId,
-      expectedRosterVersion: 1n,
-      userIds: [bob.userId],
-    });
+    await alice.device.client.removeMembers(removing(alice.device, conversation, [bob.userId]));
     await revoke(alice.devices[1] as TestDevice);
     await eventually(() => expect(told(NotificationKind.DEVICES_CHANGED, { userId: alice.userId })).toHaveLength(1));
     expect((await got(alice.device, conversationId)).rotationDue).toBe(MEMBER_REMOVED);

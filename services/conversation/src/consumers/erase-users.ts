@@ -1,10 +1,11 @@
 import { ConversationKind, MemberRole } from '@keytrail/contracts';
+import { withAdmin } from '@keytrail/crypto';
 import { consumers, type ErasedBatch, type Erasing, type EventBus, startErasing, userErased } from '@keytrail/events';
 import type { Transaction } from '@keytrail/storage';
 import { keepTrace, type Logger } from '@keytrail/telemetry';
 import { announceChange } from '../announcements.ts';
 import type { ConversationConfig } from '../config.ts';
-import { rotationDueAfter, successorOfLastAdmin } from '../domain/roster.ts';
+import { inRosterOrder, promotedIn, rotationDueAfter } from '../domain/roster.ts';
 import type { Parts } from '../parts.ts';
 import { advanceToRoster, lockConversation, readConversation, readRoster } from '../store/conversations.ts';
 import {
@@ -13,6 +14,7 @@ import {
   closeConversation,
   countEpochsOf,
   countRevokedDevices,
+  countRosterEntriesOf,
   deleteMemberships,
   deleteRequestIdsOf,
   deleteRotationAsksOf,
@@ -21,6 +23,7 @@ import {
   nextConversationToLeave,
 } from '../store/erasures.ts';
 import { closeMemberships, setRole } from '../store/memberships.ts';
+import { addRosterErasure } from '../store/roster-log.ts';
 import { writerOf } from '../writer.ts';
 
 type ErasingParts = Pick<Parts, 'db' | 'writerBuild' | 'atFaultPoint'> & {
@@ -83,7 +86,7 @@ async function leaveOne(parts: ErasingParts, tx: Transaction, userId: string): P
   const by = writerOf(parts);
   const direct = current.kind === ConversationKind.DIRECT;
   const remaining = roster.filter((member) => member.userId !== userId);
-  const successor = successorOfLastAdmin(remaining);
+  const successor = promotedIn(roster, withAdmin(inRosterOrder(remaining)));
   // First: a DIRECT conversation has its two members until it is closed, and a roster always has an admin.
   if (successor) await setRole(tx, conversationId, successor.userId, MemberRole.ADMIN);
   if (direct) await closeConversation(tx, conversationId, by);
@@ -93,6 +96,8 @@ async function leaveOne(parts: ErasingParts, tx: Transaction, userId: string): P
   const minSendEpoch = direct ? current.minSendEpoch : current.epoch + 1n;
   const version = await advanceToRoster(tx, current, { rotationDue, minSendEpoch }, by);
   if (version === undefined) throw new Error('a locked conversation moved');
+  const place = { conversationId, rosterVersion: version, previousHash: current.rosterHead };
+  await addRosterErasure(tx, place, userId, by);
   await closeMemberships(tx, conversationId, current.epoch, version, [userId]);
   await announceChange(tx, await readConversation(tx, conversationId), {
     notify: remaining.map((member) => member.userId),
@@ -104,13 +109,20 @@ async function leaveOne(parts: ErasingParts, tx: Transaction, userId: string): P
 /** The memberships of a conversation go once nothing in it is the user's any more: they are what says where to look. */
 async function forgetInOne(tx: Transaction, userId: string, most: number): Promise<ErasedBatch> {
   const conversationId = await nextConversationToForget(tx, userId);
-  if (conversationId === undefined) return { counts: { messages: {}, memberships: {}, epochs: {} }, more: false };
+  if (conversationId === undefined)
+    return { counts: { messages: {}, memberships: {}, epochs: {}, roster_log: {} }, more: false };
   const messages = await blankMessages(tx, conversationId, userId, most);
   if (messages === most) return { counts: { messages: { erased: messages } }, more: true };
   const epochs = await countEpochsOf(tx, conversationId, userId);
+  const entries = await countRosterEntriesOf(tx, conversationId, userId);
   const memberships = await deleteMemberships(tx, conversationId, userId);
   return {
-    counts: { messages: { erased: messages }, memberships: { erased: memberships }, epochs: { kept: epochs } },
+    counts: {
+      messages: { erased: messages },
+      memberships: { erased: memberships },
+      epochs: { kept: epochs },
+      roster_log: { kept: entries },
+    },
     more: true,
   };
 }

@@ -13,26 +13,43 @@ export interface EpochRange {
   readonly last?: bigint | undefined;
 }
 
-/**
- * The epochs whose keys a user may have, from all memberships that the user ever had. Own membership: the epochs of each
- * span. Shared history: everything up to the end of the last span.
- */
-export function readableEpochs(spans: readonly MembershipSpan[], policy: HistoryPolicy): EpochRange[] {
-  if (policy === HistoryPolicy.SHARED) {
-    if (spans.length === 0) return [];
-    const last = latestEpoch(spans);
-    return [last === undefined ? { first: 1n } : { first: 1n, last }];
-  }
-  return spans
-    .filter((span) => span.toEpoch === undefined || span.toEpoch >= span.fromEpoch)
-    .map((span) =>
-      span.toEpoch === undefined ? { first: span.fromEpoch } : { first: span.fromEpoch, last: span.toEpoch },
-    );
+/** The epochs from this one on have this history policy, up to the next start. */
+export interface PolicyStart {
+  readonly fromEpoch: bigint;
+  readonly policy: HistoryPolicy;
 }
 
-/** Whether a user with these memberships may have the key of an epoch. */
+/**
+ * The epochs whose keys a user may have, from all memberships that the user ever had: those of each span, and of the epochs whose headers share
+ * history all up to the end of the last span. The ranges are in order and do not overlap.
+ */
+export function readableEpochs(spans: readonly MembershipSpan[], policies: readonly PolicyStart[]): EpochRange[] {
+  if (spans.length === 0) return [];
+  const end = latestEpoch(spans);
+  const shared = policies.flatMap(({ fromEpoch: first, policy }, i): EpochRange[] => {
+    const next = policies[i + 1]?.fromEpoch;
+    const last = next === undefined ? end : end === undefined || next - 1n < end ? next - 1n : end;
+    return policy === HistoryPolicy.SHARED ? [{ first, last }] : [];
+  });
+  const own = spans.map(({ fromEpoch, toEpoch }): EpochRange => ({ first: fromEpoch, last: toEpoch }));
+  return merged([...own, ...shared].filter(({ first, last }) => last === undefined || last >= first));
+}
+
+function merged(ranges: readonly EpochRange[]): EpochRange[] {
+  const apart: { first: bigint; last?: bigint }[] = [];
+  for (const { first, last } of [...ranges].sort((a, b) => (a.first < b.first ? -1 : 1))) {
+    const before = apart.at(-1);
+    if (before === undefined || (before.last !== undefined && first > before.last + 1n)) {
+      apart.push(last === undefined ? { first } : { first, last });
+    } else if (last === undefined) delete before.last;
+    else if (before.last !== undefined && last > before.last) before.last = last;
+  }
+  return apart;
+}
+
+/** Whether a user with these memberships may have the key of an epoch, under the policy that the epoch's own header names. */
 export function isEntitled(spans: readonly MembershipSpan[], policy: HistoryPolicy, epoch: bigint): boolean {
-  return readableEpochs(spans, policy).some(
+  return readableEpochs(spans, [{ fromEpoch: 1n, policy }]).some(
     ({ first, last }) => epoch >= first && (last === undefined || epoch <= last),
   );
 }

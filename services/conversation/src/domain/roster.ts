@@ -1,15 +1,7 @@
 import { ConversationKind, HistoryPolicy, MemberRole, RotationDueReason } from '@keytrail/contracts';
+import type { RosterMember, RosterPermissions } from '@keytrail/crypto';
 
-/** A member of a roster, as the roster hash covers it. */
-export interface RosterMember {
-  readonly userId: string;
-  readonly role: MemberRole;
-}
-
-/** A current member with the roster version that the membership started with. */
-export interface CurrentMember extends RosterMember {
-  readonly fromRosterVersion: bigint;
-}
+export type { RosterMember };
 
 export interface FieldProblem {
   readonly field: string;
@@ -49,16 +41,30 @@ export function inRosterOrder<T extends { readonly userId: string }>(members: re
   return [...members].sort((a, b) => (a.userId < b.userId ? -1 : a.userId > b.userId ? 1 : 0));
 }
 
-/**
- * Who becomes an admin when the last admin leaves: the member who has been there longest, so that somebody can always remove
- * members. Undefined when an admin remains, or nobody.
- */
-export function successorOfLastAdmin(remaining: readonly CurrentMember[]): CurrentMember | undefined {
-  if (remaining.some((member) => member.role === MemberRole.ADMIN)) return undefined;
-  return inRosterOrder(remaining).reduce<CurrentMember | undefined>(
-    (oldest, member) => (oldest && oldest.fromRosterVersion <= member.fromRosterVersion ? oldest : member),
-    undefined,
-  );
+/** Who became an admin because the last one left: everybody who folds the roster's log comes to the same. */
+export function promotedIn(before: readonly RosterMember[], after: readonly RosterMember[]): RosterMember | undefined {
+  const roles = new Map(before.map(({ userId, role }) => [userId, role]));
+  return after.find(({ userId, role }) => role === MemberRole.ADMIN && roles.get(userId) === MemberRole.MEMBER);
+}
+
+/** Whether the role may add these members: whoever is not an admin adds no admin. */
+export function mayAdd(role: MemberRole, permissions: RosterPermissions, added: readonly RosterMember[]): boolean {
+  if (role === MemberRole.ADMIN) return true;
+  return permissions.addMembers === MemberRole.MEMBER && added.every((member) => member.role === MemberRole.MEMBER);
+}
+
+/** Whether the role may remove members of these roles: admins are removed by admins alone. Leaving is no removing. */
+export function mayRemove(
+  role: MemberRole,
+  permissions: RosterPermissions,
+  removed: readonly (MemberRole | undefined)[],
+): boolean {
+  if (role === MemberRole.ADMIN) return true;
+  return permissions.removeMembers === MemberRole.MEMBER && !removed.includes(MemberRole.ADMIN);
+}
+
+export function mayChangePolicy(role: MemberRole, permissions: RosterPermissions): boolean {
+  return role === MemberRole.ADMIN || permissions.changePolicy === MemberRole.MEMBER;
 }
 
 /**
@@ -68,7 +74,7 @@ export function successorOfLastAdmin(remaining: readonly CurrentMember[]): Curre
  */
 export function rotationDueAfter(
   due: RotationDueReason,
-  change: 'requested' | 'added' | 'removed',
+  change: 'requested' | 'added' | 'removed' | 'policy',
   policy: HistoryPolicy,
 ): RotationDueReason {
   const wanted =
@@ -76,9 +82,11 @@ export function rotationDueAfter(
       ? RotationDueReason.MEMBER_REMOVED
       : change === 'requested'
         ? RotationDueReason.REQUESTED
-        : policy === HistoryPolicy.SHARED
-          ? RotationDueReason.UNSPECIFIED
-          : RotationDueReason.MEMBER_ADDED;
+        : change === 'policy'
+          ? RotationDueReason.POLICY_CHANGED
+          : policy === HistoryPolicy.SHARED
+            ? RotationDueReason.UNSPECIFIED
+            : RotationDueReason.MEMBER_ADDED;
   return byWeight.indexOf(wanted) > byWeight.indexOf(due) ? wanted : due;
 }
 

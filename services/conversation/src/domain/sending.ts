@@ -7,7 +7,6 @@ export interface SendingState {
   /** Messages under earlier epochs are refused: a member left since, or a device of one was revoked. */
   readonly minSendEpoch: bigint;
   readonly rotationDue: RotationDueReason;
-  readonly historyPolicy: HistoryPolicy;
 }
 
 export type SendingVerdict = 'accepted' | 'rotation-required' | 'not-entitled';
@@ -19,11 +18,11 @@ export type SendingVerdict = 'accepted' | 'rotation-required' | 'not-entitled';
 export function judgeSending(
   state: SendingState,
   spans: readonly MembershipSpan[],
-  sessionEpoch: bigint,
+  session: { readonly epoch: bigint; readonly historyPolicy: HistoryPolicy },
 ): SendingVerdict {
-  if (sessionEpoch < state.minSendEpoch) return 'rotation-required';
-  if (isEntitled(spans, state.historyPolicy, sessionEpoch)) return 'accepted';
-  return sessionEpoch === state.epoch && state.rotationDue !== RotationDueReason.UNSPECIFIED
+  if (session.epoch < state.minSendEpoch) return 'rotation-required';
+  if (isEntitled(spans, session.historyPolicy, session.epoch)) return 'accepted';
+  return session.epoch === state.epoch && state.rotationDue !== RotationDueReason.UNSPECIFIED
     ? 'rotation-required'
     : 'not-entitled';
 }

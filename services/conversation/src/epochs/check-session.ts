@@ -7,13 +7,20 @@ import {
 } from '@keytrail/contracts';
 import { HeaderError, headerText, parseHeader, rosterHash, type Session } from '@keytrail/crypto';
 import { verifySignatures } from '@keytrail/crypto/node';
-import { invalidField, refuse } from '@keytrail/rpc';
+import { invalidField } from '@keytrail/rpc';
 import { type ActiveDevices, incompletenessOf } from '../domain/completeness.ts';
 import type { RosterMember } from '../domain/roster.ts';
 import { disagreementOf } from '../domain/session-header.ts';
 import type { Parts } from '../parts.ts';
 import { standingIn } from '../peers/device-directory.ts';
-import { deviceNotActive, headerMismatch, limitExceeded, sessionIncomplete, signatureInvalid } from '../refusals.ts';
+import {
+  certificateInvalid,
+  deviceNotActive,
+  headerMismatch,
+  limitExceeded,
+  sessionIncomplete,
+  signatureInvalid,
+} from '../refusals.ts';
 
 /** The place of a session in its conversation: what its header must say. */
 export interface SessionPlace {
@@ -115,11 +122,4 @@ export function readHeader(header: Uint8Array, field: string): Session {
   if (!sessionIdForm.test(session.sessionId))
     throw invalidField(field, 'session_id must be 1 to 128 of A-Z a-z 0-9 . _ : -');
   return session;
-}
-
-function certificateInvalid(field: string) {
-  return refuse('CERTIFICATE_INVALID', `${field} is not the registered certificate of the calling device`, {
-    metadata: { field, rule: 'registered' },
-    fields: [{ field, description: 'must be the registered certificate of the calling device' }],
-  });
 }

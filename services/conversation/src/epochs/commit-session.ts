@@ -35,6 +35,7 @@ export async function commitSession(
       sessionId: session.sessionId,
       epoch: session.epoch,
       rosterVersion: header.rosterVersion,
+      historyPolicy: header.historyPolicy,
       headerHash: session.headerHash,
       previousHeaderHash: session.epoch === 1n ? undefined : header.previousHeaderHash,
       initiator: session.initiator,

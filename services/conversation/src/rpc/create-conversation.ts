@@ -13,8 +13,11 @@ import { refuseRevoked } from '../epochs/refuse-revoked.ts';
 import { storeCandidate } from '../epochs/store-candidate.ts';
 import type { Parts } from '../parts.ts';
 import { directConversationExists } from '../refusals.ts';
+import { beginRoster } from '../rosters/follow-change.ts';
+import { verifyChange } from '../rosters/verify-change.ts';
 import { findDirectConversation, insertConversation, readConversation } from '../store/conversations.ts';
 import { openMemberships } from '../store/memberships.ts';
+import { addRosterChange } from '../store/roster-log.ts';
 import { writerOf } from '../writer.ts';
 import { refuseErased, refuseErasedMembers } from './refuse-erased.ts';
 import { tellCommitted } from './tell-committed.ts';
@@ -47,6 +50,13 @@ export function createConversation(parts: Parts): Rpc {
         { conversationId, epoch: 1n, rosterVersion: 1n, members },
         'initial_session',
       );
+      const verified = await verifyChange(parts, caller, request.signedRoster, 'signed_roster');
+      const { historyPolicy } = session.header;
+      const { permissions } = beginRoster(conversationId, verified, {
+        added: members,
+        permissions: 'any',
+        historyPolicy,
+      });
       const by = writerOf(parts);
       const stored = await storeCandidate(parts, session, { requestId: request.requestId, userId: caller.userId }, by);
 
@@ -60,6 +70,8 @@ export function createConversation(parts: Parts): Rpc {
           1n,
           members.map(({ userId, role }) => ({ userId, role, fromEpoch: 1n })),
         );
+        const place = { conversationId, rosterVersion: 1n, previousHash: new Uint8Array() };
+        await addRosterChange(tx, place, verified, by);
         const conversation = await readConversation(tx, conversationId);
         await announceChange(tx, conversation, { notify: members.map(({ userId }) => userId) });
         return create(CreateConversationResponseSchema, {
@@ -71,11 +83,11 @@ export function createConversation(parts: Parts): Rpc {
       tellCommitted(call, 'conversation created', session, stored);
       return response;
 
-      async function insertNew(tx: Transaction, { sessionId, header }: CheckedSession): Promise<void> {
+      async function insertNew(tx: Transaction, { sessionId }: CheckedSession): Promise<void> {
         const { kind } = request;
         const inserted = await insertConversation(
           tx,
-          { conversationId, kind, historyPolicy: header.historyPolicy, sessionId, members },
+          { conversationId, kind, historyPolicy, permissions, sessionId, members },
           by,
         );
         if (inserted) return;

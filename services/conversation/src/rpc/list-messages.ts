@@ -5,6 +5,7 @@ import { readableEpochs } from '../domain/entitlement.ts';
 import type { Parts } from '../parts.ts';
 import { notFoundOrNotPermitted } from '../refusals.ts';
 import { findConversation } from '../store/conversations.ts';
+import { historyPoliciesOf } from '../store/history-policies.ts';
 import { membershipsOf } from '../store/memberships.ts';
 import { readMessages } from '../store/messages.ts';
 
@@ -18,18 +19,19 @@ export function listMessages({ db }: Parts): Rpc {
     allow: ['device'],
     async handle(request, call) {
       const { userId } = deviceCaller(call);
-      const [conversation, memberships] = await Promise.all([
+      const [conversation, memberships, policies] = await Promise.all([
         findConversation(db, request.conversationId),
         membershipsOf(db, request.conversationId, [userId]),
+        historyPoliciesOf(db, [request.conversationId]),
       ]);
       const { spans, role } = memberships(userId);
       if (!conversation || role === undefined) throw notFoundOrNotPermitted();
-      const { conversationId, historyPolicy } = conversation;
+      const { conversationId } = conversation;
       const { messages, more } = await readMessages(
         db,
         conversationId,
         request.afterSequence,
-        readableEpochs(spans, historyPolicy),
+        readableEpochs(spans, policies(conversationId)),
         request.limit || defaultLimit,
         mostPageBytes,
       );

@@ -4,6 +4,7 @@ import { deviceCaller, invalidField, type Rpc, unary } from '@keytrail/rpc';
 import { readableEpochs } from '../domain/entitlement.ts';
 import type { Parts } from '../parts.ts';
 import { notFoundOrNotPermitted } from '../refusals.ts';
+import { historyPoliciesOf } from '../store/history-policies.ts';
 import { conversationsEverOf, readSessions, type SessionPlaceInList } from '../store/user-sessions.ts';
 
 const defaultSize = 50;
@@ -18,8 +19,12 @@ export function listSessions({ db }: Pick<Parts, 'db'>): Rpc {
       const after = page?.token ? placeOf(page.token) : undefined;
       const conversations = await conversationsEverOf(db, userId, conversationId || undefined);
       if (conversationId && conversations.length === 0) throw notFoundOrNotPermitted();
-      const ranges = conversations.flatMap(({ spans, historyPolicy, epoch, ...of }) =>
-        readableEpochs(spans, historyPolicy)
+      const policies = await historyPoliciesOf(
+        db,
+        conversations.map((each) => each.conversationId),
+      );
+      const ranges = conversations.flatMap(({ spans, epoch, ...of }) =>
+        readableEpochs(spans, policies(of.conversationId))
           .map(({ first, last = epoch }) => ({
             conversationId: of.conversationId,
             current: epoch,
@@ -34,7 +39,7 @@ export function listSessions({ db }: Pick<Parts, 'db'>): Rpc {
       return {
         sessions: sessions.map(({ committedAtUs, ...session }) => ({
           ...session,
-          committedAt: timestampFromMs(Number(committedAtUs) / 1000),
+          committedAt: timestampFromMs(Number(committedAtUs / 1000n)),
         })),
         nextToken: last && found.length > size ? tokenOf(last) : '',
       };

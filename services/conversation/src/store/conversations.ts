@@ -8,17 +8,22 @@ import {
   type MemberRole,
   type RotationDueReason,
 } from '@keytrail/contracts';
+import type { RosterPermissions } from '@keytrail/crypto';
 import { type Queryable, statement, type Transaction } from '@keytrail/storage';
-import type { CurrentMember, RosterMember } from '../domain/roster.ts';
+import type { RosterMember } from '../domain/roster.ts';
 
 /** Where a conversation stands. */
 export interface ConversationState {
   readonly conversationId: string;
   readonly kind: ConversationKind;
+  /** Of the epochs to come; each epoch has its own. */
   readonly historyPolicy: HistoryPolicy;
   readonly epoch: bigint;
   readonly sessionId: string;
   readonly rosterVersion: bigint;
+  /** Hash of the newest entry of the roster's log: 32 bytes. */
+  readonly rosterHead: Uint8Array;
+  readonly permissions: RosterPermissions;
   readonly rotationDue: RotationDueReason;
   readonly minSendEpoch: bigint;
   readonly lastSequence: bigint;
@@ -41,6 +46,10 @@ interface StateRow {
   epoch: bigint;
   session_id: string;
   roster_version: bigint;
+  roster_head: Buffer;
+  may_add: MemberRole;
+  may_remove: MemberRole;
+  may_change_policy: MemberRole;
   rotation_due: RotationDueReason;
   min_send_epoch: bigint;
   last_sequence: bigint;
@@ -52,17 +61,16 @@ interface MemberRow {
   user_id: string;
   role: MemberRole;
   from_epoch: bigint;
-  from_roster_version: bigint;
 }
 
-const stateColumns = `conversation_id, kind, history_policy, epoch, session_id, roster_version, rotation_due,
-  min_send_epoch, last_sequence, created_at, closed_at`;
+const stateColumns = `conversation_id, kind, history_policy, epoch, session_id, roster_version, roster_head,
+  may_add, may_remove, may_change_policy, rotation_due, min_send_epoch, last_sequence, created_at, closed_at`;
 
 const find = statement('conversation_find', `SELECT ${stateColumns} FROM conversations WHERE conversation_id = $1`);
 
 const findWithSession = statement(
   'conversation_find_with_session',
-  `SELECT c.epoch, c.session_id, c.history_policy, c.last_write_trace_id, e.epoch AS asked_epoch
+  `SELECT c.epoch, c.session_id, coalesce(e.history_policy, c.history_policy) AS history_policy, c.last_write_trace_id, e.epoch AS asked_epoch
    FROM conversations c LEFT JOIN epochs e ON e.conversation_id = c.conversation_id AND e.session_id = $2
    WHERE c.conversation_id = $1`,
 );
@@ -84,15 +92,15 @@ const headerHash = statement(
 
 const members = statement(
   'roster_read',
-  `SELECT user_id, role, from_epoch, from_roster_version FROM memberships
+  `SELECT user_id, role, from_epoch FROM memberships
    WHERE conversation_id = $1 AND to_epoch IS NULL ORDER BY user_id`,
 );
 
 const insert = statement(
   'conversation_insert',
   `INSERT INTO conversations (conversation_id, kind, direct_low, direct_high, history_policy, epoch, session_id,
-     roster_version, writer_build, created_trace_id, last_write_trace_id)
-   VALUES ($1, $2, $3, $4, $5, 1, $6, 1, $7, $8, $8)
+     roster_version, may_add, may_remove, may_change_policy, writer_build, created_trace_id, last_write_trace_id)
+   VALUES ($1, $2, $3, $4, $5, 1, $6, 1, $9, $10, $11, $7, $8, $8)
    ON CONFLICT DO NOTHING RETURNING true AS inserted`,
 );
 
@@ -113,6 +121,15 @@ const advanceRoster = statement(
    RETURNING roster_version`,
 );
 
+const changePolicy = statement(
+  'conversation_change_policy',
+  `UPDATE conversations
+   SET roster_version = roster_version + 1, rotation_due = $3, history_policy = $4, may_add = $5, may_remove = $6,
+       may_change_policy = $7, writer_build = $8, last_write_trace_id = $9
+   WHERE conversation_id = $1 AND roster_version = $2
+   RETURNING roster_version`,
+);
+
 const markRotationDue = statement(
   'conversation_mark_rotation_due',
   `UPDATE conversations SET rotation_due = $2, writer_build = $3, last_write_trace_id = $4 WHERE conversation_id = $1`,
@@ -127,6 +144,7 @@ export async function findConversation(db: Queryable, conversationId: string): P
 export interface ConversationWithSession {
   readonly epoch: bigint;
   readonly sessionId: string;
+  /** Of the epoch of the session asked for; where that is not committed, of the conversation. */
   readonly historyPolicy: HistoryPolicy;
   readonly lastWriteTraceId: string;
   /** Undefined when the session asked for is not committed. */
@@ -182,13 +200,12 @@ export async function headerHashOf(db: Queryable, conversationId: string, epoch:
 export async function readRoster(
   db: Queryable,
   conversationId: string,
-): Promise<(CurrentMember & { readonly fromEpoch: bigint })[]> {
+): Promise<(RosterMember & { readonly fromEpoch: bigint })[]> {
   const rows = await db.query<MemberRow>(members, [conversationId]);
   return rows.map((row) => ({
     userId: row.user_id,
     role: row.role,
     fromEpoch: row.from_epoch,
-    fromRosterVersion: row.from_roster_version,
   }));
 }
 
@@ -202,6 +219,8 @@ export async function readConversation(tx: Transaction, conversationId: string):
     epoch: state.epoch,
     sessionId: state.sessionId,
     rosterVersion: state.rosterVersion,
+    rosterHead: state.rosterHead,
+    permissions: state.permissions,
     members: (await readRoster(tx, conversationId)).map(({ userId, role, fromEpoch }) => ({ userId, role, fromEpoch })),
     historyPolicy: state.historyPolicy,
     rotationDue: state.rotationDue,
@@ -216,6 +235,7 @@ export interface NewConversation {
   readonly conversationId: string;
   readonly kind: ConversationKind;
   readonly historyPolicy: HistoryPolicy;
+  readonly permissions: RosterPermissions;
   readonly sessionId: string;
   readonly members: readonly RosterMember[];
 }
@@ -232,6 +252,9 @@ export async function insertConversation(tx: Transaction, made: NewConversation,
     made.sessionId,
     by.build,
     by.traceId,
+    made.permissions.addMembers,
+    made.permissions.removeMembers,
+    made.permissions.changePolicy,
   ]);
   return rows.length > 0;
 }
@@ -272,6 +295,28 @@ export async function advanceToRoster(
   return row?.roster_version;
 }
 
+/** Compare-and-set of a roster version that changes who may do what, or the history policy of the epochs to come; undefined when the roster moved. */
+export async function advanceToPolicy(
+  tx: Transaction,
+  at: { readonly conversationId: string; readonly rosterVersion: bigint },
+  { permissions, historyPolicy }: Pick<ConversationState, 'permissions' | 'historyPolicy'>,
+  rotationDue: RotationDueReason,
+  by: Writer,
+): Promise<bigint | undefined> {
+  const [row] = await tx.query<{ roster_version: bigint }>(changePolicy, [
+    at.conversationId,
+    at.rosterVersion,
+    rotationDue,
+    historyPolicy,
+    permissions.addMembers,
+    permissions.removeMembers,
+    permissions.changePolicy,
+    by.build,
+    by.traceId,
+  ]);
+  return row?.roster_version;
+}
+
 export async function setRotationDue(
   tx: Transaction,
   conversationId: string,
@@ -293,6 +338,12 @@ function stateOf(row: StateRow): ConversationState {
     epoch: row.epoch,
     sessionId: row.session_id,
     rosterVersion: row.roster_version,
+    rosterHead: row.roster_head,
+    permissions: {
+      addMembers: row.may_add,
+      removeMembers: row.may_remove,
+      changePolicy: row.may_change_policy,
+    },
     rotationDue: row.rotation_due,
     minSendEpoch: row.min_send_epoch,
     lastSequence: row.last_sequence,

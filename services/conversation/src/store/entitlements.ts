@@ -5,7 +5,7 @@ import type { ConversationWithSession } from './conversations.ts';
 
 const findWithSessions = statement(
   'conversations_find_with_sessions',
-  `SELECT a.place::integer, c.epoch, c.session_id, c.history_policy, c.last_write_trace_id, e.epoch AS asked_epoch
+  `SELECT a.place::integer, c.epoch, c.session_id, coalesce(e.history_policy, c.history_policy) AS history_policy, c.last_write_trace_id, e.epoch AS asked_epoch
    FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS a (conversation_id, session_id, place)
    JOIN conversations c USING (conversation_id)
    LEFT JOIN epochs e ON e.conversation_id = a.conversation_id AND e.session_id = a.session_id`,

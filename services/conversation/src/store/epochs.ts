@@ -1,3 +1,4 @@
+import type { HistoryPolicy } from '@keytrail/contracts';
 import { type Queryable, statement, type Transaction } from '@keytrail/storage';
 import type { Writer } from './conversations.ts';
 
@@ -41,13 +42,13 @@ const readDecision = statement(
 const insertEpoch = statement(
   'epoch_insert',
   `INSERT INTO epochs (conversation_id, epoch, session_id, roster_version, header_hash, previous_header_hash,
-     initiator_user_id, initiator_device_id, envelopes_written, envelopes_expected, writer_build, trace_id)
-   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`,
+     initiator_user_id, initiator_device_id, envelopes_written, envelopes_expected, writer_build, trace_id, history_policy)
+   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`,
 );
 
 const findSession = statement(
   'epoch_of_session',
-  'SELECT conversation_id, epoch, header_hash FROM epochs WHERE conversation_id = $1 AND session_id = $2',
+  'SELECT conversation_id, epoch, header_hash, history_policy FROM epochs WHERE conversation_id = $1 AND session_id = $2',
 );
 
 /** A session of a conversation. */
@@ -129,6 +130,7 @@ export async function decisionOn(
 export interface NewEpoch extends SessionKey {
   readonly epoch: bigint;
   readonly rosterVersion: bigint;
+  readonly historyPolicy: HistoryPolicy;
   readonly headerHash: Uint8Array;
   readonly previousHeaderHash?: Uint8Array | undefined;
   readonly initiator: { readonly userId: string; readonly deviceId: string };
@@ -150,12 +152,15 @@ export async function addEpoch(tx: Transaction, epoch: NewEpoch, by: Writer): Pr
     epoch.envelopesExpected,
     by.build,
     by.traceId,
+    epoch.historyPolicy,
   ]);
 }
 
 /** A session that won its epoch. */
 export interface CommittedSession extends SessionKey {
   readonly epoch: bigint;
+  /** As the session's header says. */
+  readonly historyPolicy: HistoryPolicy;
   /** 32 bytes, SHA-256. */
   readonly headerHash: Uint8Array;
 }
@@ -164,9 +169,19 @@ export async function findCommittedSession(
   db: Queryable,
   { conversationId, sessionId }: SessionKey,
 ): Promise<CommittedSession | undefined> {
-  const [row] = await db.query<{ conversation_id: string; epoch: bigint; header_hash: Buffer }>(findSession, [
-    conversationId,
-    sessionId,
-  ]);
-  return row && { conversationId: row.conversation_id, sessionId, epoch: row.epoch, headerHash: row.header_hash };
+  const [row] = await db.query<{
+    conversation_id: string;
+    epoch: bigint;
+    header_hash: Buffer;
+    history_policy: HistoryPolicy;
+  }>(findSession, [conversationId, sessionId]);
+  return (
+    row && {
+      conversationId: row.conversation_id,
+      sessionId,
+      epoch: row.epoch,
+      historyPolicy: row.history_policy,
+      headerHash: row.header_hash,
+    }
+  );
 }

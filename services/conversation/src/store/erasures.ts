@@ -57,6 +57,12 @@ const countEpochs = statement(
   'conversation_erasure_count_epochs',
   'SELECT count(*)::integer AS kept FROM epochs WHERE conversation_id = $1 AND initiator_user_id = $2',
 );
+// An id stands in signed bytes after its length.
+const countRosterEntries = statement(
+  'conversation_erasure_count_roster_entries',
+  `SELECT count(*)::integer AS kept FROM roster_log
+   WHERE conversation_id = $1 AND (erased_user_id = $2 OR position($3::bytea IN coalesce(change, base, '')) > 0)`,
+);
 const countRevoked = statement(
   'conversation_erasure_count_revoked_devices',
   'SELECT count(*)::integer AS kept FROM revoked_devices WHERE user_id = $1',
@@ -121,6 +127,13 @@ export function deleteRequestIdsOf(tx: Transaction, userId: string, most: number
 /** How many epochs of a conversation the user made: they stay. */
 export function countEpochsOf(tx: Transaction, conversationId: string, userId: string): Promise<number> {
   return keptBy(tx, countEpochs, [conversationId, userId]);
+}
+
+/** How many entries of a roster's log name the user: they stay, as members verify the roster by them. */
+export function countRosterEntriesOf(tx: Transaction, conversationId: string, userId: string): Promise<number> {
+  const id = Buffer.from(userId);
+  const named = Buffer.concat([Buffer.from(id.length < 128 ? [id.length] : [0x80, 1]), id]);
+  return keptBy(tx, countRosterEntries, [conversationId, userId, named]);
 }
 
 export function countRevokedDevices(tx: Transaction, userId: string): Promise<number> {

@@ -74,6 +74,12 @@ function conversationOf(row: WholeRow): Conversation {
     epoch: row.epoch,
     sessionId: row.sessionId,
     rosterVersion: row.rosterVersion,
+    rosterHead: row.rosterHead,
+    permissions: {
+      addMembers: row.mayAdd as MemberRole,
+      removeMembers: row.mayRemove as MemberRole,
+      changePolicy: row.mayChangePolicy as MemberRole,
+    },
     members: row.memberships.map(({ userId, role, fromEpoch }) => ({ userId, role: role as MemberRole, fromEpoch })),
     historyPolicy: row.historyPolicy as HistoryPolicy,
     rotationDue: row.rotationDue as RotationDueReason,

@@ -1,11 +1,9 @@
-import type { HistoryPolicy } from '@keytrail/contracts';
 import { type Queryable, statement } from '@keytrail/storage';
 import type { EpochRange, MembershipSpan } from '../domain/entitlement.ts';
 
 /** A conversation that a user is or was a member of. */
 export interface UserConversation {
   readonly conversationId: string;
-  readonly historyPolicy: HistoryPolicy;
   readonly epoch: bigint;
   readonly spans: readonly MembershipSpan[];
 }
@@ -27,11 +25,11 @@ export interface UserSession extends SessionPlaceInList {
 
 const conversationsOf = statement(
   'user_conversations',
-  `SELECT m.conversation_id, c.history_policy, c.epoch,
+  `SELECT m.conversation_id, c.epoch,
      array_agg(m.from_epoch ORDER BY m.from_roster_version) AS first, array_agg(m.to_epoch ORDER BY m.from_roster_version) AS last
    FROM memberships m JOIN conversations c USING (conversation_id)
    WHERE m.user_id = $1 AND ($2::uuid IS NULL OR m.conversation_id = $2)
-   GROUP BY 1, 2, 3`,
+   GROUP BY 1, 2`,
 );
 
 // Epochs of no range are not read: each is found by the key of its conversation.
@@ -54,14 +52,12 @@ export async function conversationsEverOf(
 ): Promise<UserConversation[]> {
   const rows = await db.query<{
     conversation_id: string;
-    history_policy: HistoryPolicy;
     epoch: bigint;
     first: bigint[];
     last: (bigint | null)[];
   }>(conversationsOf, [userId, conversationId ?? null]);
   return rows.map((row) => ({
     conversationId: row.conversation_id,
-    historyPolicy: row.history_policy,
     epoch: row.epoch,
     spans: row.first.map((fromEpoch, index) => ({ fromEpoch, toEpoch: row.last[index] ?? undefined })),
   }));

@@ -31,6 +31,9 @@ export type ConversationAvgAggregateOutputType = {
   historyPolicy: number | null
   epoch: number | null
   rosterVersion: number | null
+  mayAdd: number | null
+  mayRemove: number | null
+  mayChangePolicy: number | null
   rotationDue: number | null
   lastSequence: number | null
 }
@@ -40,6 +43,9 @@ export type ConversationSumAggregateOutputType = {
   historyPolicy: number | null
   epoch: bigint | null
   rosterVersion: bigint | null
+  mayAdd: number | null
+  mayRemove: number | null
+  mayChangePolicy: number | null
   rotationDue: number | null
   lastSequence: bigint | null
 }
@@ -51,6 +57,10 @@ export type ConversationMinAggregateOutputType = {
   epoch: bigint | null
   sessionId: string | null
   rosterVersion: bigint | null
+  rosterHead: runtime.Bytes | null
+  mayAdd: number | null
+  mayRemove: number | null
+  mayChangePolicy: number | null
   rotationDue: number | null
   lastSequence: bigint | null
   createdAt: Date | null
@@ -64,6 +74,10 @@ export type ConversationMaxAggregateOutputType = {
   epoch: bigint | null
   sessionId: string | null
   rosterVersion: bigint | null
+  rosterHead: runtime.Bytes | null
+  mayAdd: number | null
+  mayRemove: number | null
+  mayChangePolicy: number | null
   rotationDue: number | null
   lastSequence: bigint | null
   createdAt: Date | null
@@ -77,6 +91,10 @@ export type ConversationCountAggregateOutputType = {
   epoch: number
   sessionId: number
   rosterVersion: number
+  rosterHead: number
+  mayAdd: number
+  mayRemove: number
+  mayChangePolicy: number
   rotationDue: number
   lastSequence: number
   createdAt: number
@@ -90,6 +108,9 @@ export type ConversationAvgAggregateInputType = {
   historyPolicy?: true
   epoch?: true
   rosterVersion?: true
+  mayAdd?: true
+  mayRemove?: true
+  mayChangePolicy?: true
   rotationDue?: true
   lastSequence?: true
 }
@@ -99,6 +120,9 @@ export type ConversationSumAggregateInputType = {
   historyPolicy?: true
   epoch?: true
   rosterVersion?: true
+  mayAdd?: true
+  mayRemove?: true
+  mayChangePolicy?: true
   rotationDue?: true
   lastSequence?: true
 }
@@ -110,6 +134,10 @@ export type ConversationMinAggregateInputType = {
   epoch?: true
   sessionId?: true
   rosterVersion?: true
+  rosterHead?: true
+  mayAdd?: true
+  mayRemove?: true
+  mayChangePolicy?: true
   rotationDue?: true
   lastSequence?: true
   createdAt?: true
@@ -123,6 +151,10 @@ export type ConversationMaxAggregateInputType = {
   epoch?: true
   sessionId?: true
   rosterVersion?: true
+  rosterHead?: true
+  mayAdd?: true
+  mayRemove?: true
+  mayChangePolicy?: true
   rotationDue?: true
   lastSequence?: true
   createdAt?: true
@@ -136,6 +168,10 @@ export type ConversationCountAggregateInputType = {
   epoch?: true
   sessionId?: true
   rosterVersion?: true
+  rosterHead?: true
+  mayAdd?: true
+  mayRemove?: true
+  mayChangePolicy?: true
   rotationDue?: true
   lastSequence?: true
   createdAt?: true
@@ -236,6 +272,10 @@ export type ConversationGroupByOutputType = {
   epoch: bigint
   sessionId: string
   rosterVersion: bigint
+  rosterHead: runtime.Bytes
+  mayAdd: number
+  mayRemove: number
+  mayChangePolicy: number
   rotationDue: number
   lastSequence: bigint
   createdAt: Date
@@ -272,6 +312,10 @@ export type ConversationWhereInput = {
   epoch?: Prisma.BigIntFilter<"Conversation"> | bigint | number
   sessionId?: Prisma.StringFilter<"Conversation"> | string
   rosterVersion?: Prisma.BigIntFilter<"Conversation"> | bigint | number
+  rosterHead?: Prisma.BytesFilter<"Conversation"> | runtime.Bytes
+  mayAdd?: Prisma.IntFilter<"Conversation"> | number
+  mayRemove?: Prisma.IntFilter<"Conversation"> | number
+  mayChangePolicy?: Prisma.IntFilter<"Conversation"> | number
   rotationDue?: Prisma.IntFilter<"Conversation"> | number
   lastSequence?: Prisma.BigIntFilter<"Conversation"> | bigint | number
   createdAt?: Prisma.DateTimeFilter<"Conversation"> | Date | string
@@ -287,6 +331,10 @@ export type ConversationOrderByWithRelationInput = {
   epoch?: Prisma.SortOrder
   sessionId?: Prisma.SortOrder
   rosterVersion?: Prisma.SortOrder
+  rosterHead?: Prisma.SortOrder
+  mayAdd?: Prisma.SortOrder
+  mayRemove?: Prisma.SortOrder
+  mayChangePolicy?: Prisma.SortOrder
   rotationDue?: Prisma.SortOrder
   lastSequence?: Prisma.SortOrder
   createdAt?: Prisma.SortOrder
@@ -306,6 +354,10 @@ export type ConversationWhereUniqueInput = Prisma.AtLeast<{
   epoch?: Prisma.BigIntFilter<"Conversation"> | bigint | number
   sessionId?: Prisma.StringFilter<"Conversation"> | string
   rosterVersion?: Prisma.BigIntFilter<"Conversation"> | bigint | number
+  rosterHead?: Prisma.BytesFilter<"Conversation"> | runtime.Bytes
+  mayAdd?: Prisma.IntFilter<"Conversation"> | number
+  mayRemove?: Prisma.IntFilter<"Conversation"> | number
+  mayChangePolicy?: Prisma.IntFilter<"Conversation"> | number
   rotationDue?: Prisma.IntFilter<"Conversation"> | number
   lastSequence?: Prisma.BigIntFilter<"Conversation"> | bigint | number
   createdAt?: Prisma.DateTimeFilter<"Conversation"> | Date | string
@@ -321,6 +373,10 @@ export type ConversationOrderByWithAggregationInput = {
   epoch?: Prisma.SortOrder
   sessionId?: Prisma.SortOrder
   rosterVersion?: Prisma.SortOrder
+  rosterHead?: Prisma.SortOrder
+  mayAdd?: Prisma.SortOrder
+  mayRemove?: Prisma.SortOrder
+  mayChangePolicy?: Prisma.SortOrder
   rotationDue?: Prisma.SortOrder
   lastSequence?: Prisma.SortOrder
   createdAt?: Prisma.SortOrder
@@ -342,6 +398,10 @@ export type ConversationScalarWhereWithAggregatesInput = {
   epoch?: Prisma.BigIntWithAggregatesFilter<"Conversation"> | bigint | number
   sessionId?: Prisma.StringWithAggregatesFilter<"Conversation"> | string
   rosterVersion?: Prisma.BigIntWithAggregatesFilter<"Conversation"> | bigint | number
+  rosterHead?: Prisma.BytesWithAggregatesFilter<"Conversation"> | runtime.Bytes
+  mayAdd?: Prisma.IntWithAggregatesFilter<"Conversation"> | number
+  mayRemove?: Prisma.IntWithAggregatesFilter<"Conversation"> | number
+  mayChangePolicy?: Prisma.IntWithAggregatesFilter<"Conversation"> | number
   rotationDue?: Prisma.IntWithAggregatesFilter<"Conversation"> | number
   lastSequence?: Prisma.BigIntWithAggregatesFilter<"Conversation"> | bigint | number
   createdAt?: Prisma.DateTimeWithAggregatesFilter<"Conversation"> | Date | string
@@ -352,6 +412,10 @@ export type ConversationCreateInput = {
   kind: number
   historyPolicy: number
   rosterVersion: bigint | number
+  rosterHead: runtime.Bytes
+  mayAdd: number
+  mayRemove: number
+  mayChangePolicy: number
   rotationDue: number
   lastSequence: bigint | number
   createdAt: Date | string
@@ -367,6 +431,10 @@ export type ConversationUncheckedCreateInput = {
   epoch: bigint | number
   sessionId: string
   rosterVersion: bigint | number
+  rosterHead: runtime.Bytes
+  mayAdd: number
+  mayRemove: number
+  mayChangePolicy: number
   rotationDue: number
   lastSequence: bigint | number
   createdAt: Date | string
@@ -378,6 +446,10 @@ export type ConversationUpdateInput = {
   kind?: Prisma.IntFieldUpdateOperationsInput | number
   historyPolicy?: Prisma.IntFieldUpdateOperationsInput | number
   rosterVersion?: Prisma.BigIntFieldUpdateOperationsInput | bigint | number
+  rosterHead?: Prisma.BytesFieldUpdateOperationsInput | runtime.Bytes
+  mayAdd?: Prisma.IntFieldUpdateOperationsInput | number
+  mayRemove?: Prisma.IntFieldUpdateOperationsInput | number
+  mayChangePolicy?: Prisma.IntFieldUpdateOperationsInput | number
   rotationDue?: Prisma.IntFieldUpdateOperationsInput | number
   lastSequence?: Prisma.BigIntFieldUpdateOperationsInput | bigint | number
   createdAt?: Prisma.DateTimeFieldUpdateOperationsInput | Date | string
@@ -393,6 +465,10 @@ export type ConversationUncheckedUpdateInput = {
   epoch?: Prisma.BigIntFieldUpdateOperationsInput | bigint | number
   sessionId?: Prisma.StringFieldUpdateOperationsInput | string
   rosterVersion?: Prisma.BigIntFieldUpdateOperationsInput | bigint | number
+  rosterHead?: Prisma.BytesFieldUpdateOperationsInput | runtime.Bytes
+  mayAdd?: Prisma.IntFieldUpdateOperationsInput | number
+  mayRemove?: Prisma.IntFieldUpdateOperationsInput | number
+  mayChangePolicy?: Prisma.IntFieldUpdateOperationsInput | number
   rotationDue?: Prisma.IntFieldUpdateOperationsInput | number
   lastSequence?: Prisma.BigIntFieldUpdateOperationsInput | bigint | number
   createdAt?: Prisma.DateTimeFieldUpdateOperationsInput | Date | string
@@ -407,6 +483,10 @@ export type ConversationCreateManyInput = {
   epoch: bigint | number
   sessionId: string
   rosterVersion: bigint | number
+  rosterHead: runtime.Bytes
+  mayAdd: number
+  mayRemove: number
+  mayChangePolicy: number
   rotationDue: number
   lastSequence: bigint | number
   createdAt: Date | string
@@ -417,6 +497,10 @@ export type ConversationUpdateManyMutationInput = {
   kind?: Prisma.IntFieldUpdateOperationsInput | number
   historyPolicy?: Prisma.IntFieldUpdateOperationsInput | number
   rosterVersion?: Prisma.BigIntFieldUpdateOperationsInput | bigint | number
+  rosterHead?: Prisma.BytesFieldUpdateOperationsInput | runtime.Bytes
+  mayAdd?: Prisma.IntFieldUpdateOperationsInput | number
+  mayRemove?: Prisma.IntFieldUpdateOperationsInput | number
+  mayChangePolicy?: Prisma.IntFieldUpdateOperationsInput | number
   rotationDue?: Prisma.IntFieldUpdateOperationsInput | number
   lastSequence?: Prisma.BigIntFieldUpdateOperationsInput | bigint | number
   createdAt?: Prisma.DateTimeFieldUpdateOperationsInput | Date | string
@@ -430,6 +514,10 @@ export type ConversationUncheckedUpdateManyInput = {
   epoch?: Prisma.BigIntFieldUpdateOperationsInput | bigint | number
   sessionId?: Prisma.StringFieldUpdateOperationsInput | string
   rosterVersion?: Prisma.BigIntFieldUpdateOperationsInput | bigint | number
+  rosterHead?: Prisma.BytesFieldUpdateOperationsInput | runtime.Bytes
+  mayAdd?: Prisma.IntFieldUpdateOperationsInput | number
+  mayRemove?: Prisma.IntFieldUpdateOperationsInput | number
+  mayChangePolicy?: Prisma.IntFieldUpdateOperationsInput | number
   rotationDue?: Prisma.IntFieldUpdateOperationsInput | number
   lastSequence?: Prisma.BigIntFieldUpdateOperationsInput | bigint | number
   createdAt?: Prisma.DateTimeFieldUpdateOperationsInput | Date | string
@@ -449,6 +537,10 @@ export type ConversationCountOrderByAggregateInput = {
   epoch?: Prisma.SortOrder
   sessionId?: Prisma.SortOrder
   rosterVersion?: Prisma.SortOrder
+  rosterHead?: Prisma.SortOrder
+  mayAdd?: Prisma.SortOrder
+  mayRemove?: Prisma.SortOrder
+  mayChangePolicy?: Prisma.SortOrder
   rotationDue?: Prisma.SortOrder
   lastSequence?: Prisma.SortOrder
   createdAt?: Prisma.SortOrder
@@ -460,6 +552,9 @@ export type ConversationAvgOrderByAggregateInput = {
   historyPolicy?: Prisma.SortOrder
   epoch?: Prisma.SortOrder
   rosterVersion?: Prisma.SortOrder
+  mayAdd?: Prisma.SortOrder
+  mayRemove?: Prisma.SortOrder
+  mayChangePolicy?: Prisma.SortOrder
   rotationDue?: Prisma.SortOrder
   lastSequence?: Prisma.SortOrder
 }
@@ -471,6 +566,10 @@ export type ConversationMaxOrderByAggregateInput = {
   epoch?: Prisma.SortOrder
   sessionId?: Prisma.SortOrder
   rosterVersion?: Prisma.SortOrder
+  rosterHead?: Prisma.SortOrder
+  mayAdd?: Prisma.SortOrder
+  mayRemove?: Prisma.SortOrder
+  mayChangePolicy?: Prisma.SortOrder
   rotationDue?: Prisma.SortOrder
   lastSequence?: Prisma.SortOrder
   createdAt?: Prisma.SortOrder
@@ -484,6 +583,10 @@ export type ConversationMinOrderByAggregateInput = {
   epoch?: Prisma.SortOrder
   sessionId?: Prisma.SortOrder
   rosterVersion?: Prisma.SortOrder
+  rosterHead?: Prisma.SortOrder
+  mayAdd?: Prisma.SortOrder
+  mayRemove?: Prisma.SortOrder
+  mayChangePolicy?: Prisma.SortOrder
   rotationDue?: Prisma.SortOrder
   lastSequence?: Prisma.SortOrder
   createdAt?: Prisma.SortOrder
@@ -495,6 +598,9 @@ export type ConversationSumOrderByAggregateInput = {
   historyPolicy?: Prisma.SortOrder
   epoch?: Prisma.SortOrder
   rosterVersion?: Prisma.SortOrder
+  mayAdd?: Prisma.SortOrder
+  mayRemove?: Prisma.SortOrder
+  mayChangePolicy?: Prisma.SortOrder
   rotationDue?: Prisma.SortOrder
   lastSequence?: Prisma.SortOrder
 }
@@ -523,6 +629,10 @@ export type BigIntFieldUpdateOperationsInput = {
   decrement?: bigint | number
   multiply?: bigint | number
   divide?: bigint | number
+}
+
+export type BytesFieldUpdateOperationsInput = {
+  set?: runtime.Bytes
 }
 
 export type DateTimeFieldUpdateOperationsInput = {
@@ -587,6 +697,10 @@ export type ConversationCreateWithoutCurrentEpochInput = {
   kind: number
   historyPolicy: number
   rosterVersion: bigint | number
+  rosterHead: runtime.Bytes
+  mayAdd: number
+  mayRemove: number
+  mayChangePolicy: number
   rotationDue: number
   lastSequence: bigint | number
   createdAt: Date | string
@@ -598,6 +712,10 @@ export type ConversationUncheckedCreateWithoutCurrentEpochInput = {
   kind: number
   historyPolicy: number
   rosterVersion: bigint | number
+  rosterHead: runtime.Bytes
+  mayAdd: number
+  mayRemove: number
+  mayChangePolicy: number
   rotationDue: number
   lastSequence: bigint | number
   createdAt: Date | string
@@ -625,6 +743,10 @@ export type ConversationUpdateWithoutCurrentEpochInput = {
   kind?: Prisma.IntFieldUpdateOperationsInput | number
   historyPolicy?: Prisma.IntFieldUpdateOperationsInput | number
   rosterVersion?: Prisma.BigIntFieldUpdateOperationsInput | bigint | number
+  rosterHead?: Prisma.BytesFieldUpdateOperationsInput | runtime.Bytes
+  mayAdd?: Prisma.IntFieldUpdateOperationsInput | number
+  mayRemove?: Prisma.IntFieldUpdateOperationsInput | number
+  mayChangePolicy?: Prisma.IntFieldUpdateOperationsInput | number
   rotationDue?: Prisma.IntFieldUpdateOperationsInput | number
   lastSequence?: Prisma.BigIntFieldUpdateOperationsInput | bigint | number
   createdAt?: Prisma.DateTimeFieldUpdateOperationsInput | Date | string
@@ -636,6 +758,10 @@ export type ConversationUncheckedUpdateWithoutCurrentEpochInput = {
   kind?: Prisma.IntFieldUpdateOperationsInput | number
   historyPolicy?: Prisma.IntFieldUpdateOperationsInput | number
   rosterVersion?: Prisma.BigIntFieldUpdateOperationsInput | bigint | number
+  rosterHead?: Prisma.BytesFieldUpdateOperationsInput | runtime.Bytes
+  mayAdd?: Prisma.IntFieldUpdateOperationsInput | number
+  mayRemove?: Prisma.IntFieldUpdateOperationsInput | number
+  mayChangePolicy?: Prisma.IntFieldUpdateOperationsInput | number
   rotationDue?: Prisma.IntFieldUpdateOperationsInput | number
   lastSequence?: Prisma.BigIntFieldUpdateOperationsInput | bigint | number
   createdAt?: Prisma.DateTimeFieldUpdateOperationsInput | Date | string
@@ -647,6 +773,10 @@ export type ConversationCreateWithoutMembershipsInput = {
   kind: number
   historyPolicy: number
   rosterVersion: bigint | number
+  rosterHead: runtime.Bytes
+  mayAdd: number
+  mayRemove: number
+  mayChangePolicy: number
   rotationDue: number
   lastSequence: bigint | number
   createdAt: Date | string
@@ -661,6 +791,10 @@ export type ConversationUncheckedCreateWithoutMembershipsInput = {
   epoch: bigint | number
   sessionId: string
   rosterVersion: bigint | number
+  rosterHead: runtime.Bytes
+  mayAdd: number
+  mayRemove: number
+  mayChangePolicy: number
   rotationDue: number
   lastSequence: bigint | number
   createdAt: Date | string
@@ -687,6 +821,10 @@ export type ConversationUpdateWithoutMembershipsInput = {
   kind?: Prisma.IntFieldUpdateOperationsInput | number
   historyPolicy?: Prisma.IntFieldUpdateOperationsInput | number
   rosterVersion?: Prisma.BigIntFieldUpdateOperationsInput | bigint | number
+  rosterHead?: Prisma.BytesFieldUpdateOperationsInput | runtime.Bytes
+  mayAdd?: Prisma.IntFieldUpdateOperationsInput | number
+  mayRemove?: Prisma.IntFieldUpdateOperationsInput | number
+  mayChangePolicy?: Prisma.IntFieldUpdateOperationsInput | number
   rotationDue?: Prisma.IntFieldUpdateOperationsInput | number
   lastSequence?: Prisma.BigIntFieldUpdateOperationsInput | bigint | number
   createdAt?: Prisma.DateTimeFieldUpdateOperationsInput | Date | string
@@ -701,6 +839,10 @@ export type ConversationUncheckedUpdateWithoutMembershipsInput = {
   epoch?: Prisma.BigIntFieldUpdateOperationsInput | bigint | number
   sessionId?: Prisma.StringFieldUpdateOperationsInput | string
   rosterVersion?: Prisma.BigIntFieldUpdateOperationsInput | bigint | number
+  rosterHead?: Prisma.BytesFieldUpdateOperationsInput | runtime.Bytes
+  mayAdd?: Prisma.IntFieldUpdateOperationsInput | number
+  mayRemove?: Prisma.IntFieldUpdateOperationsInput | number
+  mayChangePolicy?: Prisma.IntFieldUpdateOperationsInput | number
   rotationDue?: Prisma.IntFieldUpdateOperationsInput | number
   lastSequence?: Prisma.BigIntFieldUpdateOperationsInput | bigint | number
   createdAt?: Prisma.DateTimeFieldUpdateOperationsInput | Date | string
@@ -745,6 +887,10 @@ export type ConversationSelect<ExtArgs extends runtime.Types.Extensions.Internal
   epoch?: boolean
   sessionId?: boolean
   rosterVersion?: boolean
+  rosterHead?: boolean
+  mayAdd?: boolean
+  mayRemove?: boolean
+  mayChangePolicy?: boolean
   rotationDue?: boolean
   lastSequence?: boolean
   createdAt?: boolean
@@ -761,6 +907,10 @@ export type ConversationSelectCreateManyAndReturn<ExtArgs extends runtime.Types.
   epoch?: boolean
   sessionId?: boolean
   rosterVersion?: boolean
+  rosterHead?: boolean
+  mayAdd?: boolean
+  mayRemove?: boolean
+  mayChangePolicy?: boolean
   rotationDue?: boolean
   lastSequence?: boolean
   createdAt?: boolean
@@ -775,6 +925,10 @@ export type ConversationSelectUpdateManyAndReturn<ExtArgs extends runtime.Types.
   epoch?: boolean
   sessionId?: boolean
   rosterVersion?: boolean
+  rosterHead?: boolean
+  mayAdd?: boolean
+  mayRemove?: boolean
+  mayChangePolicy?: boolean
   rotationDue?: boolean
   lastSequence?: boolean
   createdAt?: boolean
@@ -789,13 +943,17 @@ export type ConversationSelectScalar = {
   epoch?: boolean
   sessionId?: boolean
   rosterVersion?: boolean
+  rosterHead?: boolean
+  mayAdd?: boolean
+  mayRemove?: boolean
+  mayChangePolicy?: boolean
   rotationDue?: boolean
   lastSequence?: boolean
   createdAt?: boolean
   closedAt?: boolean
 }
 
-export type ConversationOmit<ExtArgs extends runtime.Types.Extensions.InternalArgs = runtime.Types.Extensions.DefaultArgs> = runtime.Types.Extensions.GetOmit<"conversationId" | "kind" | "historyPolicy" | "epoch" | "sessionId" | "rosterVersion" | "rotationDue" | "lastSequence" | "createdAt" | "closedAt", ExtArgs["result"]["conversation"]>
+export type ConversationOmit<ExtArgs extends runtime.Types.Extensions.InternalArgs = runtime.Types.Extensions.DefaultArgs> = runtime.Types.Extensions.GetOmit<"conversationId" | "kind" | "historyPolicy" | "epoch" | "sessionId" | "rosterVersion" | "rosterHead" | "mayAdd" | "mayRemove" | "mayChangePolicy" | "rotationDue" | "lastSequence" | "createdAt" | "closedAt", ExtArgs["result"]["conversation"]>
 export type ConversationInclude<ExtArgs extends runtime.Types.Extensions.InternalArgs = runtime.Types.Extensions.DefaultArgs> = {
   currentEpoch?: boolean | Prisma.EpochDefaultArgs<ExtArgs>
   memberships?: boolean | Prisma.Conversation$membershipsArgs<ExtArgs>
@@ -821,6 +979,10 @@ export type $ConversationPayload<ExtArgs extends runtime.Types.Extensions.Intern
     epoch: bigint
     sessionId: string
     rosterVersion: bigint
+    rosterHead: runtime.Bytes
+    mayAdd: number
+    mayRemove: number
+    mayChangePolicy: number
     rotationDue: number
     lastSequence: bigint
     createdAt: Date
@@ -1256,6 +1418,10 @@ export interface ConversationFieldRefs {
   readonly epoch: Prisma.FieldRef<"Conversation", 'BigInt'>
   readonly sessionId: Prisma.FieldRef<"Conversation", 'String'>
   readonly rosterVersion: Prisma.FieldRef<"Conversation", 'BigInt'>
+  readonly rosterHead: Prisma.FieldRef<"Conversation", 'Bytes'>
+  readonly mayAdd: Prisma.FieldRef<"Conversation", 'Int'>
+  readonly mayRemove: Prisma.FieldRef<"Conversation", 'Int'>
+  readonly mayChangePolicy: Prisma.FieldRef<"Conversation", 'Int'>
   readonly rotationDue: Prisma.FieldRef<"Conversation", 'Int'>
   readonly lastSequence: Prisma.FieldRef<"Conversation", 'BigInt'>
   readonly createdAt: Prisma.FieldRef<"Conversation", 'DateTime'>

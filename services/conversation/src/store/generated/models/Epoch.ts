@@ -366,10 +366,6 @@ export type EpochUpdateOneRequiredWithoutCurrentNestedInput = {
   update?: Prisma.XOR<Prisma.XOR<Prisma.EpochUpdateToOneWithWhereWithoutCurrentInput, Prisma.EpochUpdateWithoutCurrentInput>, Prisma.EpochUncheckedUpdateWithoutCurrentInput>
 }
 
-export type BytesFieldUpdateOperationsInput = {
-  set?: runtime.Bytes
-}
-
 export type EpochCreateWithoutCurrentInput = {
   conversationId: string
   epoch: bigint | number

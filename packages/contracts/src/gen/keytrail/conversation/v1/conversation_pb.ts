@@ -341,7 +341,7 @@ export type Conversation = Message$1<"keytrail.conversation.v1.Conversation"> & 
   members: Member[];
 
   /**
-   * history_policy of the conversation.
+   * history_policy of the epochs to come; each session's header has its own.
    *
    * @generated from field: keytrail.session.v1.HistoryPolicy history_policy = 7;
    */
@@ -1805,7 +1805,7 @@ export type CheckEntitlementResponse = Message$1<"keytrail.conversation.v1.Check
   currentSessionId: string;
 
   /**
-   * history_policy of the conversation.
+   * history_policy of the session's epoch; of the conversation when the session is not committed.
    *
    * @generated from field: keytrail.session.v1.HistoryPolicy history_policy = 6;
    */
@@ -2253,7 +2253,7 @@ export const ConversationService: GenService<{
     output: typeof ChangePolicyResponseSchema;
   },
   /**
-   * ListRosterChanges pages through the signed changes of the roster, from its first version on; for members.
+   * ListRosterChanges pages through the signed changes of the roster, from its first version on; for members, and for who has left up to then.
    *
    * @generated from rpc keytrail.conversation.v1.ConversationService.ListRosterChanges
    */
