@@ -12,6 +12,7 @@ import { prekeyLife } from './prekey-life.ts';
 import { prekeyUpkeep } from './prekey-upkeep.ts';
 import { presence } from './presence.ts';
 import { revocation } from './revocation.ts';
+import { rotationsAndChanges } from './rotations.ts';
 import { trust } from './trust.ts';
 import { uploadVerification } from './uploads.ts';
 import { wholeSessions } from './whole-sessions.ts';
@@ -27,6 +28,7 @@ export const guards: readonly Guard[] = [
   ...uploadVerification,
   ...prekeyUpkeep,
   ...epochs,
+  ...rotationsAndChanges,
   ...keyRequests,
   ...presence,
   ...trust,
