@@ -22,6 +22,8 @@ export interface AttachmentParts {
   readonly onNotification: (notification: Notification, signal: AbortSignal) => void;
 }
 
+/** A gateway that has not greeted by then stands still, though its connection is open: the next one may not. */
+const greetingMs = 5_000;
 const firstWaitMs = 100;
 const longestWaitMs = 10_000;
 /** A stream that lived this long was a good one: the next loss starts with a short wait again. */
@@ -107,7 +109,7 @@ export class Attachment {
 
   /** One stream from attach to its end; what it said of draining. */
   async #attachOnce(operation: Operation, greeted: () => void): Promise<Draining | undefined> {
-    const { calls, store, events, onAttached, onDetached, onNotification } = this.#parts;
+    const { calls, clock, store, events, onAttached, onDetached, onNotification } = this.#parts;
     const [reserved, conversationCursor = '', sessionCursor = ''] = await Promise.all([
       store.reserve('attachments', 1),
       store.cursor(cursors.conversations),
@@ -121,6 +123,8 @@ export class Attachment {
     const failed = Promise.withResolvers<never>();
     failed.promise.catch(() => {});
     const messages = stream[Symbol.asyncIterator]();
+    const notGreeted = () => failed.reject(new ConnectError('no greeting came', Code.DeadlineExceeded));
+    const callOffGreeting = clock.after(greetingMs, notGreeted, { background: true });
     try {
       for (;;) {
         // A transport may be slow to notice that a stream is dead: the heartbeat notices too.
@@ -133,6 +137,7 @@ export class Attachment {
         if (message.case === 'draining') return message.value;
         if (message.case === 'notification') onNotification(message.value, operation.signal);
         if (message.case === 'greeting') {
+          callOffGreeting();
           this.#attached = true;
           void this.#beat(operation, signal, message.value).catch(failed.reject);
           events.emit('state', { state: 'attached' });
@@ -141,6 +146,7 @@ export class Attachment {
         }
       }
     } finally {
+      callOffGreeting();
       control.abort(new Error('the stream has ended'));
       if (this.#attached) {
         this.#attached = false;
@@ -180,9 +186,11 @@ function isExpired(error: unknown): boolean {
   return reason === 'TOKEN_INVALID' && metadata.problem === 'expired';
 }
 
-/** Attaching again would be refused again. */
+/** Attaching again would be refused again. What has no reason was not said by a service: a proxy, say, or a network that wants a login first. */
 function isForGood(error: unknown): boolean {
-  if (['DEVICE_REVOKED', 'DEVICE_NOT_REGISTERED'].includes(readRefusal(error).reason)) return true;
+  const { reason } = readRefusal(error);
+  if (reason === '') return false;
+  if (['DEVICE_REVOKED', 'DEVICE_NOT_REGISTERED'].includes(reason)) return true;
   const code = ConnectError.from(error).code;
   return [Code.Unauthenticated, Code.PermissionDenied, Code.InvalidArgument, Code.Unimplemented].includes(code);
 }

@@ -38,9 +38,8 @@ async function waitsOf(name: string, times: number, refusal: () => Error): Promi
   const attaching = device.attach().catch(() => {});
   for (let time = 0; time < times; time += 1) {
     await state(device, 'waiting');
-    // The event comes right before the wait.
-    while (clock.allWaits.length <= time) await Promise.resolve();
-    waits.push(clock.allWaits[time] as number);
+    // The wait begins right after the event was told.
+    waits.push(clock.allWaits.at(-1) as number);
     clock.advance(60_000);
   }
   await device.close();
@@ -119,5 +118,25 @@ test('a gateway that answers no heartbeat for three intervals is left, also when
   }
   expect(asked()).toBe(2);
   expect(await waiting).toMatchObject({ error: { reason: 'PEER_UNAVAILABLE' } });
+  await alice.close();
+});
+
+test('a gateway that does not greet is left for the next one', async () => {
+  const [world, clock] = [new World(), new FakeClock()];
+  const alice = await firstDevice(world, 'alice', 'laptop', { clock, upkeep: false });
+  const called = Promise.withResolvers<void>();
+  world.before.set('attach', async () => {
+    world.before.delete('attach');
+    called.resolve();
+    await new Promise(() => {});
+  });
+  const waiting = state(alice, 'waiting');
+  const attaching = alice.attach();
+  await called.promise;
+  clock.advance(5_000);
+  expect(await waiting).toMatchObject({ error: { code: 4 } });
+  clock.advance(60_000);
+  await attaching;
+  expect(world.attachCounters).toEqual([1n, 2n]);
   await alice.close();
 });

@@ -55,6 +55,7 @@ export interface Fixture extends AsyncDisposable {
   readonly bus: EventBus;
   readonly peers: Peers;
   readonly environment: Readonly<Record<string, string>>;
+  token(userId: string, deviceId: string): Promise<string>;
   gateway(changes?: Readonly<Record<string, string>>): Promise<RunningPresence>;
   device(at: { readonly grpcPort: number }, userId: string, deviceId: string): Promise<TestDevice>;
   online(at: TestDevice, ...userIds: string[]): Promise<string[]>;
@@ -182,6 +183,7 @@ export async function startFixture(): Promise<Fixture> {
     peers,
     environment,
     online,
+    token: (userId, deviceId) => issuer.token({ userId, deviceId }),
     async gateway(changes = {}) {
       const running = await startPresence(readConfig({ ...environment, ...changes }));
       let stopped: Promise<void> | undefined;
