@@ -8,6 +8,7 @@ import type { Guard } from './guard.ts';
 import { identitiesSdk } from './identities-sdk.ts';
 import { keyRequests } from './key-requests.ts';
 import { explainedMisses } from './misses.ts';
+import { operatorsAndChanges } from './operators-and-changes.ts';
 import { prekeyLife } from './prekey-life.ts';
 import { prekeyUpkeep } from './prekey-upkeep.ts';
 import { presence } from './presence.ts';
@@ -30,6 +31,7 @@ export const guards: readonly Guard[] = [
   ...epochs,
   ...rotationsAndChanges,
   ...keyRequests,
+  ...operatorsAndChanges,
   ...presence,
   ...trust,
   ...identitiesSdk,

@@ -9,15 +9,18 @@ const requestsAtOnce = 200;
  * Replicas share the work, as a claimed request is not due for the others.
  */
 export function startSweep(dispatcher: Dispatcher, everyMs: number): Rounds {
-  const { db, log } = dispatcher;
   return startRounds({
     what: 'the sweep of key requests',
     everyMs,
-    log,
-    async round() {
-      const requests = await claimDueKeyRequests(db, requestsAtOnce, claimLeaseMs);
-      await dispatchClaimed(dispatcher, requests);
-      return requests.length === requestsAtOnce;
-    },
+    log: dispatcher.log,
+    round: () => sweepKeyRequests(dispatcher),
   });
+}
+
+/** Takes the next step of requests that are due. Whether there may be more. */
+export async function sweepKeyRequests(dispatcher: Dispatcher): Promise<boolean> {
+  const { db } = dispatcher;
+  const requests = await claimDueKeyRequests(db, requestsAtOnce, claimLeaseMs);
+  await dispatchClaimed(dispatcher, requests);
+  return requests.length === requestsAtOnce;
 }
