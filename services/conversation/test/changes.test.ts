@@ -12,11 +12,13 @@ import { createGrpcTransport } from '@keytrail/rpc';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { readConfig } from '../src/service.ts';
 import {
+  adding,
   type ConversationClient,
   createdBy,
   type Harness,
   message,
   refusalOf,
+  removing,
   rotatedBy,
   startHarness,
   type TestDevice,
@@ -63,14 +65,13 @@ async function changesAfter(device: TestDevice, cursor: string, limit = 0) {
   }
 }
 
-function remove(by: TestDevice, { conversationId, rosterVersion }: Conversation, userId: string) {
-  const requestId = randomUUID();
-  return by.client.removeMembers({
-    requestId,
-    conversationId,
-    expectedRosterVersion: rosterVersion,
-    userIds: [userId],
-  });
+async function remove(by: TestDevice, conversation: Conversation, userId: string): Promise<Conversation> {
+  return (await by.client.removeMembers(removing(by, conversation, [userId]))).conversation as Conversation;
+}
+
+async function add(by: TestDevice, conversation: Conversation, userId: string): Promise<Conversation> {
+  const members = [{ userId, role: MemberRole.MEMBER }];
+  return (await by.client.addMembers(adding(by, conversation, members))).conversation as Conversation;
 }
 
 describe('changes', () => {
@@ -175,8 +176,8 @@ describe('changes', () => {
     const [bob] = others as [TestUser];
     await alice.device.client.sendMessage(message(alice.device, session, 0n));
     const { cursor } = await changesAfter(bob.device, '');
-    const { conversation: left } = await remove(alice.device, conversation, bob.userId);
-    const next = await rotatedBy(harness, alice.device, left as Conversation);
+    const left = await remove(alice.device, conversation, bob.userId);
+    const next = await rotatedBy(harness, alice.device, left);
     await alice.device.client.sendMessage(message(alice.device, next.session, 0n));
 
     const told = await changesAfter(bob.device, cursor);
@@ -197,12 +198,7 @@ describe('changes', () => {
     const { conversation: now } = await alice.device.client.getConversation({
       conversationId: conversation.conversationId,
     });
-    await alice.device.client.addMembers({
-      requestId: randomUUID(),
-      conversationId: conversation.conversationId,
-      expectedRosterVersion: now?.rosterVersion ?? 0n,
-      members: [{ userId: bob.userId, role: MemberRole.MEMBER }],
-    });
+    await add(alice.device, now as Conversation, bob.userId);
     expect((await changesAfter(bob.device, told.cursor)).changes).toMatchObject([{ epoch: 2n, left: false }]);
   });
 
@@ -322,19 +318,14 @@ describe('the list of sessions', () => {
     const { alice, others, conversation } = await group(3);
     const [bob] = others as [TestUser];
     const { conversationId } = conversation;
-    const { conversation: without } = await remove(alice.device, conversation, bob.userId);
-    const second = await rotatedBy(harness, alice.device, without as Conversation);
+    const without = await remove(alice.device, conversation, bob.userId);
+    const second = await rotatedBy(harness, alice.device, without);
     const epochs = async () => (await sessionsOf(bob.device, 10, { conversationId })).map(({ epoch }) => epoch);
     expect(await epochs()).toEqual([1n]);
-    const { conversation: back } = await alice.device.client.addMembers({
-      requestId: randomUUID(),
-      conversationId,
-      expectedRosterVersion: second.conversation.rosterVersion,
-      members: [{ userId: bob.userId, role: MemberRole.MEMBER }],
-    });
+    const back = await add(alice.device, second.conversation, bob.userId);
     expect(await epochs()).toEqual([1n]);
     expect(await sessionsOf(bob.device, 10, { conversationId, currentOnly: true })).toEqual([]);
-    await rotatedBy(harness, alice.device, back as Conversation);
+    await rotatedBy(harness, alice.device, back);
     expect(await epochs()).toEqual([3n, 1n]);
     expect(await sessionsOf(bob.device, 10)).toHaveLength(2);
   });
@@ -342,14 +333,8 @@ describe('the list of sessions', () => {
   it('has earlier epochs too where history is shared', async () => {
     const { alice, conversation } = await group(2, HistoryPolicy.SHARED);
     const dave = await harness.user();
-    const { conversationId } = conversation;
     const rotated = await rotatedBy(harness, alice.device, conversation);
-    await alice.device.client.addMembers({
-      requestId: randomUUID(),
-      conversationId,
-      expectedRosterVersion: rotated.conversation.rosterVersion,
-      members: [{ userId: dave.userId, role: MemberRole.MEMBER }],
-    });
+    await add(alice.device, rotated.conversation, dave.userId);
     expect((await sessionsOf(dave.device, 10)).map(({ epoch }) => epoch)).toEqual([2n, 1n]);
   });
 

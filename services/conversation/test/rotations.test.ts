@@ -23,6 +23,7 @@ import {
   type Harness,
   message,
   refusalOf,
+  removing,
   rotatedBy,
   rotation,
   startHarness,
@@ -96,13 +97,8 @@ async function becomesDue({ conversation, alice }: { conversation: Conversation;
   await alice.device.client.requestRotation({ requestId: randomUUID(), conversationId, expectedEpoch: epoch });
 }
 
-function leave(user: TestUser, { conversationId, rosterVersion }: Conversation) {
-  return user.device.client.removeMembers({
-    requestId: randomUUID(),
-    conversationId,
-    expectedRosterVersion: rosterVersion,
-    userIds: [user.userId],
-  });
+function leave({ userId, device }: TestUser, conversation: Conversation) {
+  return device.client.removeMembers(removing(device, conversation, [userId]));
 }
 
 async function dueOf({ conversationId }: Conversation, by: TestUser): Promise<RotationDueReason | undefined> {
