@@ -90,7 +90,7 @@ export async function registerDevice(
   return device;
 }
 
-async function tokenOf(issuer: string, user: string, device: string): Promise<string> {
+export async function tokenOf(issuer: string, user: string, device: string): Promise<string> {
   const response = await fetch(`${issuer}/token`, { method: 'POST', body: JSON.stringify({ user, device }) });
   return ((await response.json()) as { token: string }).token;
 }

@@ -10,6 +10,7 @@ import { measureClaimRate } from './claim-rate-rows.ts';
 import { measureClaims } from './claim-row.ts';
 import { measureDevicesQuery } from './devices-row.ts';
 import { measureFulfilment } from './fulfilment-rows.ts';
+import { measureLink } from './link-row.ts';
 import { LoadProgramMissing } from './load-programs.ts';
 import type { Measured, Row } from './measurement.ts';
 import { writeResults } from './results-file.ts';
@@ -52,6 +53,11 @@ const groups: readonly RowGroup[] = [
   { rows: ['identity.devices.query'], measure: measureDevicesQuery },
   { rows: ['identity.upload.100'], measure: measureUploads },
   { rows: ['fulfilment.online.p50', 'fulfilment.online.p99'], measure: measureFulfilment },
+  { rows: ['fulfilment.link.200'], measure: measureLink },
+  {
+    rows: ['presence.attached.1000.memory', 'presence.attached.1000.idle'],
+    measure: measureAttached,
+  },
 ];
 
 const only = readArguments();

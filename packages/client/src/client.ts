@@ -319,9 +319,14 @@ export function createClient(options: ClientOptions): KeytrailClient {
         background('answer offer', offers.answerOffer(notification, signal));
         break;
       case NotificationKind.KEY_DELIVERED:
-        onKeyDelivered(notification);
+        if (sessionId === '') pullKeyChanges(signal);
+        else onKeyDelivered(notification);
         break;
       case NotificationKind.KEY_REQUEST_ENDED:
+        if (sessionId === '') {
+          pullKeyChanges(signal);
+          break;
+        }
         opener.hint({ conversationId, sessionId });
         events.emit('keyRequestEnded', { conversationId, sessionId, keyRequestId });
         if (keyQueue.wants({ conversationId, sessionId })) background('collect key', keyChanges.pull(signal));
@@ -354,6 +359,12 @@ export function createClient(options: ClientOptions): KeytrailClient {
         upkeep.due();
         break;
     }
+  }
+
+  /** Many keys at once: those who wait for one look themselves. */
+  function pullKeyChanges(signal: AbortSignal): void {
+    opener.hints.wakeAll();
+    background('collect delivered keys', keyChanges.pull(signal));
   }
 
   /** Whoever waits for the key goes on; when nobody does, it is fetched all the same. */

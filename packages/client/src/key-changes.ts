@@ -54,9 +54,9 @@ export class KeyChanges {
     for (let more = true; more; ) {
       const request = { cursor, limit: changesPerPage };
       const page = await calls.call(operation, (options) => calls.session.listKeyChanges(request, options));
+      if (page.reset && cursor !== '') keyQueue.askAgain();
       if (cursor === '' || page.reset) {
         // A page that begins anew tells what is open, not what ended before.
-        keyQueue.askAgain();
         await this.#take(operation, await this.#listed(operation));
       }
       await this.#take(operation, page.requests);

@@ -92,6 +92,7 @@ export class WorldKeys {
     );
     const requesters = new Set(requests.map((request) => request?.requester && nameOf(request.requester)));
     this.fulfilled.push({ by: nameOf(caller), count: fulfilments.length, requester: [...requesters].join() });
+    world.tellsDeliveries = fulfilments.length === 1;
     const results = fulfilments.map(({ envelope }, i) => {
       const request = requests[i];
       if (!request || !isOpen(request.state)) {
@@ -100,6 +101,10 @@ export class WorldKeys {
       if (envelope) world.deliver(request, envelope);
       return { keyRequest: request };
     });
+    world.tellsDeliveries = true;
+    for (const requester of requesters) {
+      if (fulfilments.length > 1) world.streams.get(requester ?? '')?.push({ kind: NotificationKind.KEY_DELIVERED });
+    }
     return { results };
   }
 

@@ -352,6 +352,9 @@ export class World {
     return device;
   }
 
+  /** Many deliveries at once are told as one, and not one by one. */
+  tellsDeliveries = true;
+
   /** What greetings say. */
   readonly rotationsDue: string[] = [];
 
@@ -398,6 +401,7 @@ export class World {
     const envelopes = this.session(sessionId).envelopes;
     envelopes.set(keyOf(requester), [...(envelopes.get(keyOf(requester)) ?? []), envelope]);
     request.state = KeyRequestState.FULFILLED;
+    if (!this.tellsDeliveries) return;
     this.streams
       .get(keyOf(requester))
       ?.push({ kind: NotificationKind.KEY_DELIVERED, conversationId, sessionId, keyRequestId });
