@@ -55,6 +55,7 @@ import { SessionReader } from './read-session.ts';
 import { registerFirstDevice } from './registration.ts';
 import { type ChangedRootKey, changeRootKey } from './root-key-change.ts';
 import { type RootKeyPolicy, RootKeys } from './root-keys.ts';
+import { RosterLogs, type UnsignedRosters } from './roster-logs.ts';
 import { RotationDuty } from './rotation-duty.ts';
 import { type OpenSession, Sessions } from './sessions.ts';
 import { contextOf, type Operation, type OperationSettings, Tracing } from './tracing.ts';
@@ -82,6 +83,8 @@ export interface ClientOptions {
   readonly recoverHistory?: boolean;
   /** Whether rotations that are due are made without being told to; true by default. */
   readonly autoRotate?: boolean | { /** 5000 by default. */ readonly jitterMs?: number };
+  /** Refuses rosters that nobody signed by default; `first-use` for conversations from before rosters were signed. */
+  readonly unsignedRosters?: UnsignedRosters;
   readonly retry?: RetryOptions;
   readonly log?: { readonly debug?: LogMethod; readonly info?: LogMethod; readonly warn?: LogMethod };
   readonly clock?: Clock;
@@ -213,6 +216,8 @@ export function createClient(options: ClientOptions): KeytrailClient {
   const logs = new DeviceLogs({ calls, primitives, store, own, rootKeys, events, onRevoked });
   const directory = new Directory({ calls, primitives, rootKeys, logs });
   const sessions = new Sessions(store);
+  const unsignedRosters = options.unsignedRosters ?? 'refuse';
+  const rosters = new RosterLogs({ calls, primitives, store, rootKeys, logs, directory, events, unsignedRosters });
   const registration = {
     calls,
     primitives,
@@ -224,8 +229,8 @@ export function createClient(options: ClientOptions): KeytrailClient {
     clock,
     prekeys: options.prekeys ?? 50,
   };
-  const sealing = { calls, primitives, store, own, rootKeys, directory, logs, deviceTrust, clock };
-  const reading = { calls, primitives, own, rootKeys, directory, sessions };
+  const sealing = { calls, primitives, store, own, rootKeys, directory, logs, rosters, deviceTrust, clock };
+  const reading = { calls, primitives, own, rootKeys, directory, sessions, rosters };
   const isAttached = () => attachment.isAttached;
   const reader = new SessionReader(reading);
   const asks = new KeyAsks({ calls, primitives });

@@ -108,6 +108,15 @@ export class Conversations {
     return this.#remember(conversation);
   }
 
+  /**
+   * As it is now, once its roster is the one that members signed.
+   *
+   * @throws RosterRefusedError, DeviceListRefusedError, RefusalError.
+   */
+  believed(operation: Operation, conversationId: string): Promise<Conversation> {
+    return this.#parts.rosters.believed(operation, conversationId, () => this.get(operation, conversationId));
+  }
+
   /** As last seen when notifications keep it current, else asked for. */
   async recent(operation: Operation, conversationId: string): Promise<Conversation> {
     return this.seen(conversationId) ?? this.get(operation, conversationId);
@@ -178,6 +187,10 @@ export class Conversations {
       const { conversation, envelopesWritten } = await calls.call(operation, (options) =>
         calls.conversation.createConversation(request, options),
       );
+      const { conversationId = '', rosterVersion, rosterHead } = conversation ?? {};
+      if (request.signedRoster && rosterVersion === 1n && rosterHead) {
+        await this.#parts.rosters.began(conversationId, request.signedRoster, rosterHead);
+      }
       return this.#sealed(conversation, request.initialSession, envelopesWritten);
     };
     const upload = new Upload(store, `create ${requestId}`, CreateConversationRequestSchema);
@@ -266,7 +279,7 @@ export class Conversations {
     let round = 0;
     const prepare = async (conflict: RefusalError | undefined) => {
       forgetStale(contacts, conflict);
-      const current = await this.get(operation, conversationId);
+      const current = await this.believed(operation, conversationId);
       await this.#checkCurrent(current);
       const { epoch: expectedEpoch, rosterVersion: expectedRosterVersion } = current;
       const plan: SessionPlan = {
@@ -470,7 +483,7 @@ export class Conversations {
   ): Promise<Conversation> {
     const { calls, primitives, own, clock } = this.#parts;
     for (let tries = 1; ; tries += 1) {
-      const current = await this.get(operation, conversationId);
+      const current = await this.believed(operation, conversationId);
       const { settled, content, send } = change(current);
       if (settled) return current;
       const signedChange = signRosterChange(primitives, await own.registered(), {

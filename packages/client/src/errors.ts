@@ -8,7 +8,7 @@ import {
   type Remedy,
   RemedySchema,
 } from '@keytrail/contracts';
-import type { DeviceLogProblem } from '@keytrail/crypto';
+import type { DeviceLogProblem, RosterProblem } from '@keytrail/crypto';
 import { type FieldProblem, type Refusal, readRefusal } from '@keytrail/rpc/refusal';
 import { enumName } from './enum-name.ts';
 
@@ -186,6 +186,29 @@ export class DeviceListRefusedError extends Error {
   }
 }
 
+/**
+ * - those of RosterError: what is wrong with an entry of the roster's log
+ * - `certificate` also: the author's keys are not those that the author's user's log has
+ * - `rolled-back`: an older roster than this device has seen
+ * - `fork`: another history than the one that this device has seen
+ * - `roster`: a session header, or the server, names another roster than the one that members signed
+ * - `unsigned`: the log begins with a roster that nobody signed, and `unsignedRosters` does not allow it
+ */
+export type RosterLogProblem = RosterProblem | 'rolled-back' | 'fork' | 'roster' | 'unsigned';
+
+/** A roster is not what its members signed. Nothing is sealed by it, and no session of it is believed. */
+export class RosterRefusedError extends Error {
+  override readonly name = 'RosterRefusedError';
+  readonly conversationId: string;
+  readonly problem: RosterLogProblem;
+
+  constructor(conversationId: string, problem: RosterLogProblem, cause?: unknown) {
+    super(`roster of ${conversationId} refused (${problem})`, { cause });
+    this.conversationId = conversationId;
+    this.problem = problem;
+  }
+}
+
 /** The code that was confirmed is not that of the link request: another device may have put its own in. */
 export class LinkCodeMismatchError extends Error {
   override readonly name = 'LinkCodeMismatchError';
@@ -288,7 +311,9 @@ export function errorOfCall(thrown: unknown): Error {
 }
 
 function isOwnError(thrown: unknown): thrown is Error {
-  return [RefusalError, KeyMissError, SessionRefusedError, DeviceListRefusedError].some((own) => thrown instanceof own);
+  return [RefusalError, KeyMissError, SessionRefusedError, DeviceListRefusedError, RosterRefusedError].some(
+    (own) => thrown instanceof own,
+  );
 }
 
 /** The miss in a refusal, if it is one. A stranger's answer has a reason and nothing else. */

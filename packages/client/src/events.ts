@@ -1,6 +1,6 @@
 import type { DeclineReason } from '@keytrail/contracts';
 import type { Ref } from '@keytrail/crypto';
-import type { DeviceListProblem, RemedyName } from './errors.ts';
+import type { DeviceListProblem, RemedyName, RosterLogProblem } from './errors.ts';
 import type { PrekeyRepair } from './prekey-upkeep.ts';
 import type { RotatedPrekeys } from './prekey-uploads.ts';
 import type { RootKeyChange } from './root-keys.ts';
@@ -57,6 +57,14 @@ export interface ClientEvents {
   deviceListRefused: {
     readonly userId: string;
     readonly problem: DeviceListProblem;
+    readonly version: bigint;
+    /** The version that was seen before. */
+    readonly remembered: bigint;
+  };
+  /** A roster is not what its members signed: nothing is sealed by it, and no session of it is believed. */
+  rosterRefused: {
+    readonly conversationId: string;
+    readonly problem: RosterLogProblem;
     readonly version: bigint;
     /** The version that was seen before. */
     readonly remembered: bigint;

@@ -59,6 +59,8 @@ export {
   type RemedyName,
   RootKeyNotCurrentError,
   RootKeyUnknownError,
+  type RosterLogProblem,
+  RosterRefusedError,
   RotationLost,
   SafetyNumberOfOneselfError,
   type SessionProblem,
@@ -94,4 +96,5 @@ export type { PrekeyRepair, Upkeep, UpkeepOptions } from './prekey-upkeep.ts';
 export type { RotatedPrekeys } from './prekey-uploads.ts';
 export type { ChangedRootKey } from './root-key-change.ts';
 export { acceptSignedRootKeyChanges, type RootKeyChange, type RootKeyPolicy } from './root-keys.ts';
+export type { UnsignedRosters } from './roster-logs.ts';
 export type { OpenSession } from './sessions.ts';

@@ -1,3 +1,4 @@
+import type { RosterState } from '@keytrail/crypto';
 import { equalBytes } from './bytes.ts';
 import type {
   KeyStore,
@@ -118,6 +119,17 @@ export function keyStoreConformance(stores: StoresToCheck): ConformanceCheck[] {
       expect((await store.prekey('one-time', 1)) === undefined, 'the spent prekey is gone');
       expect((await store.prekey('one-time', 2)) !== undefined, 'another one is not');
       expect((await store.prekey('signed', 1)) !== undefined, 'nor one of another kind');
+    }),
+    check('keeps the roster of a conversation, the last one of it', async (store) => {
+      expect((await store.rosterLog('c')) === undefined, 'none at first');
+      await store.saveRosterLog(roster);
+      await store.saveRosterLog({ ...roster, conversationId: 'd' });
+      await store.saveRosterLog({ ...roster, version: 8n, head: bytes(32, 8) });
+      const kept = await store.rosterLog('c');
+      expect(kept?.version === 8n && same(kept.head, bytes(32, 8)), 'the last one');
+      expect(kept?.members[1]?.userId === 'bob' && kept.permissions.addMembers === 2, 'members and permissions');
+      expect(kept?.versions[0]?.version === 7n && same(kept.versions[0].rosterHash, bytes(32, 9)), 'versions');
+      expect((await store.rosterLog('d'))?.version === 7n, "another conversation's");
     }),
     check('remembers to whom this device has sealed', async (store) => {
       const [bob, carol] = [
@@ -362,6 +374,19 @@ const deviceLog: StoredDeviceLog = {
     { ...loggedDevice, deviceId: 'tablet', addedInVersion: 2n, revokedInVersion: 3n },
   ],
   toldHeads: [{ version: 9n, head: bytes(32, 6) }],
+};
+const roster: RosterState = {
+  conversationId: 'c',
+  version: 7n,
+  head: bytes(32, 7),
+  members: [
+    { userId: 'alice', role: 1 },
+    { userId: 'bob', role: 2 },
+  ],
+  permissions: { addMembers: 2, removeMembers: 1, changePolicy: 1 },
+  historyPolicy: 1,
+  versions: [{ version: 7n, rosterHash: bytes(32, 9), historyPolicy: 1 }],
+  isBased: true,
 };
 const session: StoredSession = {
   conversationId: 'c',

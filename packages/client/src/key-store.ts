@@ -1,4 +1,4 @@
-import type { DeviceLogState, KeyPair, Ref } from '@keytrail/crypto';
+import type { DeviceLogState, KeyPair, Ref, RosterState } from '@keytrail/crypto';
 
 /** The long-term keys of this device. Plain data, so that a store can keep it as it likes. */
 export interface StoredDevice extends Ref {
@@ -135,6 +135,10 @@ export interface KeyStore {
   /** The log of a user as it was saved last. A store that loses it cannot notice that the server goes back. */
   deviceLog(userId: string): Promise<StoredDeviceLog | undefined>;
   saveDeviceLog(log: StoredDeviceLog): Promise<void>;
+
+  /** The roster of a conversation as it was saved last. A store that loses it cannot notice that the server goes back. */
+  rosterLog(conversationId: string): Promise<RosterState | undefined>;
+  saveRosterLog(state: RosterState): Promise<void>;
 
   session(conversationId: string, sessionId: string): Promise<StoredSession | undefined>;
   sessionOfEpoch(conversationId: string, epoch: bigint): Promise<StoredSession | undefined>;

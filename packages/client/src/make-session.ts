@@ -36,6 +36,7 @@ import { claimFirstContacts, type FirstContact } from './first-contact.ts';
 import type { KeyStore } from './key-store.ts';
 import type { OwnDevice, RegisteredDevice } from './own-device.ts';
 import type { RootKeys } from './root-keys.ts';
+import type { RosterLogs } from './roster-logs.ts';
 import type { Operation } from './tracing.ts';
 
 /** A device as the application is asked about it. */
@@ -54,6 +55,7 @@ export interface SealingParts {
   readonly rootKeys: RootKeys;
   readonly directory: Directory;
   readonly logs: DeviceLogs;
+  readonly rosters: RosterLogs;
   readonly deviceTrust: DeviceTrust;
   readonly clock: Clock;
 }
@@ -100,6 +102,8 @@ type Sealing = { readonly recipient: VerifiedRecipient } | { readonly device: Re
 export async function makeSession(parts: SealingParts, operation: Operation, plan: SessionPlan): Promise<MadeSession> {
   const { primitives } = parts;
   const own = await parts.own.registered();
+  // The first roster is this device's own; any other must be the one that members signed.
+  if (plan.epoch > 1n) await parts.rosters.confirm(operation, { ...plan, rosterHash: rosterHash(plan.members) });
   const lists = await parts.directory.current(
     operation,
     plan.members.map(({ userId }) => userId),

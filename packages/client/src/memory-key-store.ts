@@ -1,3 +1,4 @@
+import type { RosterState } from '@keytrail/crypto';
 import { deviceKey } from './bytes.ts';
 import { copied } from './copied.ts';
 import type {
@@ -18,6 +19,7 @@ export function memoryKeyStore(): KeyStore {
   const prekeys = new Copies<StoredPrekey>();
   const pins = new Copies<Uint8Array>();
   const deviceLogs = new Copies<StoredDeviceLog>();
+  const rosterLogs = new Copies<RosterState>();
   const sessions = new Copies<StoredSession>();
   const epochs = new Copies<StoredSession>();
   const sealed = new Set<string>();
@@ -61,6 +63,10 @@ export function memoryKeyStore(): KeyStore {
     deviceLog: async (userId) => deviceLogs.get(userId),
     async saveDeviceLog(log) {
       deviceLogs.set(log.userId, log);
+    },
+    rosterLog: async (conversationId) => rosterLogs.get(conversationId),
+    async saveRosterLog(state) {
+      rosterLogs.set(state.conversationId, state);
     },
     session: async (conversationId, sessionId) => sessions.get(`${conversationId} ${sessionId}`),
     sessionOfEpoch: async (conversationId, epoch) => epochs.get(`${conversationId} ${epoch}`),

@@ -4,7 +4,7 @@ import { deviceKey, sameDevice } from './bytes.ts';
 import type { Conversations } from './conversations.ts';
 import { isLogged } from './device-logs.ts';
 import { type ListedDevice, sameCertifiedKeys } from './directory.ts';
-import { DeviceListRefusedError } from './errors.ts';
+import { DeviceListRefusedError, RosterRefusedError } from './errors.ts';
 import type { DeclineReasonName } from './events.ts';
 import { claimBundles, type SealingParts } from './make-session.ts';
 import type { HeldSession } from './sessions.ts';
@@ -36,8 +36,8 @@ export class OfferChecks {
   }
 
   /**
-   * The header, which its initiator signed, names everybody who was a member at its epoch. Only where it says that history is shared does the
-   * server's word about members count.
+   * The header, which its initiator signed, names everybody who was a member at its epoch. Where it says that history is shared, so do those who
+   * are members now, by what members signed.
    *
    * @throws Declined.
    */
@@ -45,7 +45,7 @@ export class OfferChecks {
     const { header, conversationId } = session;
     if (header.deviceLists.some(({ userId }) => userId === requester.userId)) return;
     if (header.historyPolicy !== HistoryPolicy.SHARED) throw new Declined('NOT_ENTITLED');
-    const { members } = await this.#parts.conversations.get(operation, conversationId);
+    const { members } = await this.#parts.conversations.believed(operation, conversationId).catch(declineRefusedRoster);
     if (!members.some(({ userId }) => userId === requester.userId)) throw new Declined('NOT_ENTITLED');
   }
 
@@ -126,6 +126,11 @@ export class OfferChecks {
     }
     if (!(await deviceTrust(device))) throw new Declined('NOT_TRUSTED');
   }
+}
+
+function declineRefusedRoster(error: unknown): never {
+  if (error instanceof RosterRefusedError) throw new Declined('NOT_ENTITLED');
+  throw error;
 }
 
 /** Whoever is in a list that does not follow from its log is certified by nobody. */

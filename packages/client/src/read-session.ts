@@ -16,6 +16,7 @@ import { type KeyMissError, missOf, SessionRefusedError } from './errors.ts';
 import { Turns } from './flights.ts';
 import type { OwnDevice } from './own-device.ts';
 import type { RootKeys } from './root-keys.ts';
+import type { RosterLogs } from './roster-logs.ts';
 import type { HeldSession, Sessions } from './sessions.ts';
 import type { Operation } from './tracing.ts';
 
@@ -38,6 +39,7 @@ export interface ReadingParts {
   readonly rootKeys: RootKeys;
   readonly directory: Directory;
   readonly sessions: Sessions;
+  readonly rosters: RosterLogs;
 }
 
 /** Reads a session from the server, believes nothing of it that does not verify, and stores its key. */
@@ -87,6 +89,7 @@ export class SessionReader {
 
     const session = await this.#verifyHeader(operation, name, response, envelope);
     await this.#checkPlace(session);
+    await this.#parts.rosters.confirm(operation, { ...session.header, conversationId: session.conversationId });
     const { opener, spent } = await own.keysFor(envelope);
     let sessionKey: Uint8Array;
     try {

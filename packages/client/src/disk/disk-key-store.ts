@@ -1,4 +1,5 @@
 import { existsSync } from 'node:fs';
+import type { RosterState } from '@keytrail/crypto';
 import { nodePrimitives } from '@keytrail/crypto/node';
 import { deviceKey } from '../bytes.ts';
 import type {
@@ -118,6 +119,9 @@ function keyStoreOf(rows: SealedRows): KeyStore {
 
     deviceLog: async (userId) => rows.get<StoredDeviceLog>('device-log', userId),
     saveDeviceLog: (log) => rows.change((within) => within.put('device-log', log.userId, log)),
+
+    rosterLog: async (conversationId) => rows.get<RosterState>('roster-log', conversationId),
+    saveRosterLog: (state) => rows.change((within) => within.put('roster-log', state.conversationId, state)),
 
     session: async (conversationId, sessionId) => rows.get<StoredSession>('session', `${conversationId} ${sessionId}`),
     async sessionOfEpoch(conversationId, epoch) {
