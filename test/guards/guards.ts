@@ -7,6 +7,7 @@ import { erasure } from './erasure.ts';
 import type { Guard } from './guard.ts';
 import { identitiesSdk } from './identities-sdk.ts';
 import { keyRequests } from './key-requests.ts';
+import { keyStores } from './key-stores.ts';
 import { explainedMisses } from './misses.ts';
 import { operatorsAndChanges } from './operators-and-changes.ts';
 import { prekeyLife } from './prekey-life.ts';
@@ -31,6 +32,7 @@ export const guards: readonly Guard[] = [
   ...epochs,
   ...rotationsAndChanges,
   ...keyRequests,
+  ...keyStores,
   ...operatorsAndChanges,
   ...presence,
   ...trust,

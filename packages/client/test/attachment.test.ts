@@ -1,3 +1,4 @@
+import { Code, ConnectError } from '@connectrpc/connect';
 import { NotificationKind } from '@keytrail/contracts';
 import { refuse } from '@keytrail/rpc/refusal';
 import { expect, test } from 'vitest';
@@ -124,3 +125,25 @@ test('a device that is revoked is detached for good', async () => {
   expect(world.attachCounters).toEqual([1n]);
   await alice.close();
 });
+
+test.each([Code.PermissionDenied, Code.Unauthenticated, Code.Unimplemented])(
+  'a refusal without a reason is no service’s: the device goes on trying (code %s)',
+  async (code) => {
+    const world = new World();
+    const clock = new FakeClock();
+    const alice = await firstDevice(world, 'alice', 'laptop', { clock });
+    world.before.set('attach', () => {
+      throw new ConnectError('log in to this network first', code);
+    });
+    const waiting = new Promise<unknown>((resolve) =>
+      alice.on('state', ({ state, error }) => state === 'waiting' && resolve(error)),
+    );
+    const attached = alice.attach();
+    expect(await waiting).toMatchObject({ code, reason: '' });
+    world.before.delete('attach');
+    clock.advance(60_000);
+    await attached;
+    expect(alice.isAttached).toBe(true);
+    await alice.close();
+  },
+);
