@@ -13,8 +13,10 @@ import { operatorsAndChanges } from './operators-and-changes.ts';
 import { prekeyLife } from './prekey-life.ts';
 import { prekeyUpkeep } from './prekey-upkeep.ts';
 import { presence } from './presence.ts';
+import { presenceHeals } from './presence-heals.ts';
 import { revocation } from './revocation.ts';
 import { rotationsAndChanges } from './rotations.ts';
+import { sdkRecovery } from './sdk-recovery.ts';
 import { trust } from './trust.ts';
 import { uploadVerification } from './uploads.ts';
 import { wholeSessions } from './whole-sessions.ts';
@@ -35,9 +37,11 @@ export const guards: readonly Guard[] = [
   ...keyStores,
   ...operatorsAndChanges,
   ...presence,
+  ...presenceHeals,
   ...trust,
   ...identitiesSdk,
   ...revocation,
+  ...sdkRecovery,
   ...erasure,
   ...explainedMisses,
 ];

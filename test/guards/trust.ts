@@ -143,7 +143,7 @@ export const trust: readonly Guard[] = [
     what: 'A holder re-seals only for users whom the signed header names, unless the header itself shares history.',
     switchOff: [
       {
-        file: 'packages/client/src/offers.ts',
+        file: 'packages/client/src/offer-checks.ts',
         find: "if (header.historyPolicy !== HistoryPolicy.SHARED) throw new Declined('NOT_ENTITLED');",
         replace: 'if (header.historyPolicy !== HistoryPolicy.SHARED) return;',
       },
