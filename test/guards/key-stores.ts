@@ -110,6 +110,6 @@ export const keyStores: readonly Guard[] = [
         replace: 'return (value instanceof Object ? value : copyOf(value)) as T;',
       },
     ],
-    test: { file: stores, name: 'the key store in memory gives copies, and keeps copies' },
+    test: { file: stores, name: 'has nothing against a sound store' },
   },
 ];
