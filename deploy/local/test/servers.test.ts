@@ -8,6 +8,7 @@ import {
   ensureNats,
   ensurePostgres,
   ensureRedis,
+  findFreePort,
   isRecordedAlive,
   type ServerHandle,
   ServerUnavailable,
@@ -190,7 +191,7 @@ describe('Redis', () => {
 
 describe('NATS', () => {
   test('keeps its streams over restart and SIGKILL', async () => {
-    await using server = await ensureNats({ own: true, fsync: true });
+    await using server = await ensureNats({ own: true, syncInterval: 'always' });
     const count = async (publish: boolean) => {
       const connection = await connect({ servers: server.url });
       const manager = await jetstreamManager(connection);
@@ -206,5 +207,24 @@ describe('NATS', () => {
     await server.kill('SIGKILL');
     await server.restart?.();
     expect(await count(false)).toBe(2);
+  });
+
+  test('runs with the sync interval that it was given, by option or by the environment, and by none other', async () => {
+    const configured = async (syncInterval?: string) => {
+      const monitorPort = await findFreePort();
+      await using _ = await ensureNats({ own: true, monitorPort, ...(syncInterval && { syncInterval }) });
+      const varz = (await (await fetch(`http://127.0.0.1:${monitorPort}/varz`)).json()) as {
+        jetstream: { config: { sync_interval: number; sync_always?: boolean } };
+      };
+      return varz.jetstream.config;
+    };
+    expect((await configured('always')).sync_always).toBe(true);
+    vi.stubEnv('KEYTRAIL_NATS_SYNC_INTERVAL', '7s');
+    try {
+      expect(await configured()).toMatchObject({ sync_interval: 7e9 });
+      await expect(configured('soon')).rejects.toThrow('KEYTRAIL_NATS_SYNC_INTERVAL must be always or a duration');
+    } finally {
+      vi.unstubAllEnvs();
+    }
   });
 });

@@ -4,15 +4,19 @@ import { type JetStreamClient, jetstream, jetstreamManager } from '@nats-io/jets
 import type { NatsConnection } from '@nats-io/nats-core';
 import { connect } from '@nats-io/transport-node';
 import type { eventSettings } from './settings.ts';
-import { ensureTopology } from './topology.ts';
+import { ensureTopology, type TopologyReport } from './topology.ts';
 
 /** The connection of a process to NATS. Reconnects by itself, for ever. */
 export interface EventBus {
   readonly connection: NatsConnection;
   readonly jetstream: JetStreamClient;
   readonly log: Logger;
-  /** Creates and compares streams and consumers of the catalogue. Throws TopologyMismatch. */
-  ensure(): Promise<void>;
+  /** How long a handler may take without a sign of life before the event goes to another replica. */
+  readonly ackWaitMs: number;
+  /** Creates streams and consumers of the catalogue, mends those that differ, and tells what it found. Runs once at a time. */
+  ensure(): Promise<TopologyReport>;
+  /** Not ready while something differs from the catalogue that cannot be mended; `why` names each difference. Looks again then. */
+  readiness(): Promise<{ ready: boolean; why?: string }>;
   isConnected(): boolean;
   /** Calls back after each reconnect; returns how to stop that. */
   onReconnect(run: () => void): () => void;
@@ -55,11 +59,43 @@ export async function connectEvents({ config, log, name = 'keytrail' }: EventBus
   const manager = await jetstreamManager(connection, { checkAPI: false });
   const reconnected = new Set<() => void>();
   let connected = true;
-  let ensured = false;
+  const ackWaitMs = config.natsAckWaitMs;
+  let report: TopologyReport | undefined;
+  let ensuring: Promise<TopologyReport> | undefined;
+  let told = '';
 
-  async function ensure(): Promise<void> {
-    await ensureTopology(manager, { replicas: config.natsReplicas, storage: config.natsStorage });
-    ensured = true;
+  async function compare(): Promise<TopologyReport> {
+    const found = await ensureTopology(manager, {
+      replicas: config.natsReplicas,
+      storage: config.natsStorage,
+      maxBytes: config.natsMaxBytes,
+      ackWaitMs,
+    });
+    report = found;
+    if (found.mended.length > 0) log.info({ mended: found.mended }, 'NATS was brought back to the catalogue');
+    const now = JSON.stringify([found.unmended, found.foreign]);
+    if (now === told) return found;
+    told = now;
+    if (found.foreign.length > 0)
+      log.warn({ foreign: found.foreign }, 'NATS has more than the catalogue; it is left alone');
+    if (found.unmended.length > 0) log.error({ differences: found.unmended }, 'NATS differs from the catalogue');
+    return found;
+  }
+
+  function ensure(): Promise<TopologyReport> {
+    ensuring ??= compare().finally(() => {
+      ensuring = undefined;
+    });
+    return ensuring;
+  }
+
+  // While NATS is away writes go on, so that alone is no reason; what it was when it was last seen stays.
+  async function readiness(): Promise<{ ready: boolean; why?: string }> {
+    if (report && report.unmended.length > 0 && connected) await ensure().catch(() => {});
+    const differences = report?.unmended ?? [];
+    return differences.length === 0
+      ? { ready: true }
+      : { ready: false, why: `NATS differs from the catalogue: ${differences.join('; ')}` };
   }
 
   async function follow(): Promise<void> {
@@ -71,7 +107,7 @@ export async function connectEvents({ config, log, name = 'keytrail' }: EventBus
         connected = true;
         log.info('NATS is back');
         // It may be another server, or one that lost its disk.
-        if (ensured) await ensure().catch((error) => log.error({ err: error }, 'streams could not be ensured'));
+        if (report) await ensure().catch((error) => log.error({ err: error }, 'streams could not be ensured'));
         for (const run of reconnected) run();
       } else if (status.type === 'error') {
         log.warn({ err: status.error }, 'NATS reported an error');
@@ -85,7 +121,9 @@ export async function connectEvents({ config, log, name = 'keytrail' }: EventBus
     connection,
     jetstream: jetstream(connection),
     log,
+    ackWaitMs,
     ensure,
+    readiness,
     isConnected: () => connected,
     onReconnect(run) {
       reconnected.add(run);

@@ -16,7 +16,7 @@ import type { ConsumerType } from './catalogue.ts';
 import { type DeliveredEvent, type EventHandler, type Handler, UnknownEvent } from './handlers.ts';
 import { addDeadLetter, receiveOnce } from './inbox.ts';
 import { eventHeader } from './publish.ts';
-import { ackWaitMs, sourcesOf } from './topology.ts';
+import { sourcesOf } from './topology.ts';
 
 export interface ConsumerOptions {
   readonly bus: EventBus;
@@ -98,7 +98,7 @@ export function startConsumer({
     };
     const fresh = !event.redelivered && Date.now() - publishedAt.getTime() < freshMs;
     const link = fresh ? undefined : linkFromTraceparent(traceparent);
-    const alive = setInterval(() => message.working(), ackWaitMs / 3);
+    const alive = setInterval(() => message.working(), bus.ackWaitMs / 3);
     try {
       await withSpan(
         `process ${subject}`,

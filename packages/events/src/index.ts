@@ -20,5 +20,5 @@ export { type Relay, type RelayOptions, startRelay } from './relay.ts';
 export { pullRevocations, type RevocationPull, type ToldRevocation } from './revocations.ts';
 export { type Rounds, type RoundsOptions, startRounds } from './rounds.ts';
 export { erasureSettings, eventSettings } from './settings.ts';
-export { TopologyMismatch } from './topology.ts';
+export type { TopologyReport } from './topology.ts';
 export { warnSparingly } from './warn-sparingly.ts';

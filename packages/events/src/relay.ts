@@ -2,6 +2,7 @@ import type { Database, DedicatedConnection } from '@keytrail/storage';
 import { context, type Logger, ROOT_CONTEXT } from '@keytrail/telemetry';
 import type { EventBus } from './bus.ts';
 import { onEventsAdded } from './outbox.ts';
+import { reportOutboxLag } from './outbox-lag.ts';
 import { type OutboxRow, publishInOrder } from './publish.ts';
 import { type HeldPartitions, joinRelays } from './relay-partitions.ts';
 import { warnSparingly } from './warn-sparingly.ts';
@@ -92,6 +93,7 @@ export function startRelay({ db, bus, service, log, pollMs = 500, rebalanceMs = 
   });
   const forgetEvents = onEventsAdded(db, nudgeHolder);
   const forgetReconnect = bus.onReconnect(nudge);
+  const stopReporting = reportOutboxLag(db);
 
   async function relayBatch(
     session: DedicatedConnection,
@@ -179,6 +181,7 @@ export function startRelay({ db, bus, service, log, pollMs = 500, rebalanceMs = 
       stopping = true;
       wake();
       await finished;
+      stopReporting();
       forgetEvents();
       forgetReconnect();
       heard.unsubscribe();

@@ -1,7 +1,7 @@
 import { rule, secretSetting, setting, z } from '@keytrail/settings';
 import { inboxRetentionMs } from './inbox.ts';
 
-/** How a service reaches NATS. Replicas and storage must be the same in the whole fleet, as each service ensures all streams. */
+/** How a service reaches NATS. All but the URL must be the same in the whole fleet, as each service ensures all streams. */
 export const eventSettings = {
   natsUrl: secretSetting('KEYTRAIL_NATS_URL', rule.text(), 'NATS URL, or several separated by commas'),
   natsReplicas: setting(
@@ -13,6 +13,16 @@ export const eventSettings = {
     'KEYTRAIL_NATS_STORAGE',
     z.enum(['file', 'memory']).default('file'),
     'where JetStream keeps streams',
+  ),
+  natsMaxBytes: setting(
+    'KEYTRAIL_NATS_MAX_BYTES',
+    rule.count().default(0),
+    'bytes that one stream may hold before its oldest events go, handled or not; 0 for no bound but the three days',
+  ),
+  natsAckWaitMs: setting(
+    'KEYTRAIL_NATS_ACK_WAIT_MS',
+    rule.durationMs().min(500).default(30_000),
+    'time after which an event whose replica died or is stuck goes to another',
   ),
 } as const;
 

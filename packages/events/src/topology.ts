@@ -5,25 +5,23 @@ import { type ConsumerType, consumers, type EventType, streams } from './catalog
 export interface TopologyOptions {
   readonly replicas: number;
   readonly storage: 'file' | 'memory';
+  /** Of one stream; 0 for no bound. */
+  readonly maxBytes: number;
+  readonly ackWaitMs: number;
+}
+
+/** What was found when the live server was compared with the catalogue; each entry names one difference. */
+export interface TopologyReport {
+  /** Differences that were mended. */
+  readonly mended: readonly string[];
+  /** Differences that cannot be: the service is not ready. */
+  readonly unmended: readonly string[];
+  /** What a newer build has added, and consumers that nobody here knows: left alone. */
+  readonly foreign: readonly string[];
 }
 
 /** How long an event may stay unconsumed, and an inbox must remember at least. */
 export const eventRetentionMs = 3 * 24 * 60 * 60 * 1000;
-/** How long a handler may take without a sign of life before the event goes to another replica. */
-export const ackWaitMs = 30_000;
-
-/** The live configuration of NATS is not what this build wants, and cannot be made so. Names every difference. */
-export class TopologyMismatch extends Error {
-  readonly subject: string;
-  readonly differences: readonly string[];
-
-  constructor(subject: string, differences: readonly string[], remedy: string) {
-    super(`${subject} differs from the catalogue: ${differences.join('; ')}. ${remedy}`);
-    this.name = 'TopologyMismatch';
-    this.subject = subject;
-    this.differences = differences;
-  }
-}
 
 /** The sources of a consumer: each stream with the subjects it is filtered by. */
 export function sourcesOf(consumer: ConsumerType): { stream: string; subjects: string[] }[] {
@@ -33,24 +31,24 @@ export function sourcesOf(consumer: ConsumerType): { stream: string; subjects: s
 
 type Config = Record<string, unknown>;
 
-function streamConfig(name: string, subjects: readonly string[], describe: string, options: TopologyOptions): Config {
+function streamConfig(subjects: readonly string[], options: TopologyOptions): Config {
   return {
-    name,
-    description: describe,
     subjects: [...subjects],
     retention: 'limits',
     storage: options.storage,
     num_replicas: options.replicas,
     max_age: nanos(eventRetentionMs),
+    max_bytes: options.maxBytes || -1,
+    max_msgs: -1,
+    max_msgs_per_subject: -1,
+    max_msg_size: -1,
     discard: 'old',
     duplicate_window: nanos(2 * 60 * 1000),
   };
 }
 
-function consumerConfig(consumer: ConsumerType, subjects: string[]): Config {
+function consumerConfig(subjects: string[], { ackWaitMs }: TopologyOptions): Config {
   return {
-    durable_name: consumer.name,
-    description: consumer.describe,
     ack_policy: 'explicit',
     deliver_policy: 'all',
     filter_subjects: subjects,
@@ -61,58 +59,69 @@ function consumerConfig(consumer: ConsumerType, subjects: string[]): Config {
   };
 }
 
-const fixedOfStreams = ['retention', 'storage'];
-const fixedOfConsumers = ['ack_policy', 'deliver_policy'];
-
-function differences(wanted: Config, live: Config): string[] {
-  return Object.keys(wanted).filter((key) => JSON.stringify(wanted[key]) !== JSON.stringify(live[key]));
-}
-
-function tell(keys: string[], wanted: Config, live: Config): string[] {
-  return keys.map((key) => `${key} is ${JSON.stringify(live[key])}, wanted ${JSON.stringify(wanted[key])}`);
-}
-
 interface Resource {
+  /** For messages: `stream SESSION`. */
   readonly subject: string;
   readonly wanted: Config;
+  /** What cannot be changed in place. */
   readonly fixed: readonly string[];
+  /** The list of subjects, which a newer build may have made longer. */
+  readonly growing: string;
   readonly notFound: number;
   info(): Promise<{ config: object }>;
   add(): Promise<{ config: object }>;
-  update(): Promise<{ config: object }>;
+  update(config: Config): Promise<{ config: object }>;
 }
 
-/** Creates what is missing and updates what differs. Throws TopologyMismatch for what cannot be changed, or what the server ignored. */
-export async function ensureTopology(manager: JetStreamManager, options: TopologyOptions): Promise<void> {
+/**
+ * Creates what is missing, mends what differs, and leaves alone what a newer build has added: a list of subjects that holds more than
+ * the catalogue's, and consumers that are not in it. So builds of two catalogues do not undo each other's work. Throws what a server
+ * says that cannot be asked, or does not create what is missing.
+ */
+export async function ensureTopology(manager: JetStreamManager, options: TopologyOptions): Promise<TopologyReport> {
+  const report = { mended: [] as string[], unmended: [] as string[], foreign: [] as string[] };
   for (const { name, subjects, describe } of streams) {
-    const wanted = streamConfig(name, subjects, describe, options);
-    await ensure({
+    const wanted = streamConfig(subjects, options);
+    await ensure(report, {
       subject: `stream ${name}`,
       wanted,
-      fixed: fixedOfStreams,
+      fixed: ['retention', 'storage'],
+      growing: 'subjects',
       notFound: JetStreamApiCodes.StreamNotFound,
       info: () => manager.streams.info(name),
-      add: () => manager.streams.add(wanted as { name: string }),
-      update: () => manager.streams.update(name, wanted),
+      add: () => manager.streams.add({ name, description: describe, ...wanted } as { name: string }),
+      update: (config) => manager.streams.update(name, config),
     });
   }
+  const known = new Map<string, Set<string>>(streams.map(({ name }) => [name, new Set()]));
   for (const consumer of Object.values<ConsumerType>(consumers)) {
     for (const { stream, subjects } of sourcesOf(consumer)) {
-      const wanted = consumerConfig(consumer, subjects);
-      await ensure({
+      known.get(stream)?.add(consumer.name);
+      const wanted = consumerConfig(subjects, options);
+      await ensure(report, {
         subject: `consumer ${consumer.name} of ${stream}`,
         wanted,
-        fixed: fixedOfConsumers,
+        fixed: ['ack_policy', 'deliver_policy'],
+        growing: 'filter_subjects',
         notFound: JetStreamApiCodes.ConsumerNotFound,
         info: () => manager.consumers.info(stream, consumer.name),
-        add: () => manager.consumers.add(stream, wanted),
-        update: () => manager.consumers.update(stream, consumer.name, wanted),
+        add: () =>
+          manager.consumers.add(stream, { durable_name: consumer.name, description: consumer.describe, ...wanted }),
+        update: (config) => manager.consumers.update(stream, consumer.name, config),
       });
     }
   }
+  for (const [stream, names] of known)
+    for await (const { name, config } of manager.consumers.list(stream))
+      if (config.durable_name && !names.has(name))
+        report.foreign.push(`consumer ${name} of ${stream} is not in the catalogue`);
+  return report;
 }
 
-async function ensure({ subject, wanted, fixed, notFound, info, add, update }: Resource): Promise<void> {
+async function ensure(
+  report: { mended: string[]; unmended: string[]; foreign: string[] },
+  { subject, wanted, fixed, growing, notFound, info, add, update }: Resource,
+): Promise<void> {
   let live: Config;
   try {
     live = { ...(await info()).config };
@@ -120,17 +129,59 @@ async function ensure({ subject, wanted, fixed, notFound, info, add, update }: R
     if (!(error instanceof JetStreamApiError) || error.code !== notFound) throw error;
     live = { ...(await add()).config };
   }
-  const differing = differences(wanted, live);
+  let target = wanted;
+  if (isLonger(live[growing], wanted[growing])) {
+    report.foreign.push(`${subject}: ${tell(growing, wanted, live)}`);
+    target = { ...wanted, [growing]: live[growing] };
+  }
+  const differing = differences(target, live);
   if (differing.length === 0) return;
   const stuck = differing.filter((key) => fixed.includes(key));
-  if (stuck.length > 0) {
-    throw new TopologyMismatch(
-      subject,
-      tell(stuck, wanted, live),
-      'This cannot be changed in place: delete it, or change the setting.',
+  const changes = differing.filter((key) => !fixed.includes(key));
+  report.unmended.push(
+    ...stuck.map(
+      (key) =>
+        `${subject}: ${tell(key, target, live)}; it cannot be changed in place: delete it, or change the setting`,
+    ),
+  );
+  if (changes.length === 0) return;
+  try {
+    // What is fixed goes along as it is, so that the rest can be mended.
+    const updated: Config = { ...(await update({ ...target, ...pick(live, stuck) })).config };
+    const ignored = differences(pick(target, changes), updated);
+    report.unmended.push(
+      ...ignored.map((key) => `${subject}: ${tell(key, target, updated)}; the server ignored the change`),
+    );
+    report.mended.push(
+      ...changes.filter((key) => !ignored.includes(key)).map((key) => `${subject}: ${tell(key, target, live)}`),
+    );
+  } catch (error) {
+    if (!(error instanceof JetStreamApiError)) throw error;
+    report.unmended.push(
+      ...changes.map(
+        (key) => `${subject}: ${tell(key, target, live)}; the server refused the change: ${error.message}`,
+      ),
     );
   }
-  const updated: Config = { ...(await update()).config };
-  const ignored = differences(wanted, updated);
-  if (ignored.length > 0) throw new TopologyMismatch(subject, tell(ignored, wanted, updated), 'The server ignored it.');
+}
+
+function differences(wanted: Config, live: Config): string[] {
+  return Object.keys(wanted).filter((key) => JSON.stringify(sorted(wanted[key])) !== JSON.stringify(sorted(live[key])));
+}
+
+function sorted(value: unknown): unknown {
+  return Array.isArray(value) ? [...value].sort() : value;
+}
+
+function isLonger(live: unknown, wanted: unknown): boolean {
+  if (!Array.isArray(live) || !Array.isArray(wanted)) return false;
+  return live.length > wanted.length && wanted.every((subject) => live.includes(subject));
+}
+
+function tell(key: string, wanted: Config, live: Config): string {
+  return `${key} is ${JSON.stringify(live[key])}, wanted ${JSON.stringify(wanted[key])}`;
+}
+
+function pick(config: Config, keys: readonly string[]): Config {
+  return Object.fromEntries(keys.map((key) => [key, config[key]]));
 }

@@ -1,7 +1,10 @@
 import { randomUUID } from 'node:crypto';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { fromBinary } from '@bufbuild/protobuf';
 import { MessageAddedSchema } from '@keytrail/contracts';
-import { type Database, statement } from '@keytrail/storage';
+import { startProcess } from '@keytrail/local';
+import { type Database, type DedicatedConnection, statement } from '@keytrail/storage';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest';
 import {
@@ -13,6 +16,7 @@ import {
   onInTransaction,
 } from '../src/index.ts';
 import { partitionOf } from '../src/outbox.ts';
+import { readOutboxLag } from '../src/outbox-lag.ts';
 import { collect, type EventServers, startEventServers } from './event-servers.ts';
 
 const lockConversation = statement(
@@ -202,6 +206,75 @@ test('while NATS is away writes go on, and when it is back nothing is lost and t
   expectOrder([...new Map(messages.map((message) => [message.id, message])).values()], ids, 30);
 }, 60_000);
 
+test('how many events wait, and since when, is known while nothing relays', async () => {
+  const { db, ids } = await withConversations(2);
+  expect(await readOutboxLag(db)).toEqual({ pending: 0, oldestAgeMs: 0 });
+  for (const id of ids) await append(db, id);
+  await db.pool.query(
+    `UPDATE outbox SET created_at = created_at - interval '1 hour' WHERE seq = (SELECT min(seq) FROM outbox)`,
+  );
+  const { pending, oldestAgeMs } = await readOutboxLag(db);
+  expect(pending).toBe(2);
+  expect(oldestAgeMs).toBeGreaterThan(3_600_000);
+  servers.relay(db, bus);
+  await outboxEmpties(db);
+  expect((await readOutboxLag(db)).pending).toBe(0);
+});
+
+test('what is written gets out until NATS is away, and again once the backlog is published', async () => {
+  const { db, ids } = await withConversations(1);
+  const relay = servers.relay(db, bus, { pollMs: 20 });
+  expect(relay.isFlowing()).toBe(true);
+  await servers.nats.kill('SIGKILL');
+  await vi.waitFor(() => expect(relay.isFlowing()).toBe(false), 10_000);
+  await append(db, ids[0] as string);
+  await servers.nats.restart?.();
+  await vi.waitFor(() => expect(relay.isFlowing()).toBe(true), 10_000);
+  expect((await readOutboxLag(db)).pending).toBe(0);
+});
+
+test('a relay that is killed in the middle of its backlog leaves the rest to the other, in order', async () => {
+  const { db, ids } = await withConversations(6);
+  for (let n = 0; n < 50; n++) await Promise.all(ids.map((id) => append(db, id)));
+  // Its first batch is published and not yet deleted when it is killed.
+  const keeper = await holdDeletions(db);
+  const doomed = await relayProcess(db);
+  await vi.waitFor(async () => expect((await db.pool.query(deletingText)).rowCount).toBe(1), 20_000);
+  expect((await stored()).length).toBeLessThan(300);
+  servers.relay(db, bus, { pollMs: 50, rebalanceMs: 100 });
+  await doomed.kill('SIGKILL');
+  await keeper.end();
+  await outboxEmpties(db);
+  const messages = await stored();
+  expect(messages.length).toBe(300);
+  expectOrder(messages, ids, 50);
+}, 60_000);
+
+/** Deletions from the outbox wait until the connection ends, so that a relay can be killed right before one. */
+async function holdDeletions(db: Database): Promise<DedicatedConnection> {
+  const keeper = await db.dedicatedConnection();
+  await keeper.query('SELECT pg_advisory_lock(42)');
+  await db.pool.query(`CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN PERFORM pg_advisory_xact_lock(42); RETURN OLD; END; $$;
+    CREATE TRIGGER wait BEFORE DELETE ON outbox FOR EACH ROW EXECUTE FUNCTION wait()`);
+  return keeper;
+}
+
+/** The relays that wait there. */
+const deletingText = `SELECT pid FROM pg_stat_activity WHERE query LIKE 'DELETE FROM outbox%' AND wait_event_type = 'Lock'
+  AND datname = current_database()`;
+
+/** A relay in a process of its own. */
+function relayProcess(db: Database) {
+  const url = (db.pool.options as { connectionString?: string }).connectionString as string;
+  return startProcess({
+    name: 'relay',
+    args: ['packages/events/test/relay-process.ts'],
+    logFile: join(tmpdir(), `keytrail-relay-${randomUUID()}.log`),
+    env: { KEYTRAIL_ENVIRONMENT: 'development', KEYTRAIL_DATABASE_URL: url, KEYTRAIL_NATS_URL: servers.nats.url },
+  });
+}
+
 test('a NATS that freezes until publications time out loses and reorders nothing', async () => {
   const { db, ids } = await withConversations(4);
   const gaveUp = Promise.withResolvers<void>();
@@ -244,12 +317,7 @@ test('a database without an outbox is tried ever more seldom and told of sparing
 test('a relay that dies between publishing and deleting publishes again, with one effect', async () => {
   const { db, ids } = await withConversations(1);
   const conversationId = ids[0] as string;
-  // Deleting waits for this lock, so that the relay can be killed right before it.
-  const keeper = await db.dedicatedConnection();
-  await keeper.query('SELECT pg_advisory_lock(42)');
-  await db.pool.query(`CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN PERFORM pg_advisory_xact_lock(42); RETURN OLD; END; $$;
-    CREATE TRIGGER wait BEFORE DELETE ON outbox FOR EACH ROW EXECUTE FUNCTION wait()`);
+  const keeper = await holdDeletions(db);
   const handled = collect<string>();
   await servers.consume({
     bus,
@@ -263,11 +331,9 @@ test('a relay that dies between publishing and deleting publishes again, with on
   servers.relay(db, bus);
   await append(db, conversationId);
   await handled.reaches(1);
-  const deleting = `SELECT pid FROM pg_stat_activity WHERE query LIKE 'DELETE FROM outbox%' AND wait_event_type = 'Lock'
-    AND datname = current_database()`;
-  await vi.waitFor(async () => expect((await db.pool.query(deleting)).rowCount).toBe(1), 10_000);
-  await db.pool.query(`SELECT pg_terminate_backend(pid) FROM (${deleting}) AS relay`);
-  await vi.waitFor(async () => expect((await db.pool.query(deleting)).rowCount).toBe(1), 10_000);
+  await vi.waitFor(async () => expect((await db.pool.query(deletingText)).rowCount).toBe(1), 10_000);
+  await db.pool.query(`SELECT pg_terminate_backend(pid) FROM (${deletingText}) AS relay`);
+  await vi.waitFor(async () => expect((await db.pool.query(deletingText)).rowCount).toBe(1), 10_000);
   await keeper.end();
   await outboxEmpties(db);
   // The second publication carried the same id, so that NATS dropped it.

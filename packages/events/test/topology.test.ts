@@ -1,9 +1,9 @@
 import type { AddressInfo } from 'node:net';
 import { createServer, type Socket } from 'node:net';
 import { readSettings } from '@keytrail/settings';
-import { type JetStreamManager, jetstreamManager, StorageType } from '@nats-io/jetstream';
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
-import { connectEvents, type EventBus, eventSettings, eventTypes, streams, TopologyMismatch } from '../src/index.ts';
+import { AckPolicy, type JetStreamManager, jetstreamManager, StorageType } from '@nats-io/jetstream';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest';
+import { connectEvents, type EventBus, eventSettings, eventTypes, streams } from '../src/index.ts';
 import { type EventServers, startEventServers } from './event-servers.ts';
 
 let servers: EventServers;
@@ -70,14 +70,82 @@ test('what may change in place is brought back to the catalogue', async () => {
   expect((await manager.streams.info('SESSION')).config.max_age).toBe(3 * 24 * 3600 * 1e9);
 });
 
-test('what may not is refused, with the difference', async () => {
-  await manager.streams.delete('SESSION');
-  await manager.streams.add({ name: 'SESSION', subjects: ['keytrail.session.v1.>'], storage: StorageType.Memory });
-  const refused = bus.ensure();
-  await expect(refused).rejects.toThrow(TopologyMismatch);
-  await expect(refused).rejects.toThrow(
-    'stream SESSION differs from the catalogue: storage is "memory", wanted "file"',
+test('limits of a stream are brought back to the catalogue', async () => {
+  await manager.streams.update('SESSION', { max_bytes: 1000, duplicate_window: 1e9, max_msgs: 5 });
+  const { mended } = await bus.ensure();
+  expect(mended).toEqual([
+    'stream SESSION: max_bytes is 1000, wanted -1',
+    'stream SESSION: max_msgs is 5, wanted -1',
+    'stream SESSION: duplicate_window is 1000000000, wanted 120000000000',
+  ]);
+  const { config } = await manager.streams.info('SESSION');
+  expect(config).toMatchObject({ max_bytes: -1, max_msgs: -1, duplicate_window: 120e9 });
+});
+
+test('what cannot be changed in place keeps a service from being ready, each difference named, until it is gone', async () => {
+  expect(await bus.readiness()).toEqual({ ready: true });
+  for (const name of ['SESSION', 'PRESENCE']) {
+    await manager.streams.delete(name);
+    const subjects = [`keytrail.${name.toLowerCase()}.v1.>`];
+    await manager.streams.add({ name, subjects, storage: StorageType.Memory, max_bytes: 1000 });
+  }
+  const found = await bus.ensure();
+  const remedy = 'it cannot be changed in place: delete it, or change the setting';
+  const differences = ['SESSION', 'PRESENCE'].map(
+    (name) => `stream ${name}: storage is "memory", wanted "file"; ${remedy}`,
   );
+  expect(found.unmended).toEqual(differences);
+  expect(await bus.readiness()).toEqual({
+    ready: false,
+    why: `NATS differs from the catalogue: ${differences.join('; ')}`,
+  });
+  // What could be mended beside it was, and consumers are there, so that events flow meanwhile.
+  expect((await manager.streams.info('SESSION')).config.max_bytes).toBe(-1);
+  expect(await consumerNames('PRESENCE')).not.toEqual([]);
+
+  for (const name of ['SESSION', 'PRESENCE']) await manager.streams.delete(name);
+  expect(await bus.readiness()).toEqual({ ready: true });
+});
+
+test('a change that the server refuses is named with what it says', async () => {
+  await manager.streams.update('SESSION', { subjects: ['elsewhere.>'] });
+  await manager.streams.add({ name: 'LEGACY', subjects: ['keytrail.session.v1.key_delivered'] });
+  const { unmended } = await bus.ensure();
+  expect(unmended).toEqual([
+    expect.stringMatching(
+      /^stream SESSION: subjects is \["elsewhere.>"\], wanted .*; the server refused the change: .*overlap/,
+    ),
+  ]);
+  expect((await bus.readiness()).ready).toBe(false);
+});
+
+test('what a newer build has added is told and left alone, also when an older one starts after it', async () => {
+  const more = ['keytrail.session.v1.key_request_due', 'keytrail.session.v1.key_withdrawn'];
+  await manager.consumers.update('SESSION', 'session-dispatcher', { filter_subjects: more });
+  await manager.consumers.add('SESSION', { durable_name: 'session-archive', ack_policy: AckPolicy.Explicit });
+  await manager.streams.update('SESSION', { subjects: ['keytrail.session.v1.>', 'keytrail.session.v2.>'] });
+  const log = servers.log.child({});
+  const told = vi.spyOn(log, 'warn');
+  const older = await connectEvents({
+    config: readSettings(eventSettings, { KEYTRAIL_NATS_URL: servers.nats.url }),
+    log,
+  });
+  try {
+    const { mended, unmended, foreign } = await older.ensure();
+    await older.ensure();
+    expect([mended, unmended]).toEqual([[], []]);
+    expect(foreign).toEqual([
+      'stream SESSION: subjects is ["keytrail.session.v1.>","keytrail.session.v2.>"], wanted ["keytrail.session.v1.>"]',
+      `consumer session-dispatcher of SESSION: filter_subjects is ${JSON.stringify(more)}, wanted ["keytrail.session.v1.key_request_due"]`,
+      'consumer session-archive of SESSION is not in the catalogue',
+    ]);
+    expect(told.mock.calls).toEqual([[{ foreign }, 'NATS has more than the catalogue; it is left alone']]);
+    expect(await older.readiness()).toEqual({ ready: true });
+  } finally {
+    await older.close();
+  }
+  expect((await manager.consumers.info('SESSION', 'session-dispatcher')).config.filter_subjects).toEqual(more);
+  expect(await consumerNames('SESSION')).toContain('session-archive');
 });
 
 test('a server that is too old is refused by its version', async () => {

@@ -7,7 +7,7 @@ export {
   type RetryPolicy,
 } from './grpc-transport.ts';
 export { connectPeer, type Peer, type PeerOptions } from './peer.ts';
-export type { Readiness } from './readiness.ts';
+export { allReady, type Readiness } from './readiness.ts';
 export { codeOfReason } from './reason-codes.ts';
 export {
   type FieldProblem,

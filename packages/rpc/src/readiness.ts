@@ -6,6 +6,15 @@ export interface Readiness {
   readonly why?: string;
 }
 
+/** Ready when all of these are; `why` has what each of them says. */
+export function allReady(...checks: readonly (() => Promise<Readiness>)[]): () => Promise<Readiness> {
+  return async () => {
+    const answers = await Promise.all(checks.map((check) => check()));
+    const why = answers.flatMap((answer) => answer.why ?? []).join('; ');
+    return { ready: answers.every(({ ready }) => ready), ...(why && { why }) };
+  };
+}
+
 export interface ReadinessWatch {
   /** Asks now; askers at the same time share one answer. Never rejects. */
   check(): Promise<Readiness>;

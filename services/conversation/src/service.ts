@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { createAuthenticator, createServiceIdentity } from '@keytrail/auth';
 import { ConversationService, IdentityKeysService, PresenceService, SessionService } from '@keytrail/contracts';
 import { connectEvents, pullRevocations, startRelay } from '@keytrail/events';
-import { connectPeer, startServer } from '@keytrail/rpc';
+import { allReady, connectPeer, startServer } from '@keytrail/rpc';
 import { openDatabase, schemaReadiness } from '@keytrail/storage';
 import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
 import type { ConversationConfig } from './config.ts';
@@ -178,10 +178,7 @@ export function createConversationServer(
       config,
       authenticator: createAuthenticator(config),
       telemetry,
-      readiness: async () => {
-        const { ready, why } = await schemaReadiness(db, migrationsFolder);
-        return { ready, ...(why !== undefined && { why }) };
-      },
+      readiness: allReady(() => schemaReadiness(db, migrationsFolder), bus.readiness),
     });
     closing.push(() => server.stop());
     return { grpcPort: server.grpcPort, webPort: server.webPort };

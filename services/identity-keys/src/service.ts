@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { createAuthenticator, createServiceIdentity } from '@keytrail/auth';
 import { ConversationService, IdentityKeysService, SessionService } from '@keytrail/contracts';
 import { connectEvents, startRelay } from '@keytrail/events';
-import { connectPeer, startServer } from '@keytrail/rpc';
+import { allReady, connectPeer, startServer } from '@keytrail/rpc';
 import { openDatabase, schemaReadiness } from '@keytrail/storage';
 import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
 import { createClaimLimits } from './claim-limits.ts';
@@ -173,10 +173,7 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
       config,
       authenticator: createAuthenticator(config),
       telemetry,
-      readiness: async () => {
-        const { ready, why } = await schemaReadiness(db, migrationsFolder);
-        return { ready, ...(why !== undefined && { why }) };
-      },
+      readiness: allReady(() => schemaReadiness(db, migrationsFolder), bus.readiness),
     });
     closing.push(() => server.stop());
     return { grpcPort: server.grpcPort, webPort: server.webPort };

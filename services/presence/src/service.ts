@@ -10,7 +10,7 @@ import {
   userErasureRequested,
   warnSparingly,
 } from '@keytrail/events';
-import { connectPeer, startServer } from '@keytrail/rpc';
+import { allReady, connectPeer, startServer } from '@keytrail/rpc';
 import { startTelemetry } from '@keytrail/telemetry';
 import type { PresenceConfig } from './config.ts';
 import { endRevokedDevice } from './consumers/end-revoked-devices.ts';
@@ -142,14 +142,14 @@ export async function startPresence(
     config,
     authenticator: overrides.authenticator ?? createAuthenticator(config),
     telemetry,
-    readiness: async () => {
+    readiness: allReady(async () => {
       try {
         await leases.ping();
         return { ready: true };
       } catch {
         return { ready: false, why: 'Redis does not answer' };
       }
-    },
+    }, bus.readiness),
   });
 
   return {

@@ -10,7 +10,7 @@ import {
   type Rounds,
   startRelay,
 } from '@keytrail/events';
-import { type Rpc, type RunningServer, startServer } from '@keytrail/rpc';
+import { allReady, type Rpc, type RunningServer, startServer } from '@keytrail/rpc';
 import { type Database, openDatabase, schemaReadiness } from '@keytrail/storage';
 import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
 import type { SessionConfig } from './config.ts';
@@ -114,7 +114,7 @@ export function createSession(config: SessionConfig, overrides: Overrides = {}):
       config,
       authenticator: overrides.authenticator ?? createAuthenticator(config),
       telemetry,
-      readiness: () => schemaReadiness(db, migrationsFolder),
+      readiness: allReady(() => schemaReadiness(db, migrationsFolder), bus.readiness),
     });
     const { grpcPort, webPort } = server;
     return { grpcPort, webPort };

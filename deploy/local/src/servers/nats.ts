@@ -11,8 +11,13 @@ import type { Origin, ServerHandle, ServerOptions } from './server.ts';
 import { firstAvailable } from './ways.ts';
 
 export interface NatsOptions extends ServerOptions {
-  /** Whether every acknowledged message is on disk before its acknowledgement (`sync_interval: always`). Default false. */
-  readonly fsync?: boolean;
+  /**
+   * When JetStream syncs what it has acknowledged to the disk: `always`, before the acknowledgement, or a duration such as `2m`, which is
+   * how much a power cut may lose. Default: `KEYTRAIL_NATS_SYNC_INTERVAL`, else the server's own, 2m.
+   */
+  readonly syncInterval?: string;
+  /** Port of 127.0.0.1 for the server's monitoring (`/varz`, `/jsz`); none by default. */
+  readonly monitorPort?: number;
 }
 
 const oldest = '2.10.4';
@@ -63,12 +68,21 @@ function startNats(program: Program, origin: Origin, options: NatsOptions): Prom
   });
 }
 
+function syncIntervalOf({ syncInterval = process.env.KEYTRAIL_NATS_SYNC_INTERVAL || undefined }: NatsOptions) {
+  if (syncInterval === undefined || /^(always|\d+(ms|s|m|h))$/.test(syncInterval)) return syncInterval;
+  throw new Error(
+    `KEYTRAIL_NATS_SYNC_INTERVAL must be always or a duration such as 10s, not ${JSON.stringify(syncInterval)}`,
+  );
+}
+
 function configuration(name: string, port: number, folder: string, options: NatsOptions): string {
+  const syncInterval = syncIntervalOf(options);
   return `server_name: ${JSON.stringify(name)}
 listen: "127.0.0.1:${port}"
+${options.monitorPort ? `http: "127.0.0.1:${options.monitorPort}"` : ''}
 jetstream {
   store_dir: ${JSON.stringify(`${folder}/jetstream`)}
-  ${options.fsync === true ? 'sync_interval: always' : ''}
+  ${syncInterval ? `sync_interval: ${syncInterval}` : ''}
 }
 `;
 }
@@ -89,7 +103,8 @@ async function readServerVersion(url: string, name?: string): Promise<string> {
 }
 
 function startNatsContainer(options: NatsOptions): Promise<ServerHandle> {
-  if (options.fsync === true) throw new Error('fsync is not supported for NATS in Docker: install nats-server');
+  if (syncIntervalOf(options))
+    throw new Error('a sync interval is not supported for NATS in Docker: install nats-server');
   return startContainer({
     kind: 'nats',
     image: process.env.KEYTRAIL_NATS_IMAGE || 'nats:2.12',
