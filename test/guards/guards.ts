@@ -1,4 +1,5 @@
 import { claimFaults } from './claim-faults.ts';
+import { delivery } from './delivery.ts';
 import { deviceLogs } from './device-logs.ts';
 import { devicesAndClaims } from './devices-and-claims.ts';
 import { drainDefence } from './drain-defence.ts';
@@ -35,6 +36,7 @@ export const guards: readonly Guard[] = [
   ...rotationsAndChanges,
   ...keyRequests,
   ...keyStores,
+  ...delivery,
   ...operatorsAndChanges,
   ...presence,
   ...presenceHeals,
