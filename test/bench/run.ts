@@ -5,9 +5,11 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { checkoutFolder, type ProcessHandle, startProcess } from '@keytrail/local';
 import { type Constellation, startConstellation } from '@keytrail/local/constellation';
+import { measureAttached } from './attached-rows.ts';
 import type { Bench } from './bench.ts';
 import { measureClaimRate } from './claim-rate-rows.ts';
 import { measureClaims } from './claim-row.ts';
+import { measureCreation, measureFanout } from './conversation-rows.ts';
 import { measureDevicesQuery } from './devices-row.ts';
 import { measureFulfilment } from './fulfilment-rows.ts';
 import { measureLink } from './link-row.ts';
@@ -53,6 +55,8 @@ const groups: readonly RowGroup[] = [
   { rows: ['identity.devices.query'], measure: measureDevicesQuery },
   { rows: ['identity.upload.100'], measure: measureUploads },
   { rows: ['fulfilment.online.p50', 'fulfilment.online.p99'], measure: measureFulfilment },
+  { rows: ['conversation.fanout.p99'], measure: measureFanout },
+  { rows: ['conversation.create'], measure: measureCreation },
   { rows: ['fulfilment.link.200'], measure: measureLink },
   {
     rows: ['presence.attached.1000.memory', 'presence.attached.1000.idle'],
@@ -102,6 +106,8 @@ try {
       KEYTRAIL_CALLER_BURST: '1000000',
       KEYTRAIL_CALLER_IN_FLIGHT: '100000',
       ...claimLimitsOutOfReach,
+      KEYTRAIL_ATTACHES_PER_SECOND: '0',
+      KEYTRAIL_ATTACHES_AT_ONCE: '0',
       KEYTRAIL_OTLP_URL: `http://127.0.0.1:${port}`,
     },
     ...(profiled !== undefined && {
