@@ -1,5 +1,5 @@
 import { existsSync, readFileSync } from 'node:fs';
-import { createClient, type KeytrailClient } from '@keytrail/client';
+import { createClient, type KeyStore, type KeytrailClient, memoryKeyStore } from '@keytrail/client';
 import { createNodeTransports, nodePrimitives } from '@keytrail/client/node';
 
 const file = process.argv[2] ?? '.local/up.env';
@@ -16,8 +16,8 @@ const up = Object.fromEntries(
     .map((line) => line.split('=') as [string, string]),
 );
 
-/** The SDK of a device over what `make up` started. Its keys are in memory alone: run again, it is another one. */
-export function device(user: string, name: string): KeytrailClient {
+/** The SDK of a device over what `make up` started. With its keys in memory alone it is another one when it is run again. */
+export function device(user: string, name: string, keyStore: KeyStore = memoryKeyStore()): KeytrailClient {
   const targets = {
     identityKeys: up.IDENTITY_KEYS_GRPC ?? '',
     conversation: up.CONVERSATION_GRPC ?? '',
@@ -31,6 +31,7 @@ export function device(user: string, name: string): KeytrailClient {
   return createClient({
     user,
     device: name,
+    keyStore,
     primitives: nodePrimitives,
     transports: createNodeTransports({ targets, token }),
   });
