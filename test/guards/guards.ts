@@ -9,6 +9,7 @@ import type { Guard } from './guard.ts';
 import { identitiesSdk } from './identities-sdk.ts';
 import { keyRequests } from './key-requests.ts';
 import { keyStores } from './key-stores.ts';
+import { manyRequests } from './many-requests.ts';
 import { explainedMisses } from './misses.ts';
 import { operatorsAndChanges } from './operators-and-changes.ts';
 import { prekeyLife } from './prekey-life.ts';
@@ -35,6 +36,7 @@ export const guards: readonly Guard[] = [
   ...epochs,
   ...rotationsAndChanges,
   ...keyRequests,
+  ...manyRequests,
   ...keyStores,
   ...delivery,
   ...operatorsAndChanges,

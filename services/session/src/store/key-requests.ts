@@ -291,7 +291,8 @@ export async function saveKeyRequest(tx: Transaction, request: KeyRequest, versi
   return (await saveKeyRequests(tx, [{ request, version }])).size > 0;
 }
 
-// A claim is a lease on the next look: whoever claims a due request has `$2` milliseconds before the sweep takes it up again. Requesters
+// A claim is a lease on the next look: whoever claims a due request has `$2` milliseconds before the sweep takes it up again. It is called up
+// from no queue meanwhile: whoever makes room calls up the next one. Requesters
 // take turns, each with its first request, then each with its second; who has asked for much waits for no longer than it made others wait.
 // The inner limit keeps a backlog from being sorted for each claim: it is ten times what one device may have open.
 const claimDue = statement(
@@ -301,7 +302,7 @@ const claimDue = statement(
        row_number() OVER (PARTITION BY user_id, device_id ORDER BY priority DESC, requested_at, key_request_id) AS turn
      FROM (SELECT key_request_id, user_id, device_id, priority, requested_at, next_attempt_at FROM key_requests
        WHERE ${open} AND next_attempt_at <= now() ORDER BY next_attempt_at LIMIT 10000) oldest)
-   UPDATE key_requests SET next_attempt_at = now() + $2 * interval '1 millisecond', version = version + 1
+   UPDATE key_requests SET next_attempt_at = now() + $2 * interval '1 millisecond', version = version + 1, queued_at = NULL
    WHERE key_request_id IN (
      SELECT k.key_request_id FROM key_requests k JOIN due USING (key_request_id)
      WHERE k.state IN ('WAITING_FOR_HOLDER', 'OFFERED') AND k.next_attempt_at <= now()
@@ -315,7 +316,7 @@ export async function claimDueKeyRequests(db: Queryable, most: number, leaseMs: 
 
 const claimWith = statement(
   'claim_key_requests_with',
-  `UPDATE key_requests SET next_attempt_at = now() + $2 * interval '1 millisecond', version = version + 1
+  `UPDATE key_requests SET next_attempt_at = now() + $2 * interval '1 millisecond', version = version + 1, queued_at = NULL
    WHERE key_request_id IN (
      SELECT k.key_request_id FROM key_requests k
      WHERE (k.user_id, k.device_id) IN (SELECT user_id, device_id FROM key_requests WHERE key_request_id = $1)
