@@ -74,8 +74,8 @@ export class KeyChanges {
       const name = { conversationId, sessionId };
       operation.signal.throwIfAborted();
       if (state === KeyRequestState.FULFILLED) {
-        if (await sessions.find(conversationId, sessionId)) return;
-        await (keyQueue.wants(name) ? keyQueue.collect(name, operation) : openDelivered(name, keyRequestId));
+        if (keyQueue.wants(name)) await keyQueue.collect(name, operation);
+        else if (!(await sessions.find(conversationId, sessionId))) await openDelivered(name, keyRequestId);
       } else if (isWithoutKey(state)) keyQueue.ended(request);
     });
   }

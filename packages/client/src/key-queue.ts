@@ -265,6 +265,9 @@ export class KeyQueue {
     const { conversationId, sessionId } = name;
     await this.#parts.tracing.run('collect key', { within, signal }, async (operation) => {
       try {
+        // Somebody may have opened it, and found it there.
+        const found = await this.#parts.sessions.find(conversationId, sessionId);
+        if (found !== undefined) return this.#deliver(operation, name, found);
         const outcome = await this.#parts.reader.read(operation, conversationId, sessionId, wanted.upTo);
         if (outcome.kind === 'held') return this.#deliver(operation, name, outcome.held);
         if (outcome.kind === 'stale') return;

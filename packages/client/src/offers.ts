@@ -81,8 +81,9 @@ export class OfferAnswers {
     if (offers > 1 || keyRequestId === '') return this.answerAll(signal);
     return this.#run({ within: contextOf(traceparent), signal, keyRequestId }, async (operation) => {
       const told = requester !== undefined && attempt > 0;
+      // One that comes alone is not part of a storm, whoever makes one meanwhile.
       const offered: Offered[] = told
-        ? [{ ...notification, priority: KeyRequestPriority.UNSPECIFIED }]
+        ? [{ ...notification, priority: KeyRequestPriority.FOREGROUND }]
         : await this.#offered(operation, keyRequestId);
       await Promise.all(offered.map((offer) => this.#take(operation, offer)));
     });

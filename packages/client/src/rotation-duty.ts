@@ -32,6 +32,7 @@ const looksAtMost = 3;
 export class RotationDuty {
   readonly #parts: RotationDutyParts;
   readonly #looking = new Map<string, AbortController>();
+  readonly #asked = new Set<string>();
 
   constructor(parts: RotationDutyParts) {
     this.#parts = parts;
@@ -39,13 +40,20 @@ export class RotationDuty {
 
   /** This device is asked for by name. */
   async asked(conversationId: string, signal: AbortSignal, within?: OperationSettings['within']): Promise<void> {
+    // Asked once more, it is the same rotation.
+    if (this.#asked.has(conversationId)) return;
+    this.#asked.add(conversationId);
     this.#looking.get(conversationId)?.abort(new Error('this device is asked for'));
-    await this.#once(conversationId, signal, (mine) =>
-      this.#parts.tracing.run('rotate when asked', { within, signal: mine }, async (operation) => {
-        const rotation = await this.#rotationOf(operation, conversationId);
-        if (isDue(rotation)) await this.#make(operation, conversationId, rotation);
-      }),
-    );
+    try {
+      await this.#once(conversationId, signal, (mine) =>
+        this.#parts.tracing.run('rotate when asked', { within, signal: mine }, async (operation) => {
+          const rotation = await this.#rotationOf(operation, conversationId);
+          if (isDue(rotation)) await this.#make(operation, conversationId, rotation);
+        }),
+      );
+    } finally {
+      this.#asked.delete(conversationId);
+    }
   }
 
   /** Somebody said that a rotation is due. */

@@ -4,6 +4,7 @@ import {
   KeyRequestKind,
   KeyRequestPriority,
   KeyRequestState,
+  NotificationKind,
 } from '@keytrail/contracts';
 import { parseHeader, sealEnvelope, verifyDevice } from '@keytrail/crypto';
 import { nodePrimitives } from '@keytrail/crypto/node';
@@ -278,6 +279,27 @@ test('fifty who want one session and many who want others are one request each, 
   expect(world.count('requestKey') + world.count('requestKeys')).toBe(2);
   expect(world.keyRequests).toHaveLength(20);
   await Promise.all([alice.close(), phone.close(), off.close()]);
+});
+
+test('a key that the application came upon by itself is not wanted any more', async () => {
+  const scene = await linked(2);
+  const { world, phone, phoneStore, sessions } = scene;
+  world.holdersOnline = false;
+  const asked = new Promise<void>((resolve) => world.after.set('requestKeys', () => resolve()));
+  await phone.attach();
+  await asked;
+  const done = settled(phone);
+  world.tellsDeliveries = false;
+  for (const request of world.keyRequests) {
+    request.attempt = 1;
+    world.deliver(request, await envelopeFor(scene, request));
+  }
+  const [first] = sessions;
+  expect((await phone.openSession(first?.conversationId ?? '', first?.sessionId)).origin).toBe('read');
+  world.streams.get('alice phone')?.push({ kind: NotificationKind.KEY_DELIVERED });
+  expect(await done).toEqual({ left: 0, delivered: 2, refused: 0 });
+  await phone.close();
+  expect(await phoneStore.wantedKeys()).toEqual([]);
 });
 
 test('two devices of a user that were linked together both get everything', async () => {
