@@ -2,7 +2,7 @@
 export interface Row {
   readonly name: string;
   readonly value: number;
-  readonly unit: 'requests/s' | 'claims/s' | 'uploads/s' | 'ms';
+  readonly unit: 'requests/s' | 'claims/s' | 'uploads/s' | 'ms' | 'KiB' | '% of a core';
   /** The same by the bare program of the row; null where there is none. */
   readonly baseline: number | null;
   /** value / baseline. */

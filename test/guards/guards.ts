@@ -19,6 +19,7 @@ import { presenceHeals } from './presence-heals.ts';
 import { revocation } from './revocation.ts';
 import { rotationsAndChanges } from './rotations.ts';
 import { sdkRecovery } from './sdk-recovery.ts';
+import { rosters } from './rosters.ts';
 import { trust } from './trust.ts';
 import { uploadVerification } from './uploads.ts';
 import { wholeSessions } from './whole-sessions.ts';
@@ -43,6 +44,7 @@ export const guards: readonly Guard[] = [
   ...presence,
   ...presenceHeals,
   ...trust,
+  ...rosters,
   ...identitiesSdk,
   ...revocation,
   ...sdkRecovery,
