@@ -55,9 +55,10 @@ function append(
 async function refusedWith(client: KeytrailClient, work: () => Promise<unknown>): Promise<string> {
   const told = next(client, 'rosterRefused');
   const error = await work().catch((thrown: unknown) => thrown);
-  if (!(error instanceof RosterRefusedError)) throw error;
-  expect((await told).problem).toBe(error.problem);
-  return error.problem;
+  expect(error).toBeInstanceOf(RosterRefusedError);
+  const { problem } = await told;
+  expect(error).toMatchObject({ conversationId: expect.any(String), problem });
+  return problem;
 }
 
 const sealedToMallory = (world: World) =>
