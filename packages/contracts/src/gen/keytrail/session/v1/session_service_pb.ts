@@ -1166,7 +1166,8 @@ export const ListKeyRequestsRequestSchema: GenMessage<ListKeyRequestsRequest> = 
  */
 export type ListKeyRequestsResponse = Message<"keytrail.session.v1.ListKeyRequestsResponse"> & {
   /**
-   * key_requests, oldest first.
+   * key_requests: the own ones oldest first; those that are offered in the order in which they are best seen to: the first of each requester, then
+   * the second, and of those what its user looks at before what nobody does.
    *
    * @generated from field: repeated keytrail.session.v1.KeyRequest key_requests = 1;
    */
