@@ -15,6 +15,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { DatabaseSync } from 'node:sqlite';
 import { afterAll, describe, expect, test } from 'vitest';
+import { migrate } from '../src/disk/store-file.ts';
 import {
   KeyStoreClosedError,
   KeyStoreDamagedError,
@@ -297,6 +298,36 @@ describe('a key store on disk that somebody changed', () => {
     await storeAt(path);
     tamper(path, (db) => db.exec('PRAGMA user_version = 99'));
     await expect(opening(path)).rejects.toMatchObject({ name: 'KeyStoreNewerError', version: 99 });
+  });
+});
+
+describe('the schema of a key store on disk', () => {
+  const first = 'CREATE TABLE kept (name text PRIMARY KEY)';
+  const second = "ALTER TABLE kept ADD COLUMN since integer NOT NULL DEFAULT 7; INSERT INTO kept (name) VALUES ('new')";
+
+  test('goes on from the version that a file has, once, with what is in it', () => {
+    const db = new DatabaseSync(':memory:');
+    migrate(db, [first]);
+    db.exec("INSERT INTO kept VALUES ('old')");
+    migrate(db, [first, second]);
+    migrate(db, [first, second]);
+    expect(db.prepare('PRAGMA user_version').get()).toEqual({ user_version: 2 });
+    expect(db.prepare('SELECT name, since FROM kept ORDER BY name').all()).toEqual([
+      { name: 'new', since: 7 },
+      { name: 'old', since: 7 },
+    ]);
+    db.close();
+  });
+
+  test('stays as it was when a step fails', () => {
+    const db = new DatabaseSync(':memory:');
+    migrate(db, [first]);
+    db.exec('BEGIN');
+    expect(() => migrate(db, [first, second, 'not a statement'])).toThrow('syntax error');
+    db.exec('ROLLBACK');
+    expect(db.prepare('PRAGMA user_version').get()).toEqual({ user_version: 1 });
+    expect(db.prepare('SELECT * FROM kept').all()).toEqual([]);
+    db.close();
   });
 });
 
