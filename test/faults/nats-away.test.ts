@@ -1,9 +1,9 @@
 import { createClient } from '@connectrpc/connect';
 import { SessionService } from '@keytrail/contracts';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { startWorld, type World } from '../e2e/world.ts';
 import { type Chat, keyArrives, startChats } from './chats.ts';
-import { everythingIsDelivered, publishedSequences, unready } from './delivery.ts';
+import { everythingIsDelivered, publishedSequences, rowsOf, unready } from './delivery.ts';
 import { startLoad } from './load.ts';
 
 let world: World;
@@ -13,9 +13,9 @@ beforeAll(async () => {
     own: true,
     replicas: { session: 2, conversation: 2 },
     env: {
-      KEYTRAIL_KEY_REQUEST_OFFER_MS: '300',
+      KEYTRAIL_KEY_REQUEST_OFFER_MS: '1000',
       KEYTRAIL_KEY_REQUEST_WAIT_MS: '500',
-      KEYTRAIL_KEY_REQUEST_ATTEMPTS: '10',
+      KEYTRAIL_KEY_REQUEST_ATTEMPTS: '12',
       KEYTRAIL_KEY_REQUEST_SWEEP_MS: '50',
     },
   });
@@ -27,6 +27,15 @@ afterAll(async () => {
 function readsHit({ bobId, conversationId, sessionId }: Chat) {
   const session = createClient(SessionService, world.transportsOf(bobId, 'phone').session);
   return session.getInitialSession({ conversationId, sessionId });
+}
+
+/** The outage lasts longer than all attempts of a request would. */
+async function requestsAreOlderThan(ms: number): Promise<void> {
+  const text = `SELECT 1 FROM key_requests WHERE requested_at > now() - $1 * interval '1 millisecond'`;
+  await vi.waitFor(async () => expect(await rowsOf(world.constellation, 'session', text, [ms])).toEqual([]), {
+    timeout: 30_000,
+    interval: 200,
+  });
 }
 
 test('while NATS is away writes are acknowledged and hits served; when it is back all flows, in order, and nothing is lost', async () => {
@@ -49,7 +58,8 @@ test('while NATS is away writes are acknowledged and hits served; when it is bac
     kind: 'group',
     members: [second.aliceId],
   });
-  await messages.advances(100);
+  await messages.advances(40);
+  await requestsAreOlderThan(13_000);
   expect((await readsHit(first)).sessionId).toBe(first.sessionId);
   expect(await unready(constellation)).toEqual([]);
 
