@@ -48,7 +48,7 @@ export const sdkRecovery: readonly Guard[] = [
     },
   },
   {
-    name: 'requesters-take-turns',
+    name: 'holder-takes-turns',
     invariant: 'I6',
     what: 'A holder answers requesting devices in turns, batch by batch: one that asks for much keeps nobody waiting (SDK).',
     switchOff: [
