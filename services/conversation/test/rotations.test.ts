@@ -160,17 +160,19 @@ describe('a rotation becomes due', () => {
     expect(await sendNext(2n)).toMatchObject({ sequence: 7n, rotationDue: MESSAGE_COUNT });
   });
 
-  it('once by the number of messages, however many send at the same time', async () => {
+  it('once by the number of messages, however many send at the same time, and the sequence stays without gaps', async () => {
     const { alice, others, conversation, session } = await group(2);
     const [bob] = others as [TestUser];
     const sent = await Promise.all(
-      Array.from({ length: 20 }, (_, index) => {
+      Array.from({ length: 40 }, (_, index) => {
         const sender = index % 2 === 0 ? alice.device : bob.device;
         return sender.client.sendMessage(message(sender, session, BigInt(index)));
       }),
     );
     const due = sent.filter(({ rotationDue }) => rotationDue === MESSAGE_COUNT).map(({ sequence }) => sequence);
-    expect(due.toSorted((a, b) => Number(a - b))).toEqual(Array.from({ length: 18 }, (_, index) => BigInt(index + 3)));
+    expect(due.toSorted((a, b) => Number(a - b))).toEqual(Array.from({ length: 38 }, (_, index) => BigInt(index + 3)));
+    const log = await bob.device.client.listMessages({ conversationId: conversation.conversationId });
+    expect(log.messages.map(({ sequence }) => sequence)).toEqual(sent.map((_, index) => BigInt(index + 1)));
     const rows = await harness.query(
       'SELECT epoch, version FROM rotations_due WHERE conversation_id = $1',
       conversation.conversationId,
