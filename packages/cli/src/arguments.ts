@@ -1,0 +1,32 @@
+import { KeyRequestState, KeyRequestStateSchema } from '@keytrail/contracts';
+import { InvalidArgumentError } from 'commander';
+
+const units: Readonly<Record<string, number>> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+
+/** `90s`, `5m`, `2h`, `1d` in milliseconds. */
+export function parseDuration(text: string): number {
+  const [, amount = '', unit = ''] = /^(\d{1,9})(ms|s|m|h|d)$/.exec(text) ?? [];
+  const factor = units[unit];
+  if (factor === undefined) throw new InvalidArgumentError('must be a number with ms, s, m, h or d, as 5m');
+  return Number(amount) * factor;
+}
+
+const stateNames = KeyRequestStateSchema.values
+  .map(({ localName }) => localName)
+  .filter((name) => name !== 'UNSPECIFIED');
+
+/** Names of states, separated by commas, in either case; `any` for all. */
+export function parseStates(text: string): KeyRequestState[] {
+  const names = text.toLowerCase() === 'any' ? stateNames : text.split(',').map((name) => name.trim().toUpperCase());
+  const unknown = names.find((name) => !stateNames.includes(name));
+  if (unknown !== undefined)
+    throw new InvalidArgumentError(`must be any, or of ${stateNames.join(', ').toLowerCase()}`);
+  return [...new Set(names.map((name) => KeyRequestState[name as keyof typeof KeyRequestState]))];
+}
+
+export function parseCount(text: string): number {
+  const count = Number(text);
+  if (!Number.isInteger(count) || count < 1 || count > 10_000)
+    throw new InvalidArgumentError('must be from 1 to 10000');
+  return count;
+}

@@ -1,0 +1,61 @@
+import { randomUUID } from 'node:crypto';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { run } from '../src/program.ts';
+
+/** The command without its process; what it does against a service is in services/session/test/operators-cli.test.ts. */
+async function keytrail(args: readonly string[], environment: Readonly<Record<string, string>> = {}) {
+  const written = { out: '', err: '' };
+  const code = await run(args, {
+    environment: { KEYTRAIL_SESSION_TARGET: '127.0.0.1:1', KEYTRAIL_OPERATOR_TOKEN: 'a.token', ...environment },
+    out(text) {
+      written.out += text;
+    },
+    say(text) {
+      written.err += text;
+    },
+  });
+  return { code, ...written };
+}
+
+describe('the exit code', () => {
+  const id = randomUUID();
+  it.each<[args: string[], words: string, environment?: Record<string, string>]>([
+    [[], 'Usage: keytrail'],
+    [['requests'], 'Usage: keytrail requests'],
+    [['requests', 'list', '--state', 'lost'], '--state'],
+    [['requests', 'list', '--state', 'unspecified'], '--state'],
+    [['requests', 'list', '--older-than', '5'], '--older-than'],
+    [['requests', 'list', '--older-than', '-5m'], '--older-than'],
+    [['requests', 'list', '--limit', '0'], '--limit'],
+    [['requests', 'cancel', id], '--note'],
+    [['requests', 'show'], 'id'],
+    [['requests', 'show', id, id], 'too many arguments'],
+    [['requests', 'forget'], 'unknown command'],
+    [['--token', 'a.token', 'requests', 'list'], 'unknown option'],
+    [['requests', 'list'], 'no token', { KEYTRAIL_OPERATOR_TOKEN: ' ' }],
+    [['requests', 'list'], 'characters', { KEYTRAIL_OPERATOR_TOKEN: 'two\nlines' }],
+    [['requests', 'list'], 'no service to ask', { KEYTRAIL_SESSION_TARGET: '' }],
+    [['--token-file', join(import.meta.dirname, 'not-there'), 'requests', 'list'], 'ENOENT'],
+  ])('of %j is 2, and stderr says why: %s', async (args, words, environment) => {
+    const ran = await keytrail(args, environment);
+    expect(ran).toMatchObject({ code: 2, out: '', err: expect.stringContaining(words) });
+  });
+
+  it('is 3 when nothing answers', async () => {
+    const ran = await keytrail(['requests', 'list']);
+    expect(ran).toMatchObject({ code: 3, out: '', err: expect.stringContaining('nothing answered') });
+  });
+
+  it.each([
+    [['--help']],
+    [['requests', '--help']],
+    ...['list', 'show', 'nudge', 'cancel', 'replay'].map((command) => [['requests', command, '--help']]),
+  ])('of %j is 0, and the help is on stdout', async (args) => {
+    expect(await keytrail(args)).toMatchObject({ code: 0, err: '', out: expect.stringMatching(/^Usage: keytrail/) });
+  });
+
+  it('is told by the help', async () => {
+    expect((await keytrail(['--help'])).out).toMatch(/0 ok, 1 refused .*2 usage, 3 unreachable/);
+  });
+});
