@@ -169,7 +169,7 @@ describe('an erased user', () => {
     expect(counts).toMatchObject({ offers: { erased: 1 }, key_requests: { erased: 1 } });
     const ended = await world.event(keyRequestEnded, ({ keyRequestId }) => keyRequestId === waiting?.keyRequestId);
     expect(ended).toMatchObject({ state: 'CANCELLED', because: 'requester_erased' });
-    await vi.waitFor(async () => expect(await offersTo(world.as(next))).toHaveLength(1));
+    await vi.waitFor(async () => expect(await offersTo(world.as(next))).toHaveLength(1), 10_000);
     expect(await offersTo(world.as(asked))).toEqual([]);
   });
 

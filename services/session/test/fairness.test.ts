@@ -104,7 +104,7 @@ describe('a storm of requests', () => {
     await vi.waitFor(async () => {
       const offers = (await offersTo(world.as(holder))).map(({ sessionId }) => sessionId);
       expect(offers.slice(0, 5)).toContain(waiting.session.sessionId);
-    });
+    }, 10_000);
     // Asked again as before, it stays raised.
     const again = await client.requestKey({ requestId: randomUUID(), ...wantedOf(waiting) });
     expect(again.keyRequest?.priority).toBe(KeyRequestPriority.FOREGROUND);
@@ -124,7 +124,7 @@ describe('a storm of requests', () => {
       expect(now).toHaveLength(atOnce);
       expect(now).not.toContain(declined?.keyRequestId);
       expect(now).not.toContain(cancelled?.keyRequestId);
-    });
+    }, 10_000);
   });
 
   it('waits for its turn and wants no holder, as one is there', async () => {

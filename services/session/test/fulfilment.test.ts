@@ -566,7 +566,7 @@ describe('the sweep alone', { timeout: 60_000 }, () => {
 
   it('asks again when an offer lapses, gives up after the cap, and lets requests expire', async () => {
     const quick = await startWorld(
-      { waitMs: 50, sweepMs: 20, offerMs: 30, attemptsMax: 3, expiryMs: 400 },
+      { waitMs: 50, sweepMs: 20, offerMs: 30, attemptsMax: 3, expiryMs: 2_500 },
       { consumers: false },
     );
     try {
