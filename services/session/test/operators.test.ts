@@ -89,9 +89,10 @@ describe('an operator', () => {
     expect(await ids({ states: [KeyRequestState.OFFERED] })).toEqual([offered.keyRequestId]);
     expect(await ids({ deviceId: 'another' })).toEqual([]);
     expect(await ids({ olderThanMs: 3_600_000n })).toEqual([]);
-    await world.sql.query(`UPDATE key_requests SET requested_at = date_trunc('milliseconds', now() - interval '1 day') WHERE key_request_id = $1`, [
-      keyRequestId,
-    ]);
+    await world.sql.query(
+      `UPDATE key_requests SET requested_at = date_trunc('milliseconds', now() - interval '1 day') WHERE key_request_id = $1`,
+      [keyRequestId],
+    );
     expect(await ids({ olderThanMs: 3_600_000n })).toEqual([keyRequestId]);
     const first = await world.operator.findKeyRequests({ userId: alice.userId, page: { size: 1 } });
     expect(first.keyRequests).toHaveLength(1);
