@@ -13,7 +13,7 @@ export const presenceHeals: readonly Guard[] = [
     switchOff: [
       {
         file: gateway,
-        find: 'for (const range of lostRanges) this.#lostRanges.add(range);',
+        find: 'for (const range of lostRanges) for (const near of [range - 1, range, range + 1]) this.#lostRanges.add(near);',
         replace: '',
       },
     ],

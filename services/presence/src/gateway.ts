@@ -102,13 +102,19 @@ export class Gateway {
         'gateway lease was lost, asserting devices again',
       );
     }
-    const { canaries, entriesThere } = await this.#leases.look(this.attachments.some(lookedFor));
+    const sample = this.attachments.some(lookedFor);
+    const { canaries, entriesThere } = await this.#leases.look(sample);
     const lostRanges = canaries.flatMap((canary, range) => (canary === this.#canaries[range] ? [] : [range]));
     this.#canaries = canaries;
-    if (lostRanges.length > 0 || !entriesThere) {
-      this.#log.warn({ ranges: lostRanges.length, entriesThere }, 'Redis lost entries, asserting devices again');
-      if (!entriesThere) this.#lostAll = true;
-      for (const range of lostRanges) this.#lostRanges.add(range);
+    // Entries that went with their range say nothing of the other ranges.
+    const missing = sample.some(
+      ({ userId }, n) => !entriesThere[n] && !lostRanges.includes(rangeOf(keyOfEntries(userId))),
+    );
+    if (lostRanges.length > 0 || missing) {
+      this.#log.warn({ ranges: lostRanges.length, missing }, 'Redis lost entries, asserting devices again');
+      if (missing) this.#lostAll = true;
+      // The slots of a node of a cluster may end within the next range, whose canary another node has.
+      for (const range of lostRanges) for (const near of [range - 1, range, range + 1]) this.#lostRanges.add(near);
     }
     return this.#lostAll || this.#lostRanges.size > 0;
   }

@@ -27,8 +27,8 @@ export type AttachOutcome =
 export interface Standing {
   /** By range of slots; another one than before, when the range has lost its data in between. */
   readonly canaries: readonly string[];
-  /** Whether all of the entries that were asked for are there. */
-  readonly entriesThere: boolean;
+  /** For each of the entries that were asked for, whether it is there. */
+  readonly entriesThere: readonly boolean[];
 }
 
 // Counters have up to 20 digits, more than a Lua number holds: compared by length, then as text.
@@ -144,7 +144,7 @@ export class LeaseStore {
     );
     return {
       canaries: canaryKeys.map((_, range) => String(answers[range * 2 + 1])),
-      entriesThere: answers.slice(canaryKeys.length * 2).every((there) => there === 1),
+      entriesThere: answers.slice(canaryKeys.length * 2).map((there) => there === 1),
     };
   }
 
