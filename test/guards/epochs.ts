@@ -152,7 +152,7 @@ export const epochs: readonly Guard[] = [
     switchOff: [
       {
         file: 'services/conversation/src/domain/sending.ts',
-        find: "if (sessionEpoch < state.minSendEpoch) return 'rotation-required';",
+        find: "if (session.epoch < state.minSendEpoch) return 'rotation-required';",
         replace: '',
       },
     ],
