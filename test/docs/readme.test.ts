@@ -66,7 +66,7 @@ test('the examples of the README do what it says, in its order', async () => {
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
-}, 120_000);
+}, 240_000);
 
 function read(file: string): string {
   try {
