@@ -126,9 +126,10 @@ function checkRights(
   deviceLists: readonly DeviceList[],
 ): Device {
   const entitled = entitledUsers(entitlement);
+  // A holder who lost its own right is told that, and nothing of the requester.
   for (const [who, device] of [
-    ['requester', request.requester],
     ['holder', holder],
+    ['requester', request.requester],
   ] as const) {
     if (!entitled.has(device.userId)) {
       const own = entitlement.entitlements.find(({ userId }) => userId === device.userId);
@@ -232,8 +233,8 @@ function fulfilledBy(
 
 function writtenOf(request: KeyRequest, fulfilment: Fulfilment | undefined): KeyRequest {
   if (!fulfilment?.offered) throw notOffered(request.keyRequestId);
-  if (fulfilment.requester_revoked) throw notEntitled('requester', MissCause.DEVICE_REVOKED);
   if (fulfilment.holder_revoked) throw notEntitled('holder', MissCause.DEVICE_REVOKED);
+  if (fulfilment.requester_revoked) throw notEntitled('requester', MissCause.DEVICE_REVOKED);
   if (!fulfilment.written) throw new Error('no envelope was written of a locked key request');
   return request;
 }

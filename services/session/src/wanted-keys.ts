@@ -21,7 +21,7 @@ import { explain, type GatheredFacts, refuseExplained } from './miss.ts';
 import type { Parts } from './parts.ts';
 import { peerUnavailable } from './refusals.ts';
 import { readHits } from './store/initial-session.ts';
-import { raiseKeyRequests, readOpenKeyRequests } from './store/key-requests.ts';
+import { type RaisedRequest, raiseKeyRequests, readOpenKeyRequests } from './store/key-requests.ts';
 import { lockRequesters, readRequesterLoad } from './store/requesters.ts';
 
 /** A session whose key a device asks for. */
@@ -92,7 +92,7 @@ export async function openOrFind(
   const openBySession = new Map(open.map((request) => [sessionKey(request), request]));
   const results = new Map<string, KeyRequest | ConnectError>();
   const openings: Opening[] = [];
-  const raised: { keyRequestId: string; priority: KeyRequestPriority; kind: KeyRequestKind }[] = [];
+  const raised: RaisedRequest[] = [];
   let room = parts.config.openRequestsMax - load.open;
   // What the device's user looks at is not refused for what nobody does.
   for (const key of keys.toSorted((a, b) => rank(a) - rank(b))) {
@@ -102,8 +102,9 @@ export async function openOrFind(
     else if (known) {
       results.set(sessionKey(key.wanted), known);
       const kindNow = kind === 'REJECTED' ? kind : known.kind;
-      if (kindNow !== known.kind || (priority === 'FOREGROUND' && known.priority !== 'FOREGROUND'))
-        raised.push({ keyRequestId: known.keyRequestId, priority, kind: kindNow });
+      const disputed = (key.rejected ?? []).length > 0;
+      if (disputed || kindNow !== known.kind || (priority === 'FOREGROUND' && known.priority !== 'FOREGROUND'))
+        raised.push({ keyRequestId: known.keyRequestId, priority, kind: kindNow, disputed });
     } else if (room <= 0) results.set(sessionKey(key.wanted), tooManyOpen(parts.config.openRequestsMax));
     else {
       room--;
@@ -136,8 +137,8 @@ export function isRequest(result: KeyRequest | ConnectError): result is KeyReque
   return !(result instanceof Error);
 }
 
-function isRaised(raised: readonly { keyRequestId: string }[], { keyRequestId, state }: KeyRequest): boolean {
-  return state === 'WAITING_FOR_HOLDER' && raised.some((each) => each.keyRequestId === keyRequestId);
+function isRaised(raised: readonly RaisedRequest[], { keyRequestId, state }: KeyRequest): boolean {
+  return raised.some((each) => each.keyRequestId === keyRequestId && (state === 'WAITING_FOR_HOLDER' || each.disputed));
 }
 
 function rank({ wanted }: WeighedKey): number {

@@ -110,20 +110,20 @@ describe('a storm of requests', () => {
     expect(again.keyRequest?.priority).toBe(KeyRequestPriority.FOREGROUND);
   });
 
-  it('goes on when an offer is declined or a request is cancelled', async () => {
-    const { holder, late, made } = await personWithSessions(world, atOnce + 2);
+  it('goes on when an offer is declined or a request is cancelled, by whomever', async () => {
+    const { holder, late, made } = await personWithSessions(world, atOnce + 3);
     world.peers.attach(holder);
     await world.as(late).requestKeys(requestKeysOf(made));
     const offers = await offersTo(world.as(holder));
     expect(offers).toHaveLength(atOnce);
-    const [declined, cancelled] = offers;
+    const [declined, cancelled, ended] = offers;
     await world.as(holder).declineOffer({ keyRequestId: declined?.keyRequestId ?? '', attempt: 1, reason: 5 });
     await world.as(late).cancelKeyRequest({ keyRequestId: cancelled?.keyRequestId ?? '' });
+    await world.operator.endKeyRequest({ keyRequestId: ended?.keyRequestId ?? '' });
     await vi.waitFor(async () => {
       const now = (await offersTo(world.as(holder))).map(({ keyRequestId }) => keyRequestId);
       expect(now).toHaveLength(atOnce);
-      expect(now).not.toContain(declined?.keyRequestId);
-      expect(now).not.toContain(cancelled?.keyRequestId);
+      for (const gone of [declined, cancelled, ended]) expect(now).not.toContain(gone?.keyRequestId);
     }, 10_000);
   });
 

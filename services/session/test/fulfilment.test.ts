@@ -237,6 +237,19 @@ describe('a key request', () => {
     await world.as(initiator).declineOffer({ keyRequestId, attempt: 1, reason });
     const next = await offered(lastOfBob, keyRequestId);
     expect(next.attempt).toBe(2);
+    // A decline that comes again, with another reason, changes nothing: neither what was said nor when the request is looked at.
+    const declined = async () =>
+      (
+        await world.sql.query(
+          `SELECT k.version, k.next_attempt_at, o.decline_reason FROM key_requests k JOIN offers o USING (key_request_id)
+           WHERE key_request_id = $1 AND o.declined_at IS NOT NULL`,
+          [keyRequestId],
+        )
+      ).rows;
+    const once = await declined();
+    await world.as(initiator).declineOffer({ keyRequestId, attempt: 1, reason: DeclineReason.KEY_NOT_HELD });
+    expect(await declined()).toEqual(once);
+    expect(once).toMatchObject([{ decline_reason: 'NOT_TRUSTED' }]);
     expect(await offersTo(world.as(initiator))).toEqual([]);
     expect((await refusalOf(fulfil(initiator, made, late, keyRequestId, 1))).reason).toBe('NOT_OFFERED');
 
@@ -422,7 +435,16 @@ describe('an envelope', () => {
       members?.set(userId, [{ fromEpoch: 1n, toEpoch: 0n }]);
     }
     world.peers.revoked.set(`${late.userId} ${late.deviceId}`, new Date());
-    expect(await refusal()).toMatchObject({ reason: 'NOT_ENTITLED', metadata: { cause: 'DEVICE_REVOKED' } });
+    expect(await refusal()).toMatchObject({
+      reason: 'NOT_ENTITLED',
+      metadata: { cause: 'DEVICE_REVOKED' },
+    });
+    // A holder without a right of its own is told that, and nothing of the requester.
+    members?.set(bob.userId, []);
+    expect(await refusal()).toMatchObject({
+      reason: 'NOT_ENTITLED',
+      metadata: { cause: 'NOT_A_MEMBER_AT_EPOCH' },
+    });
   });
 });
 

@@ -158,6 +158,27 @@ describe('a key that is rejected', () => {
     expect(rows).toEqual([{ device_id: others[0]?.deviceId }]);
   });
 
+  it('moves an open request on to the next holder, though it is offered to the sealer', async () => {
+    const { initiator, others, bobs, made } = await delivered(2);
+    const [second] = others as [TestDevice];
+    const { conversationId, sessionId } = made.session;
+    world.peers.attach(initiator);
+    const open = await world
+      .as(bobs)
+      .requestKey({ requestId: randomUUID(), conversationId, sessionId, kind: KeyRequestKind.REWRAP });
+    expect(open.keyRequest?.state).toBe(KeyRequestState.OFFERED);
+    expect(await offersTo(world.as(initiator))).toHaveLength(1);
+    world.peers.attach(second);
+    await world.as(bobs).rejectKey(rejectionOf(made));
+    await world.event(
+      notificationRequested.session,
+      ({ notification, devices }) =>
+        notification?.kind === NotificationKind.KEY_OFFERED &&
+        notification.keyRequestId === open.keyRequest?.keyRequestId &&
+        devices.some(({ deviceId, userId }) => deviceId === second.deviceId && userId === second.userId),
+    );
+  });
+
   it('is refused like a miss to those who may not have it, and when there is no such envelope', async () => {
     const { bob, bobs, made } = await delivered();
     expect(await refusalOf(world.as(bobs).rejectKey(rejectionOf(made, 9)))).toMatchObject({

@@ -19,10 +19,11 @@ export function declineOffer({ db }: Pick<Parts, 'db'>): Rpc {
       await db.transaction(async (tx) => {
         if (requester) lockRequesters(tx, [requester]);
         const request = await lockKeyRequest(tx, keyRequestId);
-        const declinedAt = request && (await decline(tx, keyRequestId, attempt, holder, reasonName));
-        if (!request || !declinedAt) throw notOffered(keyRequestId);
-        if (!isOpen(request.state)) return;
-        const due = advance(request, { kind: 'declined' }, declinedAt);
+        const declined = request && (await decline(tx, keyRequestId, attempt, holder, reasonName));
+        if (!request || !declined) throw notOffered(keyRequestId);
+        // Who repeats it does not disturb those who decide on the request meanwhile.
+        if (declined.before || !isOpen(request.state)) return;
+        const due = advance(request, { kind: 'declined' }, declined.now);
         await saveKeyRequest(tx, due, request.version);
         await announceDue(tx, due);
         await callNext(tx, due.requester, 1);

@@ -193,14 +193,14 @@ export async function readOpenKeyRequest(
 
 const raise = statement(
   'raise_key_requests',
-  `WITH asked AS (SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[]) AS a (key_request_id, priority, kind)),
+  `WITH asked AS (SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::boolean[]) AS a (key_request_id, priority, kind, disputed)),
    locked AS (SELECT k.key_request_id FROM key_requests k JOIN asked USING (key_request_id)
      WHERE ${open} ORDER BY k.key_request_id FOR UPDATE OF k),
    first AS (UPDATE offers o SET turn = 1 FROM asked a, locked l
      WHERE o.key_request_id = a.key_request_id AND o.key_request_id = l.key_request_id AND a.priority = 'FOREGROUND'
        AND o.lapses_at > now() AND o.declined_at IS NULL)
    UPDATE key_requests k SET priority = greatest(k.priority, a.priority), kind = a.kind, version = version + 1,
-     next_attempt_at = CASE WHEN k.state = 'WAITING_FOR_HOLDER' THEN now() ELSE k.next_attempt_at END
+     next_attempt_at = CASE WHEN k.state = 'WAITING_FOR_HOLDER' OR a.disputed THEN now() ELSE k.next_attempt_at END
    FROM asked a JOIN locked USING (key_request_id) WHERE k.key_request_id = a.key_request_id
    RETURNING ${columns
      .split(',')
@@ -208,19 +208,24 @@ const raise = statement(
      .join(', ')}`,
 );
 
-/** Raises the priority of open requests, never lowers it, and sets their kind; one that waits is due then. As they are afterwards, unless they ended. */
-export async function raiseKeyRequests(
-  tx: Transaction,
-  raised: readonly {
-    readonly keyRequestId: string;
-    readonly priority: KeyRequestPriority;
-    readonly kind: KeyRequestKind;
-  }[],
-): Promise<KeyRequest[]> {
+export interface RaisedRequest {
+  readonly keyRequestId: string;
+  readonly priority: KeyRequestPriority;
+  readonly kind: KeyRequestKind;
+  /** An envelope was rejected just now: whom it is offered to may be its sealer, so that the next holder is asked at once. */
+  readonly disputed: boolean;
+}
+
+/**
+ * Raises the priority of open requests, never lowers it, and sets their kind; one that waits is due then, and one that is disputed. As they
+ * are afterwards, unless they ended.
+ */
+export async function raiseKeyRequests(tx: Transaction, raised: readonly RaisedRequest[]): Promise<KeyRequest[]> {
   const rows = await tx.query<Row>(raise, [
     raised.map(({ keyRequestId }) => keyRequestId),
     raised.map(({ priority }) => priority),
     raised.map(({ kind }) => kind),
+    raised.map(({ disputed }) => disputed),
   ]);
   return rows.map(keyRequestOf);
 }
@@ -491,26 +496,33 @@ export async function findRequester(db: Queryable, keyRequestId: string): Promis
 
 const declineRow = statement(
   'decline_offer',
-  `UPDATE offers SET declined_at = coalesce(declined_at, now()), decline_reason = coalesce(decline_reason, $5)
-   WHERE key_request_id = $1 AND attempt = $2 AND user_id = $3 AND device_id = $4 RETURNING now() AS now`,
+  `WITH offered AS (
+     SELECT declined_at IS NOT NULL AS before FROM offers
+     WHERE key_request_id = $1 AND attempt = $2 AND user_id = $3 AND device_id = $4),
+   declined AS (
+     UPDATE offers SET declined_at = now(), decline_reason = $5
+     WHERE key_request_id = $1 AND attempt = $2 AND user_id = $3 AND device_id = $4 AND declined_at IS NULL)
+   SELECT before, now() AS now FROM offered`,
 );
 
-/** Records a decline, the first one for good. When it was, or undefined without such an offer. */
+/**
+ * Records a decline, the first one for good. When, and whether it was declined before; undefined without such an offer. The request is locked.
+ */
 export async function declineOffer(
   tx: Transaction,
   keyRequestId: string,
   attempt: number,
   holder: DeviceId,
   reason: string,
-): Promise<Date | undefined> {
-  const [row] = await tx.query<{ now: Date }>(declineRow, [
+): Promise<{ readonly now: Date; readonly before: boolean } | undefined> {
+  const [row] = await tx.query<{ now: Date; before: boolean }>(declineRow, [
     keyRequestId,
     attempt,
     holder.userId,
     holder.deviceId,
     reason,
   ]);
-  return row?.now;
+  return row;
 }
 
 const listOffered = statement(
