@@ -49,17 +49,12 @@ export const conversationSettings = {
   rotationMaxAgeMs: setting(
     'KEYTRAIL_ROTATION_MAX_AGE_MS',
     rule.count().default(7 * 24 * 60 * 60 * 1000),
-    'age in milliseconds at which the rotation of a session is due, 0 for never',
+    'age in milliseconds of a session from which on a message under it makes its rotation due, 0 for never',
   ),
   rotationMaxMessages: setting(
     'KEYTRAIL_ROTATION_MAX_MESSAGES',
     rule.count().default(10_000),
     'messages under a session after which its rotation is due, 0 for never',
-  ),
-  rotationAgeIntervalMs: setting(
-    'KEYTRAIL_ROTATION_AGE_INTERVAL_MS',
-    rule.durationMs().default(10_000),
-    'how often to make rotations due by age, 50 at most each time',
   ),
   rotationAskMs: setting(
     'KEYTRAIL_ROTATION_ASK_MS',

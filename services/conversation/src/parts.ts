@@ -4,6 +4,7 @@ import type { Database } from '@keytrail/storage';
 import type { AtFaultPoint } from './fault-points.ts';
 import type { DeviceDirectory } from './peers/device-directory.ts';
 import type { PrismaClient } from './store/generated/client.ts';
+import type { SessionBounds } from './store/messages.ts';
 
 /** What the methods and jobs of this service work with. */
 export interface Parts {
@@ -12,8 +13,7 @@ export interface Parts {
   readonly prisma: PrismaClient;
   readonly devices: DeviceDirectory;
   readonly sessions: Pick<Peer<typeof SessionService>, 'storeSession' | 'discardSession'>;
-  /** Messages since an epoch began after which its rotation is due, 0 for never. */
-  readonly rotateAfterMessages: number;
+  readonly sessionBounds: SessionBounds;
   /** Goes onto every row. */
   readonly writerBuild: string;
   readonly atFaultPoint: AtFaultPoint;

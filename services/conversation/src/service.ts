@@ -12,7 +12,6 @@ import { noteChangedDevices } from './consumers/note-changed-devices.ts';
 import { type AtFaultPoint, dieAt } from './fault-points.ts';
 import { askForRotations } from './jobs/ask-for-rotations.ts';
 import { forgetOldIds } from './jobs/forget-old-ids.ts';
-import { markAged } from './jobs/mark-aged-conversations.ts';
 import { reachConversations } from './jobs/reach-conversations.ts';
 import { type Reconciled, reconcileCandidates, startReconciling } from './jobs/reconcile-candidates.ts';
 import type { Parts } from './parts.ts';
@@ -110,7 +109,7 @@ export function createConversationServer(
       prisma,
       sessions,
       devices: deviceDirectory(identityKeys, { size: config.signingKeyCacheSize, ttlMs: config.signingKeyCacheMs }),
-      rotateAfterMessages: config.rotationMaxMessages,
+      sessionBounds: { messages: config.rotationMaxMessages, ageMs: config.rotationMaxAgeMs },
       writerBuild: build.writerBuild,
       atFaultPoint: overrides.atFaultPoint ?? dieAt(config.faultPoint),
     };
@@ -134,8 +133,6 @@ export function createConversationServer(
     closing.push(() => pull.stop());
     const changedDevices = noteChangedDevices({ db, bus, reach, log });
     closing.push(() => changedDevices.stop());
-    const aging = markAged({ ...parts, log, maxAgeMs: config.rotationMaxAgeMs }, config.rotationAgeIntervalMs);
-    closing.push(() => aging.stop());
     const policy = {
       askMs: config.rotationAskMs,
       retryMs: config.rotationRetryMs,

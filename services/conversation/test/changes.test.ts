@@ -319,7 +319,11 @@ describe('the list of sessions', () => {
     const [bob] = others as [TestUser];
     const { conversationId } = conversation;
     const without = await remove(alice.device, conversation, bob.userId);
+    const left = await sessionsOf(bob.device, 10);
     const second = await rotatedBy(harness, alice.device, without);
+    // Of the rotation after it, who left learns nothing by the list either.
+    expect(await sessionsOf(bob.device, 10)).toEqual(left);
+    expect(left).toMatchObject([{ epoch: 1n, current: false }]);
     const epochs = async () => (await sessionsOf(bob.device, 10, { conversationId })).map(({ epoch }) => epoch);
     expect(await epochs()).toEqual([1n]);
     const back = await add(alice.device, second.conversation, bob.userId);

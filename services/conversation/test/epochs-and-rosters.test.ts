@@ -380,6 +380,28 @@ describe('the log of messages', () => {
     expect(messages[0]?.signature).toEqual(sent.signature);
   });
 
+  it('tells a message its place again whatever came after it: its request id forgotten, and a member removed or the session rotated', async () => {
+    const { alice, bob, session, conversation } = await group(3);
+    const { client } = alice.device;
+    const sent = message(alice.device, session, 0n);
+    const { sequence } = await client.sendMessage(sent);
+    await bob.client.removeMembers(removing(bob, conversation, [bob.userId]));
+    const again = () => client.sendMessage({ ...sent, requestId: randomUUID() });
+    expect(await again()).toMatchObject({ sequence, rotationDue: RotationDueReason.MEMBER_REMOVED });
+    expect(await refusalOf(client.sendMessage(message(alice.device, session, 1n)))).toMatchObject({
+      reason: 'ROTATION_REQUIRED',
+    });
+    expect(await refusalOf(client.sendMessage(message(alice.device, session, 0n)))).toMatchObject({
+      reason: 'INVALID_FIELD',
+      metadata: { field: 'sender_counter' },
+    });
+    const { conversation: now } = await client.getConversation({ conversationId: conversation.conversationId });
+    await rotatedBy(harness, alice.device, now as Conversation);
+    expect(await again()).toMatchObject({ sequence, rotationDue: RotationDueReason.UNSPECIFIED });
+    const { messages } = await client.listMessages({ conversationId: conversation.conversationId });
+    expect(messages).toHaveLength(1);
+  });
+
   it('refuses a counter that was used for another message, also when both come at once', async () => {
     const { alice, session } = await group(1);
     const outcomes = await Promise.allSettled(

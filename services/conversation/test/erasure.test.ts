@@ -239,6 +239,35 @@ describe('an erased user', () => {
     ]);
   });
 
+  it('is not among those who were asked for a rotation any more; it is due, and others are asked', async () => {
+    const [alice, bob, carol] = [await harness.user(), await harness.user(), await harness.user()];
+    const { conversation } = await createdBy(harness, bob.device, [alice, carol]);
+    const { conversationId } = conversation;
+    await bob.device.client.removeMembers(removing(bob.device, conversation, [carol.userId]));
+    const asks = () =>
+      harness.query('SELECT user_id FROM rotation_asks WHERE conversation_id = $1 ORDER BY user_id', conversationId);
+    await harness.query(
+      `INSERT INTO rotation_asks (conversation_id, user_id, device_id, asked_at, asked_until, ended_at)
+       SELECT $1, user_id, 'phone', now(), now() + interval '1 hour', CASE WHEN user_id = $2 THEN NULL ELSE now() END
+       FROM unnest(ARRAY[$2, $3]) AS asked (user_id)`,
+      conversationId,
+      alice.userId,
+      bob.userId,
+    );
+    const look = () =>
+      harness.query<{ version: bigint }>(
+        'SELECT version FROM rotations_due WHERE conversation_id = $1',
+        conversationId,
+      );
+    const [before] = await look();
+    expect(await erase(alice)).toMatchObject({ rotation_asks: { erased: 1, kept: 0 } });
+    expect(await asks()).toEqual([{ user_id: bob.userId }]);
+    const [after] = await look();
+    expect(after?.version).toBeGreaterThan(before?.version ?? 0n);
+    expect((await bob.device.client.getRotation({ conversationId })).askedDevice).toBeUndefined();
+    expect(await placesNaming(alice.userId)).not.toContain('rotation_asks.user_id');
+  });
+
   it('is erased once and reported each time, however often it is asked for', async () => {
     const [alice, bob] = [await harness.user(), await harness.user()];
     const { session } = await createdBy(harness, alice.device, [bob]);

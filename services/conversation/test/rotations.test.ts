@@ -18,6 +18,7 @@ import { readSettings } from '@keytrail/settings';
 import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
 import { type ConversationServer, conversationSettings, createConversationServer, readConfig } from '../src/service.ts';
+import { saveRotationLook } from '../src/store/rotations.ts';
 import {
   createdBy,
   type Harness,
@@ -48,7 +49,6 @@ beforeAll(async () => {
   // Time passes where a test says so, by the database's rows: no deadline is reached by itself.
   harness = await startHarness({
     KEYTRAIL_ROTATION_MAX_MESSAGES: '3',
-    KEYTRAIL_ROTATION_AGE_INTERVAL_MS: '50',
     KEYTRAIL_ROTATION_SWEEP_MS: '20',
     KEYTRAIL_ROTATION_GRACE_MS: '0',
     KEYTRAIL_ROTATION_ASK_MS: '3600000',
@@ -180,20 +180,26 @@ describe('a rotation becomes due', () => {
     expect(rows).toMatchObject([{ epoch: 1n }]);
   });
 
-  it('by the age of the session, which a new epoch begins anew', async () => {
-    const { alice, conversation } = await group(2);
-    const { conversationId } = conversation;
+  it('by the age of the session when a message is sent under it, and a new epoch begins anew', async () => {
+    const { alice, conversation, session } = await group(2);
+    const { client } = alice.device;
+    expect(await client.sendMessage(message(alice.device, session, 0n))).toMatchObject({ rotationDue: UNSPECIFIED });
     await harness.query(
       `UPDATE conversations SET epoch_began_at = now() - interval '8 days' WHERE conversation_id = $1`,
-      conversationId,
+      conversation.conversationId,
     );
-    await eventually(async () => expect(await dueOf(conversation, alice)).toBe(AGE));
-    await rotatedBy(harness, alice.device, conversation);
-    const [row] = await harness.query(
-      `SELECT epoch_began_at > now() - interval '1 hour' AS young, rotation_due FROM conversations WHERE conversation_id = $1`,
-      conversationId,
-    );
-    expect(row).toEqual({ young: true, rotation_due: UNSPECIFIED });
+    // A session that nobody writes under is left as it is.
+    expect(await dueOf(conversation, alice)).toBe(UNSPECIFIED);
+    expect(await client.sendMessage(message(alice.device, session, 1n))).toMatchObject({
+      sequence: 2n,
+      rotationDue: AGE,
+    });
+    expect(await dueOf(conversation, alice)).toBe(AGE);
+    const { session: second } = await rotatedBy(harness, alice.device, conversation);
+    expect(await client.sendMessage(message(alice.device, second, 0n))).toMatchObject({
+      sequence: 3n,
+      rotationDue: UNSPECIFIED,
+    });
   });
 
   it('for the weightiest reason: the count replaces the age, and nothing light replaces a removal', async () => {
@@ -314,6 +320,54 @@ describe('a rotation that is due', () => {
     );
     await lapse(conversation);
     await eventually(async () => expect(await waits(conversation)).toBe(1));
+  });
+
+  it('is asked of another device at once when the one that is asked leaves, though it was due for a removal already', async () => {
+    const made = await group(4);
+    const { alice, others, conversation, session } = made;
+    const [bob, carol, dave] = others as [TestUser, TestUser, TestUser];
+    await carol.device.client.sendMessage(message(carol.device, session, 0n));
+    for (const { device } of [alice, bob, carol, dave]) harness.online.add(device);
+    await leave(dave, conversation);
+    await eventually(async () => expect(await askedIn(conversation, bob.device)).toBe(name(carol.device)));
+    const { conversation: now } = await carol.device.client.getConversation({
+      conversationId: conversation.conversationId,
+    });
+    await leave(carol, now as Conversation);
+    await eventually(async () => expect(await askedIn(conversation, bob.device)).toBe(name(alice.device)));
+  });
+
+  it('is asked of another device at once when the one that is asked is revoked, though it was due for a removal already', async () => {
+    const made = await group(3);
+    const { alice, others, conversation, session } = made;
+    const [bob, carol] = others as [TestUser, TestUser];
+    const tablet = await harness.addDevice(alice);
+    await tablet.client.sendMessage(message(tablet, session, 0n));
+    for (const device of [tablet, bob.device]) harness.online.add(device);
+    await leave(carol, conversation);
+    await eventually(async () => expect(await askedIn(conversation, bob.device)).toBe(name(tablet)));
+    harness.revoke(tablet);
+    harness.revocations.push(tablet);
+    await eventually(async () => expect(await askedIn(conversation, alice.device)).toBe(name(bob.device)));
+  });
+
+  it('is asked of nobody by a look that began before the roster moved', async () => {
+    const made = await group(3);
+    const { alice, others, conversation } = made;
+    const [bob, carol] = others as [TestUser, TestUser];
+    await leave(carol, conversation);
+    await eventually(async () => expect(await waits(conversation)).toBe(1));
+    const [before] = await harness.query<{ epoch: bigint; waits: number; version: bigint }>(
+      'SELECT epoch, waits, version FROM rotations_due WHERE conversation_id = $1',
+      conversation.conversationId,
+    );
+    const { conversation: now } = await alice.device.client.getConversation({
+      conversationId: conversation.conversationId,
+    });
+    await leave(bob, now as Conversation);
+    const look = { conversationId: conversation.conversationId, ...(before as NonNullable<typeof before>) };
+    const saved = await harness.db.transaction((tx) => saveRotationLook(tx, look, { at: new Date(), waits: 0 }));
+    expect(saved).toBe(false);
   });
 
   it('is asked of one device alone, however many replicas ask', async () => {

@@ -1,7 +1,7 @@
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import { ConversationService } from '@keytrail/contracts';
 import { deviceCaller, invalidField, type Rpc, unary } from '@keytrail/rpc';
-import { readableEpochs } from '../domain/entitlement.ts';
+import { isMemberNow, readableEpochs } from '../domain/entitlement.ts';
 import type { Parts } from '../parts.ts';
 import { notFoundOrNotPermitted } from '../refusals.ts';
 import { historyPoliciesOf } from '../store/history-policies.ts';
@@ -23,16 +23,19 @@ export function listSessions({ db }: Pick<Parts, 'db'>): Rpc {
         db,
         conversations.map((each) => each.conversationId),
       );
-      const ranges = conversations.flatMap(({ spans, epoch, ...of }) =>
-        readableEpochs(spans, policies(of.conversationId))
+      const ranges = conversations.flatMap(({ conversationId, spans, epoch }) => {
+        // None is the present one for who left: that one is not any more would tell of a rotation afterwards.
+        const current = isMemberNow(spans) ? epoch : 0n;
+        if (currentOnly && current === 0n) return [];
+        return readableEpochs(spans, policies(conversationId))
           .map(({ first, last = epoch }) => ({
-            conversationId: of.conversationId,
-            current: epoch,
+            conversationId,
+            current,
             first: currentOnly && first < epoch ? epoch : first,
             last,
           }))
-          .filter(({ first, last }) => first <= last),
-      );
+          .filter(({ first, last }) => first <= last);
+      });
       const found = await readSessions(db, ranges, after, size + 1);
       const sessions = found.slice(0, size);
       const last = sessions.at(-1);

@@ -77,15 +77,23 @@ async function verifySender(
 }
 
 async function append(
-  { writerBuild, rotateAfterMessages }: Parts,
+  { writerBuild, sessionBounds }: Parts,
   tx: Transaction,
   request: SendMessageRequest,
   sender: Sender,
   session: CommittedSession,
 ): Promise<SendMessageResponse> {
   const { current, own } = await lockAsMember(tx, request.conversationId, sender.userId);
-  refuseClosed(current);
   const { conversationId } = current;
+  const { sessionId, senderCounter, ciphertext, signature } = request;
+  // Before anything is judged: what is in the log is not refused for what came after it, or its sender would send it once more.
+  const used = await messageWithCounter(tx, { conversationId, sessionId, sender, senderCounter });
+  if (used) {
+    if (!sameBytes(used.ciphertext, ciphertext) || !sameBytes(used.signature, signature))
+      throw invalidField('sender_counter', 'was used before for another message: a nonce must never be used twice');
+    return create(SendMessageResponseSchema, { sequence: used.sequence, rotationDue: current.rotationDue });
+  }
+  refuseClosed(current);
   const verdict = judgeSending(current, own.spans, session);
   if (verdict === 'rotation-required') throw rotationRequired(current);
   if (verdict === 'not-entitled')
@@ -93,17 +101,10 @@ async function append(
       metadata: { cause: 'NOT_A_MEMBER_AT_EPOCH' },
     });
 
-  const { sessionId, senderCounter, ciphertext, signature } = request;
-  const used = await messageWithCounter(tx, { conversationId, sessionId, sender, senderCounter });
-  if (used) {
-    if (!sameBytes(used.ciphertext, ciphertext) || !sameBytes(used.signature, signature))
-      throw invalidField('sender_counter', 'was used before for another message: a nonce must never be used twice');
-    return create(SendMessageResponseSchema, { sequence: used.sequence, rotationDue: current.rotationDue });
-  }
   const { sequence, rotationDue } = await appendMessage(
     tx,
     { conversationId, sessionId, epoch: session.epoch, sender, senderCounter, ciphertext, signature },
-    rotateAfterMessages,
+    sessionBounds,
     writerBuild,
   );
   const memberIds = (await readRoster(tx, conversationId)).map(({ userId }) => userId);

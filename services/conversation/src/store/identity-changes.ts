@@ -1,6 +1,6 @@
+import type { RotationDueReason } from '@keytrail/contracts';
 import { type Queryable, statement, type Transaction } from '@keytrail/storage';
 import type { Writer } from './conversations.ts';
-import { type MarkedConversation, type MarkedRow, markedOf } from './marked-conversations.ts';
 
 /** A user whose conversations and peers are still to be reached. */
 export interface IdentityChange {
@@ -10,6 +10,16 @@ export interface IdentityChange {
   readonly markedTo: string | undefined;
   readonly toldTo: string;
   readonly traceparent: string;
+}
+
+/** A conversation where a rotation became due, and who is in it. */
+export interface MarkedConversation {
+  readonly conversationId: string;
+  readonly epoch: bigint;
+  readonly sessionId: string;
+  readonly rosterVersion: bigint;
+  readonly rotationDue: RotationDueReason;
+  readonly memberIds: readonly string[];
 }
 
 const lockNext = statement(
@@ -36,6 +46,13 @@ const mark = statement(
    FROM due WHERE c.conversation_id = due.conversation_id
    RETURNING c.conversation_id, c.epoch, c.session_id, c.roster_version, c.rotation_due,
      ARRAY(SELECT m.user_id FROM memberships m WHERE m.conversation_id = c.conversation_id AND m.to_epoch IS NULL) AS member_ids`,
+);
+
+// Where one was due already as well: a device that is asked for it may be the revoked one, and a look that began before has not heard of it.
+const lookAgain = statement(
+  'rotations_look_again',
+  `UPDATE rotations_due SET next_attempt_at = now(), version = version + 1
+   WHERE conversation_id IN (SELECT conversation_id FROM rotations_due WHERE conversation_id = ANY($1::uuid[]) ORDER BY 1 FOR UPDATE)`,
 );
 
 const marksMoved = statement(
@@ -100,7 +117,23 @@ export async function markNextConversations(
   const ids = page.map((row) => row.conversation_id);
   const last = ids.length < most ? undefined : ids.at(-1);
   await tx.query(marksMoved, [userId, last !== undefined, last ?? null]);
-  return (await tx.query<MarkedRow>(mark, [ids, by.build, by.traceId])).map(markedOf);
+  const marked = await tx.query<{
+    conversation_id: string;
+    epoch: bigint;
+    session_id: string;
+    roster_version: bigint;
+    rotation_due: RotationDueReason;
+    member_ids: string[];
+  }>(mark, [ids, by.build, by.traceId]);
+  await tx.query(lookAgain, [ids]);
+  return marked.map((row) => ({
+    conversationId: row.conversation_id,
+    epoch: row.epoch,
+    sessionId: row.session_id,
+    rosterVersion: row.roster_version,
+    rotationDue: row.rotation_due,
+    memberIds: row.member_ids,
+  }));
 }
 
 /** The next of those who share a conversation with the user, at most `most`, each once however many they share; the change ends with the last. */

@@ -8,13 +8,14 @@ const findByCounter = statement(
    WHERE conversation_id = $1 AND session_id = $2 AND sender_user_id = $3 AND sender_device_id = $4 AND sender_counter = $5`,
 );
 
-// MESSAGE_COUNT (6) outweighs AGE (5) and nothing else. One statement either way: the count is the distance to where the epoch began.
+// MESSAGE_COUNT (6) outweighs AGE (5), and that nothing. One statement either way: the row has where the epoch began, and when.
 const append = statement(
   'message_append',
   `WITH next AS (
      UPDATE conversations SET last_sequence = last_sequence + 1,
        rotation_due = CASE
          WHEN $10::bigint > 0 AND last_sequence + 1 - epoch_began_sequence >= $10 AND rotation_due IN (0, 5) THEN 6
+         WHEN $11::bigint > 0 AND rotation_due = 0 AND epoch_began_at <= now() - $11 * interval '1 millisecond' THEN 5
          ELSE rotation_due
        END
      WHERE conversation_id = $1 RETURNING last_sequence, rotation_due
@@ -85,14 +86,17 @@ export async function messageWithCounter(
   return row;
 }
 
-/**
- * Appends to the log, and makes a rotation due after `mostInEpoch` messages since the epoch began, 0 for never. The conversation's row is
- * locked until the end of the transaction.
- */
+/** How long a session is used before its rotation is due; 0 for ever. */
+export interface SessionBounds {
+  readonly messages: number;
+  readonly ageMs: number;
+}
+
+/** Appends to the log, and makes a rotation due where the epoch has reached its bounds. The conversation's row is locked until the end of the transaction. */
 export async function appendMessage(
   tx: Transaction,
   message: NewMessage,
-  mostInEpoch: number,
+  bounds: SessionBounds,
   writerBuild: string,
 ): Promise<{ readonly sequence: bigint; readonly rotationDue: RotationDueReason }> {
   const [row] = await tx.query<{ sequence: bigint; rotation_due: RotationDueReason }>(append, [
@@ -105,7 +109,8 @@ export async function appendMessage(
     message.ciphertext,
     message.signature,
     writerBuild,
-    mostInEpoch,
+    bounds.messages,
+    bounds.ageMs,
   ]);
   if (!row) throw new Error(`conversation ${message.conversationId} is gone`);
   return { sequence: row.sequence, rotationDue: row.rotation_due };

@@ -1,8 +1,6 @@
 import { type Queryable, statement, type Transaction } from '@keytrail/storage';
 import type { NamedDevice } from '../domain/completeness.ts';
 import type { DeviceAsked } from '../domain/rotation-asking.ts';
-import type { Writer } from './conversations.ts';
-import { type MarkedConversation, type MarkedRow, markedOf } from './marked-conversations.ts';
 
 /** A conversation whose rotation is due, claimed for one look. */
 export interface DueRotation {
@@ -111,19 +109,6 @@ const dueOfUser = statement(
   'rotations_due_of_user',
   `SELECT r.conversation_id FROM memberships m JOIN rotations_due r ON r.conversation_id = m.conversation_id
    WHERE m.user_id = $1 AND m.to_epoch IS NULL ORDER BY r.due_since, r.conversation_id LIMIT $2`,
-);
-
-// AGE outweighs nothing, so that it is set where none is due alone.
-const markAged = statement(
-  'conversations_mark_aged',
-  `WITH old AS (
-     SELECT conversation_id FROM conversations
-     WHERE rotation_due = 0 AND closed_at IS NULL AND epoch_began_at <= now() - $1 * interval '1 millisecond'
-     ORDER BY epoch_began_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED)
-   UPDATE conversations c SET rotation_due = 5, writer_build = $3, last_write_trace_id = $4
-   FROM old WHERE c.conversation_id = old.conversation_id
-   RETURNING c.conversation_id, c.epoch, c.session_id, c.roster_version, c.rotation_due,
-     ARRAY(SELECT m.user_id FROM memberships m WHERE m.conversation_id = c.conversation_id AND m.to_epoch IS NULL) AS member_ids`,
 );
 
 /** Claims up to `most` conversations at which a look is due, and which have been due for `graceMs`. */
@@ -235,14 +220,4 @@ export async function rotationStanding(db: Queryable, conversationId: string): P
 /** Conversations of the user whose rotation is due, the longest due first. */
 export async function rotationsDueOf(db: Queryable, userId: string, most: number): Promise<string[]> {
   return (await db.query<{ conversation_id: string }>(dueOfUser, [userId, most])).map((row) => row.conversation_id);
-}
-
-/** Makes a rotation due in up to `most` conversations whose epoch began `ageMs` ago or earlier, and where none is due. */
-export async function markAgedConversations(
-  tx: Transaction,
-  ageMs: number,
-  most: number,
-  by: Writer,
-): Promise<MarkedConversation[]> {
-  return (await tx.query<MarkedRow>(markAged, [ageMs, most, by.build, by.traceId])).map(markedOf);
 }

@@ -1,5 +1,5 @@
 import { type Queryable, statement } from '@keytrail/storage';
-import type { EpochRange, MembershipSpan } from '../domain/entitlement.ts';
+import type { MembershipSpan } from '../domain/entitlement.ts';
 
 /** A conversation that a user is or was a member of. */
 export interface UserConversation {
@@ -63,9 +63,12 @@ export async function conversationsEverOf(
   }));
 }
 
-/** A range of epochs of a conversation, whose current epoch goes with it. */
-export interface EpochsOfConversation extends EpochRange {
+/** Epochs of a conversation from `first` to `last`. */
+export interface EpochsOfConversation {
   readonly conversationId: string;
+  readonly first: bigint;
+  readonly last: bigint;
+  /** The present epoch; 0 for who left. */
   readonly current: bigint;
 }
 
@@ -86,7 +89,7 @@ export async function readSessions(
   }>(sessionsOf, [
     ranges.map(({ conversationId }) => conversationId),
     ranges.map(({ first }) => first),
-    ranges.map(({ last, current }) => last ?? current),
+    ranges.map(({ last }) => last),
     ranges.map(({ current }) => current),
     after?.committedAtUs ?? null,
     after?.conversationId ?? null,

@@ -1098,7 +1098,7 @@ export type ListSessionsRequest = Message$1<"keytrail.conversation.v1.ListSessio
   conversationId: string;
 
   /**
-   * current_only leaves out the sessions of epochs that were rotated.
+   * current_only leaves out the sessions of epochs that were rotated, and conversations that the user has left.
    *
    * @generated from field: bool current_only = 2;
    */
@@ -1182,7 +1182,7 @@ export type CommittedSession = Message$1<"keytrail.conversation.v1.CommittedSess
   headerHash: Uint8Array;
 
   /**
-   * current is true for the conversation's present session.
+   * current is true for the conversation's present session; never in a conversation that the user has left.
    *
    * @generated from field: bool current = 5;
    */
@@ -2133,7 +2133,7 @@ export const RotationDueReason = {
   DEVICE_REVOKED: 4,
 
   /**
-   * The session is as old as it may become.
+   * A message was sent under a session that is as old as it may become.
    *
    * @generated from enum value: ROTATION_DUE_REASON_AGE = 5;
    */
