@@ -44,10 +44,38 @@ export const presenceHeals: readonly Guard[] = [
         file: gateway,
         find: 'const home = homeOfConnection(connectionId);',
         replace:
-          "const home = (await this.#leases.find(userId, deviceId))?.gatewayId.split('-')[0] ?? connectionId.slice(-12);",
+          "const home = (await this.#leases.find(userId, deviceId))?.gatewayId.split('-')[0] ?? homeOfConnection(deviceId);",
       },
     ],
     test: { file: greetingTest, name: 'is taken while Redis has nothing of the device, and costs Redis nothing' },
+  },
+  {
+    name: 'leaver-is-not-written-again',
+    invariant: 'I8',
+    what: 'A device that leaves while its entry is being written again, after the lease of its gateway was lost, leaves no entry behind.',
+    switchOff: [
+      {
+        file: gateway,
+        find: 'if (attachment.ended || this.attachments.of(userId, deviceId) !== attachment)',
+        replace: "if (attachment.ended === 'revoked')",
+      },
+    ],
+    test: {
+      file: listsTest,
+      name: 'a device that leaves while its entry is being written again leaves no entry behind',
+    },
+  },
+  {
+    name: 'left-while-away-is-no-ghost',
+    invariant: 'I8',
+    what: 'The entry of a device that left while Redis was away is deleted once Redis is back, with the next renewal.',
+    switchOff: [
+      { file: gateway, find: 'this.#left.set(entry.connectionId, { userId, deviceId, entry });', replace: '' },
+    ],
+    test: {
+      file: listsTest,
+      name: 'a device that left while Redis was away for less than a lease is no ghost once Redis is back',
+    },
   },
   {
     name: 'attaches-are-paced',

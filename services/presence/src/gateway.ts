@@ -52,6 +52,8 @@ export class Gateway {
   /** Ranges of slots whose entries must be written again. */
   #lostRanges = new Set<number>();
   #lostAll = false;
+  /** By connection, entries whose deletion failed: their devices left, and would be ghosts for as long as this gateway lives. */
+  readonly #left = new Map<string, FoundDevice>();
 
   constructor(parts: { leases: LeaseStore; bus: EventBus; leaseMs: number; log: Log }) {
     this.#leases = parts.leases;
@@ -96,6 +98,8 @@ export class Gateway {
       const lost = this.id;
       this.#generation += 1;
       this.#lostAll = true;
+      // They point to the lost lease.
+      this.#left.clear();
       await this.#leases.openGateway(this.id, this.#leaseMs);
       this.#log.warn(
         { lost, gateway: this.id, attachments: this.attachments.size },
@@ -116,11 +120,13 @@ export class Gateway {
       // The slots of a node of a cluster may end within the next range, whose canary another node has.
       for (const range of lostRanges) for (const near of [range - 1, range, range + 1]) this.#lostRanges.add(near);
     }
-    return this.#lostAll || this.#lostRanges.size > 0;
+    return this.#lostAll || this.#lostRanges.size > 0 || this.#left.size > 0;
   }
 
-  /** Asserts those again whose entries Redis has lost. What fails is to be healed still. */
+  /** Asserts those again whose entries Redis has lost, and deletes the entries of those that left while it was away. What fails is to be healed still. */
   async heal(): Promise<void> {
+    for (const { userId, deviceId, entry } of [...this.#left.values()])
+      await this.#forgetEntry(userId, deviceId, entry);
     if (!this.#lostAll && this.#lostRanges.size === 0) return;
     const [all, ranges] = [this.#lostAll, this.#lostRanges];
     this.#lostAll = false;
@@ -151,7 +157,9 @@ export class Gateway {
 
   /** Writes the attachment's entry; false when a newer attachment of the device is live. */
   async assert(attachment: Attachment): Promise<boolean> {
-    const outcome = await this.#leases.attach(attachment.userId, attachment.deviceId, this.entryOf(attachment));
+    const { userId, deviceId } = attachment;
+    const entry = this.entryOf(attachment);
+    const outcome = await this.#leases.attach(userId, deviceId, entry);
     if (outcome.outcome === 'newer-attached') {
       attachment.end('superseded');
       return false;
@@ -163,14 +171,28 @@ export class Gateway {
       homeOfGateway(replaced.gatewayId) !== this.#home &&
       replaced.connectionId !== attachment.connectionId
     ) {
-      this.#send(replaced.gatewayId, 'superseded', attachment.userId, attachment.deviceId, replaced.connectionId);
+      this.#send(replaced.gatewayId, 'superseded', userId, deviceId, replaced.connectionId);
     }
+    // It may have left while this was on its way, after its entry was deleted.
+    if (attachment.ended || this.attachments.of(userId, deviceId) !== attachment)
+      await this.#forgetEntry(userId, deviceId, entry);
     return true;
   }
 
   async release(attachment: Attachment): Promise<void> {
     this.attachments.remove(attachment);
-    await this.#leases.detach(attachment.userId, attachment.deviceId, this.entryOf(attachment));
+    await this.#forgetEntry(attachment.userId, attachment.deviceId, this.entryOf(attachment));
+  }
+
+  /** Compare-and-delete; an entry that cannot be deleted now is at the next healing. */
+  async #forgetEntry(userId: string, deviceId: string, entry: DeviceEntry): Promise<void> {
+    try {
+      await this.#leases.detach(userId, deviceId, entry);
+      this.#left.delete(entry.connectionId);
+    } catch (error) {
+      this.#left.set(entry.connectionId, { userId, deviceId, entry });
+      throw error;
+    }
   }
 
   /** Hands a notification to the gateway that holds the device's stream: this one, or another over core NATS. */

@@ -45,7 +45,9 @@ export class Admission {
 
   #turn(nowMs: number): number {
     this.#nextTurnMs = Math.max(this.#nextTurnMs, nowMs + shortestWaitMs) + 1000 / this.#perSecond;
-    return Math.min(Math.ceil(this.#nextTurnMs - nowMs), longestWaitMs);
+    // A crowd that fills all turns goes round once more: told the longest wait, all the rest would come back at one moment.
+    if (this.#nextTurnMs > nowMs + longestWaitMs) this.#nextTurnMs = nowMs + shortestWaitMs;
+    return Math.ceil(this.#nextTurnMs - nowMs);
   }
 }
 

@@ -12,6 +12,7 @@ import { type AskStanding, deviceRevoked, notRegistered } from '../device-standi
 import type { Admission } from '../domain/admission.ts';
 import { Attachment } from '../domain/attachment.ts';
 import type { Gateway } from '../gateway.ts';
+import { orRedisAway } from '../redis-away.ts';
 import type { AskWaiting } from '../waiting.ts';
 
 interface Parts {
@@ -67,6 +68,7 @@ export function attach(parts: Parts): Rpc {
         nowMs: performance.now(),
         maxQueued: parts.maxQueuedNotifications,
       });
+      const drain = () => attachment.end('draining');
       const superseded = () =>
         refuse('CONNECTION_SUPERSEDED', 'a newer attachment of this device is live', {
           metadata: { connection_id: attachment.connectionId },
@@ -76,7 +78,7 @@ export function attach(parts: Parts): Rpc {
         if (older && !older.ended && older.counter >= attachment.counter) throw superseded();
         // Before the entry says online, the queue must be able to take what is sent to it.
         gateway.attachments.put(attachment);
-        if (!(await gateway.assert(attachment))) throw superseded();
+        if (!(await orRedisAway(() => gateway.assert(attachment)))) throw superseded();
         // Only now, with the entry in place: a revocation is either in the answer, or its event finds the entry.
         const follows = gateway.followsRevocations;
         const [standing, keysWaiting, conversationsWaiting] = await Promise.all([
@@ -105,7 +107,6 @@ export function attach(parts: Parts): Rpc {
           attachedAt: timestampFromDate(attachment.attachedAt),
         });
 
-        const drain = () => attachment.end('draining');
         call.draining.addEventListener('abort', drain, { once: true });
         if (call.draining.aborted) drain();
         for (;;) {
@@ -113,7 +114,6 @@ export function attach(parts: Parts): Rpc {
           if (!notification) break;
           yield { message: { case: 'notification', value: notification } };
         }
-        call.draining.removeEventListener('abort', drain);
         if (attachment.ended === 'draining')
           yield { message: { case: 'draining', value: { reconnectAfterMs: parts.nextReturn() } } };
         if (attachment.ended === 'superseded') throw superseded();
@@ -137,6 +137,7 @@ export function attach(parts: Parts): Rpc {
         }
       } finally {
         greetedOrGone();
+        call.draining.removeEventListener('abort', drain);
         await gateway
           .release(attachment)
           .catch((error: unknown) => call.log.warn({ err: error }, 'the entry of a device that left was not removed'));

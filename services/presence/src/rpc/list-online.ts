@@ -2,6 +2,7 @@ import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import type { Client } from '@connectrpc/connect';
 import { type ConversationService, PresenceService } from '@keytrail/contracts';
 import { type Rpc, unary } from '@keytrail/rpc';
+import { orRedisAway } from '../redis-away.ts';
 import type { LeaseStore } from '../store/lease-store.ts';
 
 interface Parts {
@@ -14,7 +15,7 @@ export function listOnline({ leases, conversation }: Parts): Rpc {
     allow: ['device', 'service'],
     async handle({ userIds }, call) {
       const visible = call.caller.kind === 'device' ? await visibleTo(call.caller.userId, userIds) : userIds;
-      const online = await leases.listOnline(visible);
+      const online = await orRedisAway(() => leases.listOnline(visible));
       return {
         devices: online.map(({ userId, deviceId, entry }) => ({
           device: { userId, deviceId },

@@ -28,6 +28,20 @@ export function connectRedis({ url, clusterUrls }: RedisAddress, onError: (error
   return redis;
 }
 
+const awayReply =
+  /^(LOADING|MASTERDOWN|CLUSTERDOWN|READONLY|TRYAGAIN|UNKILLABLE|BUSY|OOM|Too many Cluster redirections)\b/;
+const awayMessage =
+  /^(Command timed out|Connection is closed|Stream isn't writeable|Failed to refresh slots cache|None of startup nodes is available|Cluster isn't ready)/;
+
+/** Whether an error says that Redis cannot be asked now; anything else is a fault of ours. */
+export function isRedisAway(error: unknown): boolean {
+  if (!(error instanceof Error)) return false;
+  if (error.name === 'MaxRetriesPerRequestError' || error.name === 'ClusterAllFailedError') return true;
+  const { code } = error as { code?: unknown };
+  if (typeof code === 'string' && /^E[A-Z_]+$/.test(code)) return true;
+  return awayReply.test(error.message) || awayMessage.test(error.message);
+}
+
 /** Nodes that are found by way of the named ones have the same credentials. */
 function credentialsOf(url: string): { username?: string; password?: string; tls?: object } {
   const { protocol, username, password } = new URL(url);
