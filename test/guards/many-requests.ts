@@ -40,8 +40,8 @@ export const manyRequests: readonly Guard[] = [
     switchOff: [
       {
         file: 'services/session/src/store/key-requests.ts',
-        find: 'ORDER BY due.turn, due.next_attempt_at',
-        replace: 'ORDER BY due.next_attempt_at',
+        find: 'FROM due ORDER BY turn, next_attempt_at LIMIT 5 * $1',
+        replace: 'FROM due ORDER BY next_attempt_at LIMIT $1',
       },
     ],
     test: { file: fairness, name: 'that is due all at once lets the others take turns with it' },

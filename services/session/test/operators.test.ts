@@ -85,6 +85,16 @@ describe('an operator', () => {
     const ids = async (filter: MessageInitShape<typeof FindKeyRequestsRequestSchema>) =>
       (await find(filter)).map((view) => view.keyRequest?.keyRequestId);
     expect(await ids({})).toEqual([keyRequestId, offered.keyRequestId]);
+    // Nobody's in particular: the open ones of all, which other tests have too.
+    const all = await world.operator.findKeyRequests({ page: { size: 200 } });
+    expect(all.keyRequests.map((view) => view.keyRequest?.keyRequestId)).toEqual(
+      expect.arrayContaining([keyRequestId, offered.keyRequestId]),
+    );
+    for (const { keyRequest: open } of all.keyRequests)
+      expect([KeyRequestState.WAITING_FOR_HOLDER, KeyRequestState.OFFERED]).toContain(open?.state);
+    const ofAll = await world.operator.findKeyRequests({ states: [KeyRequestState.OFFERED], page: { size: 200 } });
+    expect(ofAll.keyRequests.map((view) => view.keyRequest?.keyRequestId)).toContain(offered.keyRequestId);
+    expect(ofAll.keyRequests.map((view) => view.keyRequest?.keyRequestId)).not.toContain(keyRequestId);
     expect(await ids({ conversationId: made.session.conversationId })).toEqual([keyRequestId]);
     expect(await ids({ states: [KeyRequestState.OFFERED] })).toEqual([offered.keyRequestId]);
     expect(await ids({ deviceId: 'another' })).toEqual([]);

@@ -299,19 +299,21 @@ export async function saveKeyRequest(tx: Transaction, request: KeyRequest, versi
 // A claim is a lease on the next look: whoever claims a due request has `$2` milliseconds before the sweep takes it up again. It is called up
 // from no queue meanwhile: whoever makes room calls up the next one. Requesters
 // take turns, each with its first request, then each with its second; who has asked for much waits for no longer than it made others wait.
-// The inner limit keeps a backlog from being sorted for each claim: it is ten times what one device may have open.
+// The inner limit keeps a backlog from being sorted for each claim: it is ten times what one device may have open. What others claim at the same
+// time is skipped, so that more are chosen than are claimed.
 const claimDue = statement(
   'claim_due_key_requests',
   `WITH due AS (
      SELECT key_request_id, next_attempt_at,
        row_number() OVER (PARTITION BY user_id, device_id ORDER BY priority DESC, requested_at, key_request_id) AS turn
      FROM (SELECT key_request_id, user_id, device_id, priority, requested_at, next_attempt_at FROM key_requests
-       WHERE ${open} AND next_attempt_at <= now() ORDER BY next_attempt_at LIMIT 10000) oldest)
+       WHERE ${open} AND next_attempt_at <= now() ORDER BY next_attempt_at LIMIT 10000) oldest),
+   first AS MATERIALIZED (SELECT key_request_id, turn, next_attempt_at FROM due ORDER BY turn, next_attempt_at LIMIT 5 * $1)
    UPDATE key_requests SET next_attempt_at = now() + $2 * interval '1 millisecond', version = version + 1, queued_at = NULL
    WHERE key_request_id IN (
-     SELECT k.key_request_id FROM key_requests k JOIN due USING (key_request_id)
-     WHERE k.state IN ('WAITING_FOR_HOLDER', 'OFFERED') AND k.next_attempt_at <= now()
-     ORDER BY due.turn, due.next_attempt_at LIMIT $1 FOR UPDATE OF k SKIP LOCKED)
+     SELECT k.key_request_id FROM key_requests k JOIN first USING (key_request_id)
+     WHERE k.key_request_id = ANY (ARRAY(SELECT key_request_id FROM first)) AND k.state IN ('WAITING_FOR_HOLDER', 'OFFERED') AND k.next_attempt_at <= now()
+     ORDER BY first.turn, first.next_attempt_at LIMIT $1 FOR UPDATE OF k SKIP LOCKED)
    RETURNING ${columns}`,
 );
 

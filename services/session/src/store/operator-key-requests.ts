@@ -1,6 +1,6 @@
 import { type Queryable, statement } from '@keytrail/storage';
 import type { DeviceId } from '../domain/device.ts';
-import type { KeyRequest, KeyRequestState } from '../domain/key-request.ts';
+import { isOpen, type KeyRequest, type KeyRequestState } from '../domain/key-request.ts';
 import { columns, keyRequestOf, type Row } from './key-requests.ts';
 import type { PageStart } from './list-key-requests.ts';
 
@@ -45,14 +45,17 @@ const seen = `${columns
    FROM (SELECT * FROM offers WHERE offers.key_request_id = k.key_request_id
      ORDER BY offered_at, attempt, user_id, device_id LIMIT 100) o) AS offers`;
 
-const find = statement(
-  'find_key_requests',
-  `SELECT ${seen} FROM key_requests k
+const findIn = (from: string) => `SELECT ${seen} FROM ${from} k
    WHERE (cardinality($1::text[]) = 0 OR k.state = ANY ($1)) AND ($2::uuid IS NULL OR k.key_request_id = $2)
      AND ($3::uuid IS NULL OR k.conversation_id = $3) AND ($4::text IS NULL OR k.user_id = $4)
      AND ($5::text IS NULL OR k.device_id = $5) AND ($6::bigint = 0 OR k.requested_at <= now() - $6 * interval '1 millisecond')
      AND (k.requested_at, k.key_request_id) > ($7, $8)
-   ORDER BY k.requested_at, k.key_request_id LIMIT $9`,
+   ORDER BY k.requested_at, k.key_request_id LIMIT $9`;
+const find = statement('find_key_requests', findIn('key_requests'));
+// In the order of their age, the open ones come after all that have ended: they are gathered by an index of their own and sorted then.
+const findOpen = statement(
+  'find_open_key_requests',
+  `WITH open AS MATERIALIZED (SELECT * FROM key_requests WHERE state IN ('WAITING_FOR_HOLDER', 'OFFERED')) ${findIn('open')}`,
 );
 
 /** Key requests of all devices, oldest first. */
@@ -62,11 +65,14 @@ export async function findKeyRequests(
   after: PageStart,
   most: number,
 ): Promise<SeenKeyRequest[]> {
-  const rows = await db.query<SeenRow>(find, [
-    filter.states,
-    filter.keyRequestId ?? null,
-    filter.conversationId ?? null,
-    filter.userId ?? null,
+  const { keyRequestId, conversationId, userId, states } = filter;
+  const ofAll = keyRequestId === undefined && conversationId === undefined && userId === undefined;
+  const openOnly = states.length > 0 && states.every(isOpen);
+  const rows = await db.query<SeenRow>(ofAll && openOnly ? findOpen : find, [
+    states,
+    keyRequestId ?? null,
+    conversationId ?? null,
+    userId ?? null,
     filter.deviceId ?? null,
     filter.olderThanMs,
     after.requestedAt,
