@@ -4,6 +4,7 @@ export const names = ['initiator', 'tablet', 'late', 'bobs', 'bobsLate'] as cons
 export type Name = (typeof names)[number];
 export type User = 'alice' | 'bob';
 export type Kind = 'MISSING' | 'REWRAP' | 'REJECTED';
+export type Priority = 'BACKGROUND' | 'FOREGROUND';
 export type State = 'WAITING_FOR_HOLDER' | 'OFFERED' | 'FULFILLED' | 'EXPIRED' | 'CANCELLED' | 'UNFULFILLABLE';
 
 export const userOf = (name: Name): User => (name === 'bobs' || name === 'bobsLate' ? 'bob' : 'alice');
@@ -18,7 +19,8 @@ export interface ModelOffer {
 export interface ModelRequest {
   readonly id: string;
   readonly requester: Name;
-  readonly kind: Kind;
+  kind: Kind;
+  priority: Priority;
   readonly base: number;
   readonly offers: ModelOffer[];
   state: State;
@@ -68,6 +70,7 @@ export function whyNot(model: Model, device: Name): string | undefined {
 
 export const offersAtOnce = 2;
 export const attemptsMax = 4;
+export const rejectionsMax = 5;
 const rejectionsMost = 3;
 
 /** What a look at an open request leads to. */
@@ -103,6 +106,8 @@ export function firstLook(model: Model, request: ModelRequest): Look {
       !model.revoked.has(name),
   );
   if (eligible.length === 0) return end('no_holder_exists');
+  const rejected = model.envelopes.filter((one) => one.device === request.requester && one.rejected).length;
+  if (request.kind === 'REJECTED' && rejected >= rejectionsMax) return end('attempts_exhausted');
   const rejections = (name: Name) =>
     model.envelopes.filter((one) => one.device === request.requester && one.sealer === name && one.rejected).length;
   const declined = (name: Name) => request.offers.some((offer) => offer.holder === name && offer.declined);
@@ -149,6 +154,15 @@ export function takeStep(request: ModelRequest, step: Look, chosen: readonly Nam
       for (const holder of chosen)
         request.offers.push({ holder, attempt: request.attempt, standing: true, declined: false });
   }
+}
+
+/** What is asked again for an open request: it is raised, never lowered; one that waits, or whose envelope was rejected just now, goes on. */
+export function raise(request: ModelRequest, kind: Kind, priority: Priority, rejectedNow: boolean): void {
+  const looked = priority === 'FOREGROUND' && request.priority === 'BACKGROUND';
+  const disputed = kind === 'REJECTED' && request.kind !== 'REJECTED';
+  if (disputed) request.kind = kind;
+  if (looked) request.priority = priority;
+  if (rejectedNow || ((looked || disputed) && request.state === 'WAITING_FOR_HOLDER')) request.due = true;
 }
 
 export function endRequest(request: ModelRequest, state: State, because: string): void {

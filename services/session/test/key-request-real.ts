@@ -1,6 +1,14 @@
 import { randomUUID } from 'node:crypto';
 import { createServiceIdentity } from '@keytrail/auth';
-import { type Envelope, type KeyRequest, KeyRequestKind, KeyRequestStateSchema } from '@keytrail/contracts';
+import {
+  type Envelope,
+  type KeyRequest,
+  KeyRequestKind,
+  KeyRequestKindSchema,
+  KeyRequestPriority,
+  KeyRequestPrioritySchema,
+  KeyRequestStateSchema,
+} from '@keytrail/contracts';
 import { readRefusal } from '@keytrail/rpc';
 import { startTelemetry } from '@keytrail/telemetry';
 import { expect } from 'vitest';
@@ -8,7 +16,16 @@ import type { Dispatcher } from '../src/dispatch-key-request.ts';
 import { sweepKeyRequests } from '../src/jobs/sweep-key-requests.ts';
 import { connectPeers } from '../src/peers.ts';
 import { noteRevokedDevices } from '../src/store/revoked-devices.ts';
-import { isOpen, type Kind, type Model, type ModelRequest, type Name, names, userOf } from './key-request-model.ts';
+import {
+  isOpen,
+  type Kind,
+  type Model,
+  type ModelRequest,
+  type Name,
+  names,
+  type Priority,
+  userOf,
+} from './key-request-model.ts';
 import { createPerson, type MadeSession, makeSession, type Person, reseal, type TestDevice } from './people.ts';
 import type { World } from './world.ts';
 
@@ -26,6 +43,8 @@ export async function outcomeOf<T>(pending: Promise<T>): Promise<Outcome<T>> {
 export interface Row {
   readonly key_request_id: string;
   readonly device_id: string;
+  readonly kind: string;
+  readonly priority: string;
   readonly state: string;
   readonly attempt_base: number;
   readonly attempt: number;
@@ -66,9 +85,13 @@ export class Real {
     return this.world.as(this.devices[name]);
   }
 
-  requestInput(kind: Kind, rejectedAttempt: number) {
+  wanted(kind: Kind, priority: Priority) {
     const { conversationId, sessionId } = this.made.session;
-    return { requestId: randomUUID(), conversationId, sessionId, kind: KeyRequestKind[kind], rejectedAttempt };
+    return { conversationId, sessionId, kind: KeyRequestKind[kind], priority: KeyRequestPriority[priority] };
+  }
+
+  requestInput(kind: Kind, priority: Priority, rejectedAttempt: number) {
+    return { requestId: randomUUID(), ...this.wanted(kind, priority), rejectedAttempt };
   }
 
   envelope(holder: Name, to: Name, attempt: number): Envelope {
@@ -147,11 +170,15 @@ export class Real {
     expect(answer).toBeDefined();
     expect({
       id: answer?.keyRequestId,
+      kind: KeyRequestKindSchema.value[answer?.kind ?? 0]?.localName,
+      priority: KeyRequestPrioritySchema.value[answer?.priority ?? 0]?.localName,
       state: KeyRequestStateSchema.value[answer?.state ?? 0]?.localName,
       attempt: answer?.attempt,
       because: answer?.endedBecause,
     }).toEqual({
       id: request.id,
+      kind: request.kind,
+      priority: request.priority,
       state: request.state,
       attempt: request.attempt > request.base ? request.attempt : 0,
       because: request.because ?? '',
@@ -165,6 +192,8 @@ function seenRow(row: Row | undefined) {
   return {
     id: row.key_request_id,
     requester: row.device_id,
+    kind: row.kind,
+    priority: row.priority,
     state: row.state,
     base: row.attempt_base,
     attempt: row.attempt,
@@ -177,11 +206,11 @@ function seenRow(row: Row | undefined) {
 }
 
 function wantedRow(request: ModelRequest) {
-  const { id, requester, state, base, attempt, accepted, because, due } = request;
+  const { id, requester, kind, priority, state, base, attempt, accepted, because, due } = request;
   const offers = request.offers
     .map((offer) => ({ ...offer }))
     .sort((a, b) => a.attempt - b.attempt || (a.holder < b.holder ? -1 : 1));
-  return { id, requester, state, base, attempt, accepted, because, looksAgain: true, due, offers };
+  return { id, requester, kind, priority, state, base, attempt, accepted, because, looksAgain: true, due, offers };
 }
 
 /** A dispatcher beside the service's own, which is switched off. */

@@ -2,8 +2,10 @@ import { randomUUID } from 'node:crypto';
 import { create } from '@bufbuild/protobuf';
 import {
   DeclineReason,
+  type Envelope,
   EnvelopeSchema,
-  type FulfillKeyRequestResponse,
+  KeyRejectionReason,
+  type KeyRequest,
   type RequestKeyResponse,
 } from '@keytrail/contracts';
 import fc from 'fast-check';
@@ -17,6 +19,7 @@ import {
   type Look,
   look,
   Model,
+  type ModelEnvelope,
   type ModelRequest,
   type Name,
   names,
@@ -24,6 +27,9 @@ import {
   nextBase,
   offersAtOnce,
   openRequestOf,
+  type Priority,
+  raise,
+  rejectionsMax,
   takeStep,
   type User,
   userOf,
@@ -37,7 +43,16 @@ let dispatching: ReturnType<typeof startDispatcher>;
 beforeAll(async () => {
   const hour = 3_600_000;
   world = await startWorld(
-    { offerMs: hour, waitMs: hour, expiryMs: 24 * hour, hedgeMs: 0, attemptsMax, offersAtOnce, sweepMs: hour },
+    {
+      offerMs: hour,
+      waitMs: hour,
+      expiryMs: 24 * hour,
+      hedgeMs: 0,
+      attemptsMax,
+      rejectionsMax,
+      offersAtOnce,
+      sweepMs: hour,
+    },
     { consumers: false, sweep: false },
   );
   dispatching = startDispatcher(world);
@@ -51,10 +66,13 @@ afterAll(async () => {
 interface Sent {
   readonly requests: {
     readonly by: Name;
+    readonly kind: Kind;
+    readonly priority: Priority;
     readonly input: ReturnType<Real['requestInput']>;
     first: RequestKeyResponse | undefined;
   }[];
-  readonly fulfilments: { readonly by: Name; readonly input: object; readonly first: FulfillKeyRequestResponse }[];
+  /** Calls that were answered: the same one again has the same answer, whatever happened since. */
+  readonly answered: { readonly again: () => Promise<unknown>; readonly first: unknown }[];
 }
 
 interface Subject {
@@ -122,38 +140,52 @@ async function requested(
   by: Name,
   input: ReturnType<Real['requestInput']>,
   kind: Kind,
+  priority: Priority,
 ): Promise<void> {
   const before = sent.requests.find((one) => one.input.requestId === input.requestId);
   const outcome: Outcome<RequestKeyResponse> = await outcomeOf(real.as(by).requestKey(input));
   if (before?.first) return expect(outcome).toEqual({ answer: before.first });
-  const remember = () => {
-    const first = outcome.reason === undefined ? outcome.answer : undefined;
-    if (before) before.first = first;
-    else sent.requests.push({ by, input, first });
-  };
-  remember();
+  const first = outcome.reason === undefined ? outcome.answer : undefined;
+  if (before) before.first = first;
+  else sent.requests.push({ by, kind, priority, input, first });
   const envelope = model.envelopes.find((one) => one.device === by && one.attempt === input.rejectedAttempt);
-  const refused =
-    whyNot(model, by) ??
-    (kind === 'MISSING' && newestEnvelope(model, by) ? 'KEY_REQUEST_NOT_NEEDED' : undefined) ??
-    (kind === 'REJECTED' && !envelope ? 'INVALID_FIELD' : undefined);
+  const refused = whyNotRequested(model, by, kind) ?? (kind === 'REJECTED' && !envelope ? 'INVALID_FIELD' : undefined);
   if (refused !== undefined || outcome.reason !== undefined) return expect(outcome.reason).toBe(refused);
-  if (kind === 'REJECTED' && envelope) envelope.rejected = true;
-  const answer = outcome.answer.keyRequest;
+  const rejected = kind === 'REJECTED' ? envelope : undefined;
+  await opened(model, real, { by, kind, priority, rejected }, outcome.answer.keyRequest);
+}
+
+function whyNotRequested(model: Model, by: Name, kind: Kind): string | undefined {
+  const needless = kind === 'MISSING' && newestEnvelope(model, by) !== undefined;
+  return whyNot(model, by) ?? (needless ? 'KEY_REQUEST_NOT_NEEDED' : undefined);
+}
+
+/** The device has an open request afterwards, by whichever call: a new one, or the one that it had, raised. */
+async function opened(
+  model: Model,
+  real: Real,
+  of: { by: Name; kind: Kind; priority: Priority; rejected?: ModelEnvelope | undefined },
+  answer: KeyRequest | undefined,
+): Promise<void> {
+  const { by, kind, priority, rejected } = of;
+  const rejectedNow = rejected?.rejected === false;
+  if (rejected) rejected.rejected = true;
   let request = openRequestOf(model, by);
-  if (!request) {
-    request = newRequest(model, answer?.keyRequestId ?? '', by, kind);
+  if (request) raise(request, kind, priority, rejectedNow);
+  else {
+    request = newRequest(model, answer?.keyRequestId ?? '', by, kind, priority);
     await follow(real, request, firstLook(model, request));
   }
   real.answerAgrees(request, answer);
 }
 
-function newRequest(model: Model, id: string, requester: Name, kind: Kind): ModelRequest {
+function newRequest(model: Model, id: string, requester: Name, kind: Kind, priority: Priority): ModelRequest {
   const base = nextBase(model, requester);
   const request: ModelRequest = {
     id,
     requester,
     kind,
+    priority,
     base,
     offers: [],
     state: 'WAITING_FOR_HOLDER',
@@ -167,26 +199,86 @@ function newRequest(model: Model, id: string, requester: Name, kind: Kind): Mode
   return request;
 }
 
+type How = 'right' | 'forged' | 'not offered';
+
+/** How a holder would fulfil a request: as it was offered, if it was. */
+function fulfilment(real: Real, request: ModelRequest, holder: Name, attempt: number, how: How) {
+  const sealed: Envelope = real.envelope(holder, request.requester, attempt);
+  const signature = sealed.signature.with(3, 1 ^ (sealed.signature[3] ?? 0));
+  const envelope = how === 'forged' ? create(EnvelopeSchema, { ...sealed, signature }) : sealed;
+  return { keyRequestId: request.id, attempt, envelope };
+}
+
+function fulfilled(model: Model, request: ModelRequest, holder: Name, attempt: number): void {
+  endRequest(request, 'FULFILLED', 'key_delivered');
+  request.accepted = attempt;
+  model.envelopes.push({ device: request.requester, attempt, sealer: holder, rejected: false });
+}
+
+const requesters = fc.constantFrom<Name>('late', 'bobsLate', 'bobs', 'tablet');
+const priorities = fc.constantFrom<Priority>('BACKGROUND', 'BACKGROUND', 'FOREGROUND');
+
 const commands = {
-  request: fc
-    .tuple(
-      fc.constantFrom<Name>('late', 'bobsLate', 'bobs', 'tablet'),
-      fc.constantFrom<Kind>('MISSING', 'MISSING', 'REWRAP', 'REJECTED'),
-    )
-    .map(
-      ([by, kind]) =>
-        new Command(`${by} requests (${kind})`, (model, subject) => {
-          const wrong = model.envelopes.filter((one) => one.device === by && !one.rejected).at(-1)?.attempt ?? 99;
-          return requested(model, subject, by, subject.real.requestInput(kind, kind === 'REJECTED' ? wrong : 0), kind);
-        }),
-    ),
+  request: fc.tuple(requesters, fc.constantFrom<Kind>('MISSING', 'MISSING', 'REWRAP', 'REJECTED'), priorities).map(
+    ([by, kind, priority]) =>
+      new Command(`${by} requests (${kind}, ${priority})`, (model, subject) => {
+        const wrong = model.envelopes.filter((one) => one.device === by && !one.rejected).at(-1)?.attempt ?? 99;
+        const input = subject.real.requestInput(kind, priority, kind === 'REJECTED' ? wrong : 0);
+        return requested(model, subject, by, input, kind, priority);
+      }),
+  ),
   sameRequestAgain: fc.nat(20).map(
     (n) =>
       new Command(`request ${n} comes again`, async (model, subject) => {
         if (subject.sent.requests.length === 0) return;
-        const { by, input } = pick(subject.sent.requests, n);
-        const kind = (['MISSING', 'REWRAP', 'REJECTED'] as const)[input.kind - 1] as Kind;
-        await requested(model, subject, by, input, kind);
+        const { by, input, kind, priority } = pick(subject.sent.requests, n);
+        await requested(model, subject, by, input, kind, priority);
+      }),
+  ),
+  requestMany: fc.tuple(requesters, fc.constantFrom<Kind>('MISSING', 'REWRAP'), priorities).map(
+    ([by, kind, priority]) =>
+      new Command(
+        `${by} requests this one (${kind}, ${priority}) and one that nobody knows`,
+        async (model, subject) => {
+          const { real, sent } = subject;
+          const known = real.wanted(kind, priority);
+          const unknown = { ...known, sessionId: 'never-stored' };
+          const input = { requestId: randomUUID(), keys: [unknown, known] };
+          const again = () => real.as(by).requestKeys(input);
+          const first = await again();
+          sent.answered.push({ again, first });
+          const [other, own] = first.results;
+          // What one key is refused for is what a call for it alone would be refused for.
+          const alone = await outcomeOf(real.as(by).requestKey({ requestId: randomUUID(), ...unknown }));
+          expect(alone.reason).toBeDefined();
+          expect(other?.refused?.reason).toBe(alone.reason);
+          expect(own?.refused?.reason).toBe(whyNotRequested(model, by, kind));
+          if (!own?.refused) await opened(model, real, { by, kind, priority }, own?.keyRequest);
+        },
+      ),
+  ),
+  reject: fc.tuple(requesters, fc.nat(20), priorities).map(
+    ([by, n, priority]) =>
+      new Command(`${by} rejects envelope ${n} (${priority})`, async (model, { real, sent }) => {
+        const own = model.envelopes.filter((one) => one.device === by);
+        // The newest most of the time: an older one was rejected before, as a rule.
+        const envelope = n % 4 < 3 ? own.at(-1) : own[n % (own.length + 1)];
+        const { conversationId, sessionId } = real.made.session;
+        const input = {
+          ...real.requestInput('REJECTED', priority, 0),
+          conversationId,
+          sessionId,
+          attempt: envelope?.attempt ?? 99,
+          reason: KeyRejectionReason.CANNOT_OPEN,
+        };
+        const again = () => real.as(by).rejectKey(input);
+        const outcome = await outcomeOf(again());
+        const superseded = envelope !== own.at(-1);
+        const needless = !envelope || (envelope.rejected && superseded);
+        const wanted = whyNot(model, by) ?? (needless ? 'KEY_REQUEST_NOT_NEEDED' : undefined);
+        if (wanted !== undefined || outcome.reason !== undefined) return expect(outcome.reason).toBe(wanted);
+        sent.answered.push({ again, first: outcome.answer });
+        await opened(model, real, { by, kind: 'REJECTED', priority, rejected: envelope }, outcome.answer.keyRequest);
       }),
   ),
   attach: fc.tuple(fc.constantFrom(...names), fc.integer({ min: 0, max: 2 })).map(
@@ -245,8 +337,9 @@ const commands = {
           const outcome = await outcomeOf(real.as(holder).declineOffer({ keyRequestId: request.id, attempt, reason }));
           expect(outcome.reason).toBe(offer ? undefined : 'NOT_OFFERED');
           if (!offer) return;
+          const before = offer.declined;
           offer.declined = true;
-          if (isOpen(request)) request.due = true;
+          if (!before && isOpen(request)) request.due = true;
         },
         anyRequest,
       ),
@@ -256,7 +349,7 @@ const commands = {
       fc.nat(20),
       fc.nat(20),
       fc.constantFrom(...names),
-      fc.constantFrom('right', 'right', 'right', 'forged', 'not offered'),
+      fc.constantFrom<How>('right', 'right', 'right', 'forged', 'not offered'),
     )
     .map(
       ([n, m, other, how]) =>
@@ -267,33 +360,51 @@ const commands = {
             const offered = how !== 'not offered' && request.offers.length > 0;
             const offer = offered ? pick(request.offers, m) : undefined;
             const [holder, attempt] = offer ? [offer.holder, offer.attempt] : [other, request.attempt + 1];
-            const sealed = real.envelope(holder, request.requester, attempt);
-            const envelope =
-              how === 'forged'
-                ? create(EnvelopeSchema, {
-                    ...sealed,
-                    signature: sealed.signature.with(3, 1 ^ (sealed.signature[3] ?? 0)),
-                  })
-                : sealed;
-            const input = { requestId: randomUUID(), keyRequestId: request.id, attempt, envelope };
-            const outcome = await outcomeOf(real.as(holder).fulfillKeyRequest(input));
+            const input = { requestId: randomUUID(), ...fulfilment(real, request, holder, attempt, how) };
+            const again = () => real.as(holder).fulfillKeyRequest(input);
+            const outcome = await outcomeOf(again());
             const wanted = whyNotFulfilled(model, request, holder, attempt, how);
             if (wanted !== undefined || outcome.reason !== undefined) return expect(outcome.reason).toBe(wanted);
-            endRequest(request, 'FULFILLED', 'key_delivered');
-            request.accepted = attempt;
-            model.envelopes.push({ device: request.requester, attempt, sealer: holder, rejected: false });
+            fulfilled(model, request, holder, attempt);
             real.answerAgrees(request, outcome.answer.keyRequest);
-            sent.fulfilments.push({ by: holder, input, first: outcome.answer });
+            sent.answered.push({ again, first: outcome.answer });
           },
           anyRequest,
         ),
     ),
-  sameFulfilmentAgain: fc.nat(20).map(
+  fulfilMany: fc.tuple(fc.constantFrom(...names), fc.nat(20)).map(
+    ([holder, n]) =>
+      new Command(
+        `${holder} fulfils all that it was offered, and more`,
+        async (model, { real, sent }) => {
+          const sealed = model.requests.slice(-8).map((request, place) => {
+            const attempt = request.offers.findLast((offer) => offer.holder === holder)?.attempt ?? request.attempt + 1;
+            const how: How = (place + n) % 7 === 0 ? 'forged' : 'right';
+            return { request, attempt, how, sent: fulfilment(real, request, holder, attempt, how) };
+          });
+          const input = { requestId: randomUUID(), fulfilments: sealed.map((each) => each.sent) };
+          const again = () => real.as(holder).fulfillKeyRequests(input);
+          const first = await again();
+          sent.answered.push({ again, first });
+          const wanted = sealed.map(({ request, attempt, how }) =>
+            whyNotFulfilled(model, request, holder, attempt, how),
+          );
+          expect(first.results.map(({ refused }) => refused?.reason)).toEqual(wanted);
+          for (const [place, { request, attempt }] of sealed.entries()) {
+            if (wanted[place] !== undefined) continue;
+            fulfilled(model, request, holder, attempt);
+            real.answerAgrees(request, first.results[place]?.keyRequest);
+          }
+        },
+        anyRequest,
+      ),
+  ),
+  sameCallAgain: fc.nat(20).map(
     (n) =>
-      new Command(`fulfilment ${n} comes again`, async (_model, { real, sent }) => {
-        if (sent.fulfilments.length === 0) return;
-        const { by, input, first } = pick(sent.fulfilments, n);
-        expect(await outcomeOf(real.as(by).fulfillKeyRequest(input))).toEqual({ answer: first });
+      new Command(`call ${n} comes again`, async (_model, { sent }) => {
+        if (sent.answered.length === 0) return;
+        const { again, first } = pick(sent.answered, n);
+        expect(await outcomeOf(again())).toEqual({ answer: first });
       }),
   ),
   cancel: fc.tuple(fc.nat(20), fc.boolean()).map(
@@ -338,7 +449,7 @@ const commands = {
           const answer = outcome.answer.keyRequest?.keyRequest;
           let open = openRequestOf(model, request.requester);
           if (!open) {
-            open = newRequest(model, answer?.keyRequestId ?? '', request.requester, request.kind);
+            open = newRequest(model, answer?.keyRequestId ?? '', request.requester, request.kind, request.priority);
             open.due = true;
           }
           real.answerAgrees(open, answer);
@@ -394,9 +505,14 @@ function whyNotReplayed(model: Model, request: ModelRequest): string | undefined
 }
 
 /** Rights that are lost for good come rarely: not much happens after them. */
-const { request, attach, look: sweep, fulfil, decline, lapse, nudge, sameRequestAgain, ...rare } = commands;
-const often = Array.from({ length: 6 }, () => [request, sweep, fulfil, decline, lapse]).flat();
-const sometimes = Array.from({ length: 3 }, () => [attach, nudge, sameRequestAgain]).flat();
+const { request, attach, look: sweep, fulfil, decline, lapse, nudge, ...others } = commands;
+const { requestMany, reject, fulfilMany, sameRequestAgain, sameCallAgain, ...rare } = others;
+const often = Array.from({ length: 6 }, () => [request, sweep, fulfil, reject, decline, lapse]).flat();
+const batches = Array.from({ length: 3 }, () => [requestMany, fulfilMany]).flat();
+const sometimes = [
+  ...batches,
+  ...Array.from({ length: 3 }, () => [attach, nudge, sameRequestAgain, sameCallAgain]).flat(),
+];
 const anything = fc.commands([...often, ...sometimes, ...Object.values(rare)], { maxCommands: 100, size: 'max' });
 
 it('whatever happens to key requests, the service and its rows do what the model of them says', async () => {
@@ -409,8 +525,9 @@ it('whatever happens to key requests, the service and its rows do what the model
         model.online.add(name);
         real.setOnline(name, true);
       }
-      const subject: Subject = { real, sent: { requests: [], fulfilments: [] } };
-      await requested(model, subject, 'late', real.requestInput('MISSING', 0), 'MISSING');
+      const subject: Subject = { real, sent: { requests: [], answered: [] } };
+      const first = real.requestInput('MISSING', 'BACKGROUND', 0);
+      await requested(model, subject, 'late', first, 'MISSING', 'BACKGROUND');
       await fc.asyncModelRun(() => ({ model, real: subject }), all);
       await endAll(model, real);
       runs++;
