@@ -72,7 +72,7 @@ export const rosters: readonly Guard[] = [
     what: 'Who may have a session’s key is decided by the history policy of its own header: a change to SHARED opens no earlier epoch.',
     switchOff: [
       {
-        file: 'services/conversation/src/store/conversations.ts',
+        file: 'services/conversation/src/store/entitlements.ts',
         find: 'coalesce(e.history_policy, c.history_policy) AS history_policy',
         replace: 'c.history_policy',
       },

@@ -68,6 +68,37 @@ export const rotationsAndChanges: readonly Guard[] = [
     test: { file: rotations, name: 'is asked of one device alone, however many replicas ask' },
   },
   {
+    name: 'rotation-look-sees-the-roster',
+    invariant: 'I9',
+    what: 'What a look at a rotation decided that began before the roster moved is void: no device of who left is asked, nor kept waiting for (trigger).',
+    switchOff: [
+      {
+        file: 'services/conversation/prisma/migrations/20261124090000_rotations_move_on/migration.sql',
+        find: `(OLD.rotation_due, OLD.epoch, OLD.roster_version, OLD.closed_at)
+        IS DISTINCT FROM (NEW.rotation_due, NEW.epoch, NEW.roster_version, NEW.closed_at)`,
+        replace:
+          '(OLD.rotation_due, OLD.epoch, OLD.closed_at) IS DISTINCT FROM (NEW.rotation_due, NEW.epoch, NEW.closed_at)',
+      },
+    ],
+    test: { file: rotations, name: 'is asked of nobody by a look that began before the roster moved' },
+  },
+  {
+    name: 'stored-message-is-not-judged-again',
+    invariant: 'I5',
+    what: 'A message that is in the log is told its place again, also when its session refuses messages by now: it is not sent once more under the next one.',
+    switchOff: [
+      {
+        file: 'services/conversation/src/rpc/send-message.ts',
+        find: 'if (used) {',
+        replace: "if (used && judgeSending(current, own.spans, session) === 'accepted') {",
+      },
+    ],
+    test: {
+      file: 'services/conversation/test/epochs-and-rosters.test.ts',
+      name: 'tells a message its place again whatever came after it: its request id forgotten, and a member removed or the session rotated',
+    },
+  },
+  {
     name: 'removed-member-learns-no-more',
     invariant: 'I9',
     what: 'A removed member is told the end of the membership, and nothing of what comes after it (own row in the list of changes).',

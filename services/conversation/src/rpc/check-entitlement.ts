@@ -1,28 +1,24 @@
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import { type CheckEntitlementResponseSchema, ConversationService } from '@keytrail/contracts';
 import { type Rpc, unary } from '@keytrail/rpc';
-import { isEntitled, isMemberNow, type MembershipSpan } from '../domain/entitlement.ts';
+import { isEntitled, isMemberNow } from '../domain/entitlement.ts';
 import type { Parts } from '../parts.ts';
-import { type ConversationWithSession, findConversationWithSession } from '../store/conversations.ts';
-import { membershipsOf } from '../store/memberships.ts';
+import { type EntitlementRows, readEntitlements } from '../store/entitlements.ts';
 
 /** Tells other services what users may have of a session. An epoch that is not committed entitles nobody. */
 export function checkEntitlement({ db }: Parts): Rpc {
   return unary(ConversationService.method.checkEntitlement, {
     allow: ['service'],
-    async handle({ conversationId, sessionId, userIds }) {
-      const conversation = await findConversationWithSession(db, conversationId, sessionId);
-      // Read later: a membership may be newer than the session, never the other way round.
-      const memberships = await membershipsOf(db, conversationId, userIds);
-      return entitlementAnswer(conversation, userIds, (userId) => memberships(userId).spans);
+    async handle(check) {
+      const [rows] = await readEntitlements(db, [check]);
+      return entitlementAnswer(check.userIds, rows);
     },
   });
 }
 
 export function entitlementAnswer(
-  conversation: ConversationWithSession | undefined,
   userIds: readonly string[],
-  spansOf: (userId: string) => readonly MembershipSpan[],
+  { conversation, spansOf }: EntitlementRows = { conversation: undefined, spansOf: () => [] },
 ): MessageInitShape<typeof CheckEntitlementResponseSchema> {
   const epoch = conversation?.askedEpoch;
   return {

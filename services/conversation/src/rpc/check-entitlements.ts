@@ -24,10 +24,7 @@ export function checkEntitlements({ db }: Pick<Parts, 'db'>): Rpc {
         });
       const rows = await readEntitlements(db, checks);
       return {
-        answers: checks.map(({ userIds }, place) => {
-          const { conversation, spansOf } = rows[place] ?? { conversation: undefined, spansOf: () => [] };
-          return entitlementAnswer(conversation, userIds, spansOf);
-        }),
+        answers: checks.map(({ userIds }, place) => entitlementAnswer(userIds, rows[place])),
       };
     },
   });

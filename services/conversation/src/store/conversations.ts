@@ -68,13 +68,6 @@ const stateColumns = `conversation_id, kind, history_policy, epoch, session_id, 
 
 const find = statement('conversation_find', `SELECT ${stateColumns} FROM conversations WHERE conversation_id = $1`);
 
-const findWithSession = statement(
-  'conversation_find_with_session',
-  `SELECT c.epoch, c.session_id, coalesce(e.history_policy, c.history_policy) AS history_policy, c.last_write_trace_id, e.epoch AS asked_epoch
-   FROM conversations c LEFT JOIN epochs e ON e.conversation_id = c.conversation_id AND e.session_id = $2
-   WHERE c.conversation_id = $1`,
-);
-
 const lock = statement(
   'conversation_lock',
   `SELECT ${stateColumns} FROM conversations WHERE conversation_id = $1 FOR NO KEY UPDATE`,
@@ -138,40 +131,6 @@ const markRotationDue = statement(
 export async function findConversation(db: Queryable, conversationId: string): Promise<ConversationState | undefined> {
   const [row] = await db.query<StateRow>(find, [conversationId]);
   return row && stateOf(row);
-}
-
-/** A conversation as other services ask for it, with the epoch of one of its sessions. */
-export interface ConversationWithSession {
-  readonly epoch: bigint;
-  readonly sessionId: string;
-  /** Of the epoch of the session asked for; where that is not committed, of the conversation. */
-  readonly historyPolicy: HistoryPolicy;
-  readonly lastWriteTraceId: string;
-  /** Undefined when the session asked for is not committed. */
-  readonly askedEpoch?: bigint | undefined;
-}
-
-export async function findConversationWithSession(
-  db: Queryable,
-  conversationId: string,
-  sessionId: string,
-): Promise<ConversationWithSession | undefined> {
-  const [row] = await db.query<{
-    epoch: bigint;
-    session_id: string;
-    history_policy: HistoryPolicy;
-    last_write_trace_id: string;
-    asked_epoch: bigint | null;
-  }>(findWithSession, [conversationId, sessionId]);
-  return (
-    row && {
-      epoch: row.epoch,
-      sessionId: row.session_id,
-      historyPolicy: row.history_policy,
-      lastWriteTraceId: row.last_write_trace_id,
-      askedEpoch: row.asked_epoch ?? undefined,
-    }
-  );
 }
 
 /** Locks the conversation until the end of the transaction: rosters, epochs and sequences change one after the other. */

@@ -1,7 +1,6 @@
 import type { HistoryPolicy } from '@keytrail/contracts';
 import { type Queryable, statement } from '@keytrail/storage';
 import type { MembershipSpan } from '../domain/entitlement.ts';
-import type { ConversationWithSession } from './conversations.ts';
 
 const findWithSessions = statement(
   'conversations_find_with_sessions',
@@ -20,6 +19,17 @@ const spansOfMany = statement(
      WHERE conversation_id = a.conversation_id AND user_id = a.user_id) m
    ORDER BY a.place, m.user_id, m.from_roster_version`,
 );
+
+/** A conversation as other services ask for it, with the epoch of one of its sessions. */
+export interface ConversationWithSession {
+  readonly epoch: bigint;
+  readonly sessionId: string;
+  /** Of the epoch of the session asked for; where that is not committed, of the conversation. */
+  readonly historyPolicy: HistoryPolicy;
+  readonly lastWriteTraceId: string;
+  /** Undefined when the session asked for is not committed. */
+  readonly askedEpoch?: bigint | undefined;
+}
 
 export interface AskedEntitlement {
   readonly conversationId: string;
