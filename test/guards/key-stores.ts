@@ -50,11 +50,27 @@ export const keyStores: readonly Guard[] = [
     switchOff: [
       {
         file: inbox,
-        find: 'await store.saveDelivered(conversationId, sequence, unread);',
-        replace: 'if (unread.length > 0) await store.saveDelivered(conversationId, sequence, unread);',
+        find: 'await store.saveDelivered(conversationId, sequence, unread, received);',
+        replace: 'if (unread.length > 0) await store.saveDelivered(conversationId, sequence, unread, received);',
       },
     ],
     test: { file: once, name: 'what came while the device was away is given when it attaches, and only that' },
+  },
+  {
+    name: 'inbox-gives-no-repetition',
+    invariant: 'I6',
+    what: 'A message that the server repeats under another sequence is known by its sender’s counter, and not given again.',
+    switchOff: [
+      {
+        file: inbox,
+        find: 'if (hasCounter(counters, senderCounter)) {',
+        replace: 'if (hasCounter(counters, senderCounter) && sequence === 0n) {',
+      },
+    ],
+    test: {
+      file: once,
+      name: 'a message that the server repeats under another sequence is given once, also by the next process',
+    },
   },
   {
     name: 'inbox-keeps-what-was-unreadable',

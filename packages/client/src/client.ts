@@ -249,13 +249,11 @@ export function createClient(options: ClientOptions): KeytrailClient {
   const messaging = { ...opening, store, conversations, opener, logs };
   const outbox = new Outbox({ ...messaging, onSent: rotateIfDue }, closing.signal);
   const inbox = new Inbox(messaging, closing.signal);
-  events.on('keyDelivered', ({ conversationId }) =>
-    background('deliver readable messages', inbox.keyArrived(conversationId)),
-  );
+  events.on('keyDelivered', ({ conversationId }) => inbox.keyArrived(conversationId));
   const offers = new OfferAnswers({ ...sealing, sessions, conversations, tracing, events, opener });
   const jitterMs = (typeof autoRotate === 'object' ? autoRotate.jitterMs : undefined) ?? 5_000;
   const rotationDuty = new RotationDuty({ calls, primitives, clock, own, conversations, events, tracing, jitterMs });
-  const keyChanges = new KeyChanges({ calls, store, sessions, tracing, keyQueue, openDelivered });
+  const keyChanges = new KeyChanges({ calls, store, sessions, tracing, keyQueue, events, openDelivered });
   const upkeep = new PrekeyUpkeep({
     ...registration,
     events,
@@ -280,7 +278,7 @@ export function createClient(options: ClientOptions): KeytrailClient {
     onAttached(signal, { prekeyStatus, keysWaiting, conversationsWaiting }) {
       conversations.forgetAll();
       opener.hints.wakeAll();
-      background('answer offers', offers.answerAll(signal));
+      background('answer offers', offers.attached(signal, keysWaiting));
       background('look for keys', keyQueue.attached(signal));
       background('collect delivered keys', keyChanges.pull(signal, keysWaiting));
       if (autoRotate !== false && conversationsWaiting) {
@@ -293,6 +291,12 @@ export function createClient(options: ClientOptions): KeytrailClient {
     onDetached: () => conversations.forgetAll(),
     onNotification,
   });
+
+  /** What was refused of this user may be good now, and comes without being asked for. */
+  function onTrustChanged(): void {
+    inbox.trustChanged();
+    background('look for keys', keyQueue.lookAgain());
+  }
 
   function rotateIfDue(conversationId: string, { rotationDue }: SentMessage): void {
     if (rotationDue !== RotationDueReason.UNSPECIFIED) onRotationDue(conversationId);
@@ -447,8 +451,12 @@ export function createClient(options: ClientOptions): KeytrailClient {
     async acceptRootKey(userId, rootKey) {
       await rootKeys.accept(userId, rootKey);
       await logs.accepted(userId, rootKey);
+      onTrustChanged();
     },
-    forgetDeviceLog: (userId) => logs.forget(userId),
+    async forgetDeviceLog(userId) {
+      await logs.forget(userId);
+      onTrustChanged();
+    },
 
     createConversation: (wanted) => run('create conversation', (operation) => conversations.create(operation, wanted)),
     rotate: (conversationId) => run('rotate session', (operation) => conversations.rotate(operation, conversationId)),

@@ -209,6 +209,13 @@ export class RosterRefusedError extends Error {
   }
 }
 
+/** What is wrong with a session, its key, or with whom it comes from: asking again, as things are, would end the same. */
+export function isAboutTheSession(error: unknown): error is Error {
+  return [KeyMissError, SessionRefusedError, DeviceListRefusedError, RosterRefusedError].some(
+    (kind) => error instanceof kind,
+  );
+}
+
 /** The code that was confirmed is not that of the link request: another device may have put its own in. */
 export class LinkCodeMismatchError extends Error {
   override readonly name = 'LinkCodeMismatchError';
@@ -311,9 +318,7 @@ export function errorOfCall(thrown: unknown): Error {
 }
 
 function isOwnError(thrown: unknown): thrown is Error {
-  return [RefusalError, KeyMissError, SessionRefusedError, DeviceListRefusedError, RosterRefusedError].some(
-    (own) => thrown instanceof own,
-  );
+  return thrown instanceof RefusalError || isAboutTheSession(thrown);
 }
 
 /** The miss in a refusal, if it is one. A stranger's answer has a reason and nothing else. */

@@ -88,6 +88,8 @@ export interface ClientEvents {
   messageNotSent: { readonly id: string; readonly conversationId: string; readonly error: Error };
   /** A message that was delivered without its key was delivered again, with its text. */
   messageReadable: { readonly conversationId: string; readonly sequence: bigint };
+  /** The server repeated a message that was delivered before under another sequence: it is not given again. */
+  messageRepeated: { readonly conversationId: string; readonly sequence: bigint; readonly sender: Ref };
   /** The pools were filled up; so many are unclaimed. */
   prekeysReplenished: { readonly oneTime: number; readonly kem: number };
   /** New signed or last-resort prekeys are current. */

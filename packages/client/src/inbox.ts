@@ -1,8 +1,10 @@
-import type { ConversationsWaiting } from '@keytrail/contracts';
+import type { ConversationsWaiting, Message } from '@keytrail/contracts';
 import { cursors } from './cursors.ts';
-import { isDecided, KeyMissError, MessageErasedError, RefusalError, SessionRefusedError } from './errors.ts';
+import { isAboutTheSession, isDecided, RefusalError } from './errors.ts';
+import type { StoredReceived, StoredUnread } from './key-store.ts';
 import { eachOf } from './lanes.ts';
-import { type MessageParts, type ReadMessage, readMessages } from './messages.ts';
+import { decryptMessages, listMessages, type MessageParts, type ReadMessage, readMessages } from './messages.ts';
+import { hasCounter, withCounter } from './received-counters.ts';
 import { Reruns } from './reruns.ts';
 
 /** A message as it is given to the application. */
@@ -36,6 +38,9 @@ export class Inbox {
   readonly #failures = new Map<string, number>();
   #handler: MessageHandler | undefined;
   #looksAgain = false;
+  /** What was delivered without its text, and will not be readable before this device believes others than now. */
+  readonly #refused = new Set<string>();
+  #opensUnread = false;
 
   constructor(parts: MessageParts, closing: AbortSignal) {
     this.#parts = parts;
@@ -82,17 +87,44 @@ export class Inbox {
   }
 
   /** What was delivered without this key can be read now. */
-  async keyArrived(conversationId: string): Promise<void> {
-    if (this.isWanted && (await this.#parts.store.unread(conversationId)).length > 0)
-      await this.#deliver(conversationId);
+  keyArrived(conversationId: string): void {
+    if (!this.isWanted) return;
+    this.#inBackground(conversationId, async () => {
+      if ((await this.#parts.store.unread(conversationId)).length > 0) await this.#deliver(conversationId);
+    });
+  }
+
+  /** What this device believes of others has changed: what was refused may be good now. */
+  trustChanged(): void {
+    this.#refused.clear();
+    this.#opensUnread = true;
+    this.pullInBackground();
   }
 
   /** Pulls what changed since the last time, and delivers it. */
   pull(): Promise<void> {
     return this.#pulls.run('', async () => {
       await this.#pullChanges();
+      if (this.#opensUnread) await this.#openUnread();
       await this.#deliverReadable();
     });
+  }
+
+  /** Sessions that were refused have no key here, though there may be an envelope. */
+  async #openUnread(): Promise<void> {
+    const { store, opener } = this.#parts;
+    this.#opensUnread = false;
+    const names = new Map((await store.unread()).map((each) => [`${each.conversationId} ${each.sessionId}`, each]));
+    try {
+      await eachOf([...names.values()], conversationsAtOnce, async (name) => {
+        await opener.open(name, { recover: false, signal: this.#closing }).catch((error: unknown) => {
+          if (!isAboutTheSession(error)) throw error;
+        });
+      });
+    } catch (error) {
+      this.#opensUnread = true;
+      throw error;
+    }
   }
 
   async #pullChanges(): Promise<void> {
@@ -121,13 +153,18 @@ export class Inbox {
 
   /** Keys may have come while nobody looked. */
   async #deliverReadable(): Promise<void> {
-    const { store, sessions } = this.#parts;
+    const unread = await this.#parts.store.unread();
     const readable = new Set<string>();
-    for (const { conversationId, sessionId } of await store.unread()) {
-      if (!readable.has(conversationId) && (await sessions.find(conversationId, sessionId)))
-        readable.add(conversationId);
+    for (const each of unread) {
+      if (!readable.has(each.conversationId) && (await this.#isReadable(each))) readable.add(each.conversationId);
     }
     await eachOf([...readable], conversationsAtOnce, (conversationId) => this.#deliver(conversationId));
+  }
+
+  async #isReadable(unread: StoredUnread): Promise<boolean> {
+    const { conversationId, sessionId } = unread;
+    if (this.#refused.has(nameOf(unread))) return false;
+    return (await this.#parts.sessions.find(conversationId, sessionId)) !== undefined;
   }
 
   #inBackground(name: string, work: () => Promise<void>): void {
@@ -140,6 +177,8 @@ export class Inbox {
       await work();
       this.#failures.delete(name);
     } catch (error) {
+      // Who is revoked gets nothing more.
+      if (error instanceof RefusalError && error.reason === 'DEVICE_REVOKED') throw error;
       const failures = (this.#failures.get(name) ?? 0) + 1;
       this.#failures.set(name, failures);
       const { clock, calls } = this.#parts;
@@ -174,27 +213,56 @@ export class Inbox {
     for (const message of messages) {
       const { sessionId, sequence } = message;
       if (sequence <= after) continue;
-      await this.#give(conversationId, message, false);
+      const received = await this.#giveOnce(conversationId, message, false);
       const unread = isWaiting(message) ? [{ conversationId, sessionId, sequence }] : [];
-      await store.saveDelivered(conversationId, sequence, unread);
+      await store.saveDelivered(conversationId, sequence, unread, received);
     }
     return messages.length === messagesPerPage;
   }
 
   /** In the order of their sequences; those whose key is still missing stay. */
   async #deliverUnread(conversationId: string): Promise<void> {
-    const { store, sessions, events } = this.#parts;
-    for (const unread of await store.unread(conversationId)) {
-      if ((await sessions.find(conversationId, unread.sessionId)) === undefined) continue;
-      const [message] = await this.#read(conversationId, unread.sequence - 1n, 1, false);
-      if (message?.sequence === unread.sequence) {
-        if (isWaiting(message)) continue;
-        await this.#give(conversationId, message, true);
-      }
-      await store.removeUnread([unread]);
-      const { sequence } = unread;
-      if (message && !('error' in message)) events.emit('messageReadable', { conversationId, sequence });
+    const readable: StoredUnread[] = [];
+    for (const unread of await this.#parts.store.unread(conversationId)) {
+      if (await this.#isReadable(unread)) readable.push(unread);
     }
+    while (readable[0] !== undefined) {
+      const first = readable[0].sequence;
+      const page = await this.#list(conversationId, first - 1n);
+      const last = page.at(-1)?.sequence ?? first;
+      const wanted = readable.splice(0, readable.filter(({ sequence }) => sequence <= last).length);
+      const sequences = new Set(wanted.map(({ sequence }) => sequence));
+      const messages = await this.#decrypt(
+        conversationId,
+        page.filter(({ sequence }) => sequences.has(sequence)),
+      );
+      const bySequence = new Map(messages.map((message) => [message.sequence, message]));
+      for (const unread of wanted) await this.#deliverAgain(unread, bySequence.get(unread.sequence));
+    }
+  }
+
+  async #deliverAgain(unread: StoredUnread, message: ReadMessage | undefined): Promise<void> {
+    const { store, events } = this.#parts;
+    const { conversationId, sequence } = unread;
+    if (message !== undefined && isWaiting(message)) {
+      this.#refused.add(nameOf(unread));
+      return;
+    }
+    const received = message && (await this.#giveOnce(conversationId, message, true));
+    await store.removeUnread([unread], received);
+    if (received) events.emit('messageReadable', { conversationId, sequence });
+  }
+
+  #list(conversationId: string, after: bigint): Promise<Message[]> {
+    return this.#parts.tracing.run('deliver messages', { signal: this.#closing }, (operation) =>
+      listMessages(this.#parts, operation, conversationId, { after, limit: messagesPerPage }),
+    );
+  }
+
+  #decrypt(conversationId: string, messages: readonly Message[]): Promise<ReadMessage[]> {
+    return this.#parts.tracing.run('deliver messages', { signal: this.#closing }, (operation) =>
+      decryptMessages(this.#parts, operation, conversationId, messages, { recover: false }),
+    );
   }
 
   async #read(conversationId: string, after: bigint, limit: number, recover: boolean): Promise<ReadMessage[]> {
@@ -202,6 +270,26 @@ export class Inbox {
     return this.#parts.tracing.run('deliver messages', { signal: this.#closing }, (operation) =>
       readMessages(this.#parts, operation, conversationId, how),
     );
+  }
+
+  /**
+   * Whoever sent it signed its counter, which it uses once: the same one under another sequence is a repetition by the server. What is received of
+   * the sender then; undefined of what could not be read, and of a repetition.
+   */
+  async #giveOnce(conversationId: string, message: ReadMessage, again: boolean): Promise<StoredReceived | undefined> {
+    const { sessionId, sender, senderCounter, sequence } = message;
+    if ('error' in message) {
+      await this.#give(conversationId, message, again);
+      return undefined;
+    }
+    const { store, events } = this.#parts;
+    const counters = (await store.received(conversationId, sessionId, sender))?.counters ?? [];
+    if (hasCounter(counters, senderCounter)) {
+      events.emit('messageRepeated', { conversationId, sequence, sender });
+      return undefined;
+    }
+    await this.#give(conversationId, message, again);
+    return { conversationId, sessionId, sender, counters: withCounter(counters, senderCounter) };
   }
 
   async #give(conversationId: string, message: ReadMessage, again: boolean): Promise<void> {
@@ -220,6 +308,9 @@ function isUndecided(error: Error): boolean {
 
 /** Its key may come yet, or what the device believes of its sender may change. */
 function isWaiting(message: ReadMessage): boolean {
-  if (!('error' in message) || message.error instanceof MessageErasedError) return false;
-  return message.error instanceof KeyMissError || message.error instanceof SessionRefusedError;
+  return 'error' in message && isAboutTheSession(message.error);
+}
+
+function nameOf({ conversationId, sequence }: StoredUnread): string {
+  return `${conversationId} ${sequence}`;
 }

@@ -78,6 +78,7 @@ export type {
   StoredPending,
   StoredPrekey,
   StoredPrekeyKind,
+  StoredReceived,
   StoredSession,
   StoredUnread,
   StoredWantedKey,
@@ -94,6 +95,7 @@ export type { WaitingMessage } from './outbox.ts';
 export type { PoolCounts } from './own-prekeys.ts';
 export type { PrekeyRepair, Upkeep, UpkeepOptions } from './prekey-upkeep.ts';
 export type { RotatedPrekeys } from './prekey-uploads.ts';
+export type { CounterRanges } from './received-counters.ts';
 export type { ChangedRootKey } from './root-key-change.ts';
 export { acceptSignedRootKeyChanges, type RootKeyChange, type RootKeyPolicy } from './root-keys.ts';
 export type { UnsignedRosters } from './roster-logs.ts';

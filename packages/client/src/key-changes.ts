@@ -1,9 +1,13 @@
 import { type KeyRequest, KeyRequestRole, KeyRequestState, type KeysWaiting } from '@keytrail/contracts';
 import type { Calls } from './calls.ts';
 import { cursors } from './cursors.ts';
+import type { Emitter } from './emitter.ts';
+import { isAboutTheSession } from './errors.ts';
+import type { ClientEvents } from './events.ts';
 import type { KeyQueue } from './key-queue.ts';
 import type { KeyStore } from './key-store.ts';
 import { eachOf } from './lanes.ts';
+import { Reruns } from './reruns.ts';
 import type { Sessions } from './sessions.ts';
 import type { Operation, Tracing } from './tracing.ts';
 
@@ -13,6 +17,7 @@ export interface KeyChangesParts {
   readonly sessions: Sessions;
   readonly tracing: Tracing;
   readonly keyQueue: KeyQueue;
+  readonly events: Emitter<ClientEvents>;
   /** Opens a key that nobody waits for. */
   readonly openDelivered: (name: { conversationId: string; sessionId: string }, keyRequestId: string) => Promise<void>;
 }
@@ -23,8 +28,7 @@ const changesPerPage = 500;
 /** Pulls what became of this device's key requests while it did not hear of it. */
 export class KeyChanges {
   readonly #parts: KeyChangesParts;
-  #pulling: Promise<void> | undefined;
-  #again = false;
+  readonly #pulls = new Reruns();
 
   constructor(parts: KeyChangesParts) {
     this.#parts = parts;
@@ -34,17 +38,14 @@ export class KeyChanges {
   async pull(signal: AbortSignal, waiting?: KeysWaiting): Promise<void> {
     const cursor = await this.#parts.store.cursor(cursors.keys);
     if (waiting !== undefined && !waiting.changed && cursor !== undefined) return;
-    this.#again = true;
-    this.#pulling ??= this.#pullAll(signal).finally(() => {
-      this.#pulling = undefined;
-    });
-    await this.#pulling;
-  }
-
-  async #pullAll(signal: AbortSignal): Promise<void> {
-    while (this.#again) {
-      this.#again = false;
-      await this.#parts.tracing.run('pull key changes', { signal }, (operation) => this.#pullPages(operation));
+    try {
+      await this.#pulls.run('', () =>
+        this.#parts.tracing.run('pull key changes', { signal }, (operation) => this.#pullPages(operation)),
+      );
+    } catch (error) {
+      // What was delivered is found when it is asked for again, which goes on until it is answered.
+      if (!signal.aborted) this.#parts.keyQueue.askAgain();
+      throw error;
     }
   }
 
@@ -68,14 +69,20 @@ export class KeyChanges {
   }
 
   async #take(operation: Operation, requests: readonly KeyRequest[]): Promise<void> {
-    const { sessions, keyQueue, openDelivered } = this.#parts;
+    const { sessions, keyQueue, openDelivered, events } = this.#parts;
     await eachOf(requests, keysAtOnce, async (request) => {
       const { conversationId, sessionId, keyRequestId, state } = request;
       const name = { conversationId, sessionId };
       operation.signal.throwIfAborted();
       if (state === KeyRequestState.FULFILLED) {
         if (keyQueue.wants(name)) await keyQueue.collect(name, operation);
-        else if (!(await sessions.find(conversationId, sessionId))) await openDelivered(name, keyRequestId);
+        else if (!(await sessions.find(conversationId, sessionId))) {
+          await openDelivered(name, keyRequestId).catch((error: unknown) => {
+            // Pulled again, it would be refused again, and nothing behind it would ever be pulled.
+            if (!isAboutTheSession(error)) throw error;
+            events.emit('fault', { during: 'open delivered key', error });
+          });
+        }
       } else if (isWithoutKey(state)) keyQueue.ended(request);
     });
   }

@@ -2,7 +2,7 @@ import { type KeyRequest, KeyRequestState } from '@keytrail/contracts';
 import type { Calls } from './calls.ts';
 import { type Clock, pause } from './clock.ts';
 import type { Emitter } from './emitter.ts';
-import { DeviceListRefusedError, KeyMissError, RefusalError, SessionRefusedError } from './errors.ts';
+import { isAboutTheSession, KeyMissError, RefusalError, SessionRefusedError } from './errors.ts';
 import type { ClientEvents } from './events.ts';
 import { type AskedKey, type KeyAsks, keysPerCall, type SessionName } from './key-asks.ts';
 import { rejectionReason } from './key-rejection.ts';
@@ -37,6 +37,8 @@ interface Wanted {
   upTo: number;
   /** How often an envelope did not help. */
   failures: number;
+  /** How often it could not be read, without a word about the key. */
+  unread: number;
 }
 
 const sessionsPerPage = 200;
@@ -81,7 +83,14 @@ export class KeyQueue {
     this.#signal = signal;
     await this.#load();
     this.#pump();
-    if (this.#parts.recoverHistory) await this.#lookThroughHistory(signal);
+    if (this.#parts.recoverHistory) await this.#lookUntilThrough(signal);
+  }
+
+  /** What this device believes of others has changed: sessions that it refused may be good now. */
+  async lookAgain(): Promise<void> {
+    const signal = this.#signal;
+    await this.#parts.store.saveCursor(historyCursor, undefined);
+    if (signal !== undefined && !signal.aborted && this.#parts.recoverHistory) await this.#lookUntilThrough(signal);
   }
 
   wants({ conversationId, sessionId }: SessionName): boolean {
@@ -127,11 +136,24 @@ export class KeyQueue {
       if (this.wants(stored)) continue;
       if (await this.#parts.sessions.find(stored.conversationId, stored.sessionId)) this.#forget(stored);
       else {
-        this.#wanted.set(keyOf(stored), { stored, asked: false, notBefore: 0, upTo: -1, failures: 0 });
+        this.#wanted.set(keyOf(stored), { stored, asked: false, notBefore: 0, upTo: -1, failures: 0, unread: 0 });
         taken.push(stored);
       }
     }
     return taken;
+  }
+
+  async #lookUntilThrough(signal: AbortSignal): Promise<void> {
+    const { clock, calls, events } = this.#parts;
+    for (let failures = 0; ; failures += 1) {
+      try {
+        return await this.#lookThroughHistory(signal);
+      } catch (error) {
+        signal.throwIfAborted();
+        events.emit('fault', { during: 'look for keys', error });
+        await pause(clock, calls.jittered(waitAfter(failures)), signal, true);
+      }
+    }
   }
 
   async #lookThroughHistory(signal: AbortSignal): Promise<void> {
@@ -174,8 +196,8 @@ export class KeyQueue {
     if (signal === undefined || signal.aborted || this.#pumping !== undefined) return;
     const pumping = this.#askAll(signal).finally(() => {
       this.#pumping = undefined;
-      // Detached and attached again meanwhile.
-      if (signal !== this.#signal) this.#pump();
+      // Attached again, or more wanted, in the moment in which the last one went.
+      if ([...this.#wanted.values()].some(({ asked }) => !asked)) this.#pump();
     });
     this.#pumping = pumping;
     this.#parts.background(
@@ -208,7 +230,7 @@ export class KeyQueue {
       } catch (error) {
         signal.throwIfAborted();
         // Nobody decided about the keys: they stay wanted.
-        const waitMs = Math.min(firstWaitMs * 2 ** failures, longestWaitMs);
+        const waitMs = waitAfter(failures);
         const retryAfterMs = error instanceof RefusalError ? error.retryAfterMs : undefined;
         if (retryAfterMs === undefined) this.#parts.events.emit('fault', { during: 'ask for keys', error });
         failures += 1;
@@ -280,7 +302,8 @@ export class KeyQueue {
         signal.throwIfAborted();
         if (isAboutTheSession(error)) return this.#refuse(name, error);
         // Not reached, or not let: what was delivered is found when it is asked for again.
-        Object.assign(wanted, { asked: false, notBefore: this.#parts.clock.now().getTime() + firstWaitMs });
+        const notBefore = this.#parts.clock.now().getTime() + waitAfter(wanted.unread);
+        Object.assign(wanted, { asked: false, notBefore, unread: wanted.unread + 1 });
         this.#pump();
         throw error;
       }
@@ -316,7 +339,9 @@ export class KeyQueue {
     const { calls, events } = this.#parts;
     if (!this.wants(name)) return;
     events.emit('keyDelivered', { ...name, keyRequestId: undefined, sealer, attempt });
-    await calls.call(operation, (options) => calls.session.ackKey({ ...name, attempt }, options));
+    // The key is in hand: who detaches or closes now lets this out first.
+    const acknowledging = { ...operation, signal: new AbortController().signal };
+    await calls.call(acknowledging, (options) => calls.session.ackKey({ ...name, attempt }, options));
   }
 
   #refuse(name: SessionName, error: Error, because?: string): void {
@@ -363,9 +388,8 @@ export class KeyQueue {
   }
 }
 
-function isAboutTheSession(error: unknown): error is Error {
-  if (error instanceof SessionRefusedError || error instanceof KeyMissError) return true;
-  return error instanceof DeviceListRefusedError;
+function waitAfter(failures: number): number {
+  return Math.min(firstWaitMs * 2 ** failures, longestWaitMs);
 }
 
 function reasonOf(error: Error): string {

@@ -1,4 +1,4 @@
-import type { RosterState } from '@keytrail/crypto';
+import type { Ref, RosterState } from '@keytrail/crypto';
 import { equalBytes } from './bytes.ts';
 import type {
   KeyStore,
@@ -6,6 +6,7 @@ import type {
   StoredDeviceLog,
   StoredOutgoing,
   StoredPrekey,
+  StoredReceived,
   StoredSession,
   StoredUnread,
   StoredWantedKey,
@@ -203,6 +204,18 @@ export function keyStoreConformance(stores: StoresToCheck): ConformanceCheck[] {
       await store.removeUnread([unread('c', 9n)]);
       expect((await sequences('c')) === '10' && (await store.delivered('c')) === 11n, 'read in the end');
     }),
+    check('keeps which messages of a sender were received, with where they were delivered up to', async (store) => {
+      expect((await store.received('c', 's', carol)) === undefined, 'nothing at first');
+      await store.saveDelivered('c', 1n, [unread('c', 1n)], received('s', carol, 0n));
+      await store.saveDelivered('c', 2n, []);
+      await store.removeUnread([unread('c', 1n)], received('s', carol, 2n ** 60n));
+      await store.saveDelivered('c', 3n, [], received('t', carol, 5n));
+      const last = async (sessionId: string, sender: Ref) =>
+        (await store.received('c', sessionId, sender))?.counters.at(-1)?.last;
+      expect((await last('s', carol)) === 2n ** 60n && (await last('t', carol)) === 5n, 'the last one of a session');
+      expect((await last('s', { ...carol, deviceId: 'phone' })) === undefined, 'of another device');
+      expect((await store.unread()).length === 0 && (await store.delivered('c')) === 3n, 'what goes with it');
+    }),
     check('gives copies, and keeps copies', async (store) => {
       const given = prekey('one-time', 1, 7);
       await store.savePrekeys([given]);
@@ -307,7 +320,7 @@ async function fill(store: KeyStore): Promise<void> {
   await store.saveCursor('changes', 'a');
   await store.saveWantedKeys([wanted('c', 's', 1_000)]);
   await store.saveOutgoing({ ...outgoing('x', 2n ** 60n), request: bytes(3, 4) });
-  await store.saveDelivered('c', 5n, [unread('c', 4n)]);
+  await store.saveDelivered('c', 5n, [unread('c', 4n)], received('s', carol, 7n));
 }
 
 async function readAll(store: KeyStore): Promise<unknown[]> {
@@ -326,6 +339,7 @@ async function readAll(store: KeyStore): Promise<unknown[]> {
     await store.outgoing(),
     await store.delivered('c'),
     await store.unread(),
+    await store.received('c', 's', carol),
   ];
 }
 
@@ -409,6 +423,12 @@ function wanted(conversationId: string, sessionId: string, since: number): Store
 
 function outgoing(id: string, position: bigint): StoredOutgoing {
   return { id, position, conversationId: 'c', plaintext: bytes(5, 1), enqueuedAt: new Date(4_000) };
+}
+
+const carol: Ref = { userId: 'carol', deviceId: 'laptop' };
+
+function received(sessionId: string, sender: Ref, last: bigint): StoredReceived {
+  return { conversationId: 'c', sessionId, sender, counters: [{ first: 0n, last }] };
 }
 
 function unread(conversationId: string, sequence: bigint): StoredUnread {

@@ -1,4 +1,5 @@
 import type { DeviceLogState, KeyPair, Ref, RosterState } from '@keytrail/crypto';
+import type { CounterRanges } from './received-counters.ts';
 
 /** The long-term keys of this device. Plain data, so that a store can keep it as it likes. */
 export interface StoredDevice extends Ref {
@@ -108,6 +109,14 @@ export interface StoredUnread {
   readonly sequence: bigint;
 }
 
+/** Which of a sender's messages under a session were delivered, by its counters. */
+export interface StoredReceived {
+  readonly conversationId: string;
+  readonly sessionId: string;
+  readonly sender: Ref;
+  readonly counters: CounterRanges;
+}
+
 /**
  * What a device must remember. Each method is atomic and durable when its promise resolves; calls may overlap. What is given to it and
  * what it returns are copies: changing them later does not change the store. Two clients must not use one store at the same time.
@@ -174,9 +183,19 @@ export interface KeyStore {
 
   /** All of a conversation, in ascending order of their sequences; of every conversation without one. */
   unread(conversationId?: string): Promise<StoredUnread[]>;
-  /** Where the messages of a conversation were delivered up to, and those among them that could not be read, both or neither. */
-  saveDelivered(conversationId: string, sequence: bigint, unread: readonly StoredUnread[]): Promise<void>;
+  /**
+   * Where the messages of a conversation were delivered up to, those among them that could not be read, and what is received of the sender then:
+   * all of it or nothing.
+   */
+  saveDelivered(
+    conversationId: string,
+    sequence: bigint,
+    unread: readonly StoredUnread[],
+    received?: StoredReceived,
+  ): Promise<void>;
   /** The last sequence of `saveDelivered`. */
   delivered(conversationId: string): Promise<bigint | undefined>;
-  removeUnread(messages: readonly StoredUnread[]): Promise<void>;
+  /** Forgets them, and keeps what is received of the sender then, both or neither. */
+  removeUnread(messages: readonly StoredUnread[], received?: StoredReceived): Promise<void>;
+  received(conversationId: string, sessionId: string, sender: Ref): Promise<StoredReceived | undefined>;
 }

@@ -8,6 +8,7 @@ import type {
   StoredOutgoing,
   StoredPending,
   StoredPrekey,
+  StoredReceived,
   StoredSession,
   StoredUnread,
   StoredWantedKey,
@@ -30,6 +31,9 @@ export function memoryKeyStore(): KeyStore {
   const outgoing = new Copies<StoredOutgoing>();
   const delivered = new Map<string, bigint>();
   const unread = new Copies<StoredUnread>();
+  const received = new Copies<StoredReceived>();
+  const receivedName = ({ conversationId, sessionId, sender }: Omit<StoredReceived, 'counters'>) =>
+    `${conversationId} ${sessionId} ${deviceKey(sender)}`;
   const unreadName = ({ conversationId, sequence }: StoredUnread) => `${conversationId} ${sequence}`;
 
   return {
@@ -114,14 +118,18 @@ export function memoryKeyStore(): KeyStore {
       unread
         .all((each) => conversationId === undefined || each.conversationId === conversationId)
         .sort((a, b) => compare(a.sequence, b.sequence)),
-    async saveDelivered(conversationId, sequence, added) {
+    async saveDelivered(conversationId, sequence, added, of) {
+      if (of) received.set(receivedName(of), of);
       delivered.set(conversationId, sequence);
       for (const message of added) unread.set(unreadName(message), message);
     },
     delivered: async (conversationId) => delivered.get(conversationId),
-    async removeUnread(messages) {
+    async removeUnread(messages, of) {
+      if (of) received.set(receivedName(of), of);
       for (const message of messages) unread.delete(unreadName(message));
     },
+    received: async (conversationId, sessionId, sender) =>
+      received.get(receivedName({ conversationId, sessionId, sender })),
   };
 }
 

@@ -26,6 +26,8 @@ export interface SentMessage {
 interface ReceivedMessage {
   readonly sequence: bigint;
   readonly sender: Ref;
+  /** Of the sender, under this session: no two of its messages have the same. */
+  readonly senderCounter: bigint;
   /** The server's time. */
   readonly sentAt: Date;
   readonly sessionId: string;
@@ -47,7 +49,7 @@ export type ReadMessage =
 export interface ReadOptions extends OpenOptions {
   /** The last sequence that the caller has. */
   readonly after?: bigint;
-  /** At most 500; without it everything there is. */
+  /** Without it everything there is. */
   readonly limit?: number;
 }
 
@@ -67,6 +69,7 @@ export interface SendingOptions {
 
 const triesAtMost = 4;
 const readTimeoutMs = 10_000;
+const messagesPerPage = 500;
 
 /**
  * Encrypts and sends under the current session. When a rotation is required, it is made, or the winner's session used, and the message
@@ -97,10 +100,12 @@ export async function sendMessage(
   }
 }
 
-/** A member who came after the current session was made has no key to send under until there is a newer one. */
+/** A member who came after the current session was made has no key to send under until there is a newer one; nor has anybody, where no holder is left. */
 function needsNewerSession(error: unknown): boolean {
-  if (error instanceof KeyMissError)
-    return error.cause === 'HISTORY_NOT_SHARED' || error.cause === 'NOT_A_MEMBER_AT_EPOCH';
+  if (error instanceof KeyMissError) {
+    const { cause, recovery } = error;
+    return cause === 'HISTORY_NOT_SHARED' || cause === 'NOT_A_MEMBER_AT_EPOCH' || recovery === 'NO_HOLDER_EXISTS';
+  }
   if (error instanceof SessionRefusedError) return error.problem === 'revoked-reader';
   return error instanceof RefusalError && error.reason === 'ROTATION_REQUIRED';
 }
@@ -197,20 +202,22 @@ export async function decryptMessages(
   return Promise.all(messages.map((message) => read(parts, operation, message, sessions.get(message.sessionId))));
 }
 
-async function listMessages(
+/** Fewer than `limit` only where there are no more: a page of large messages has fewer than were asked for. */
+export async function listMessages(
   { calls }: MessageParts,
   operation: Operation,
   conversationId: string,
-  { after = 0n, limit }: ReadOptions,
+  { after = 0n, limit = Number.POSITIVE_INFINITY }: Pick<ReadOptions, 'after' | 'limit'>,
 ): Promise<Message[]> {
   const all: Message[] = [];
   for (let afterSequence = after; ; ) {
+    const request = { conversationId, afterSequence, limit: Math.min(limit - all.length, messagesPerPage) };
     const { messages, more } = await calls.call(operation, (options) =>
-      calls.conversation.listMessages({ conversationId, afterSequence, limit: limit ?? 500 }, options),
+      calls.conversation.listMessages(request, options),
     );
     all.push(...messages);
     const last = messages.at(-1);
-    if (!more || limit !== undefined || last === undefined) return all;
+    if (!more || all.length >= limit || last === undefined) return all;
     afterSequence = last.sequence;
   }
 }
@@ -221,9 +228,16 @@ async function read(
   message: Message,
   session: HeldSession | Error | undefined,
 ): Promise<ReadMessage> {
-  const { sequence, sessionId, epoch, sentAt } = message;
+  const { sequence, sessionId, epoch, senderCounter, sentAt } = message;
   const sender = { userId: message.sender?.userId ?? '', deviceId: message.sender?.deviceId ?? '' };
-  const received = { sequence, sender, sessionId, epoch, sentAt: sentAt ? timestampDate(sentAt) : new Date(0) };
+  const received = {
+    sequence,
+    sender,
+    senderCounter,
+    sessionId,
+    epoch,
+    sentAt: sentAt ? timestampDate(sentAt) : new Date(0),
+  };
   if (message.erasedAt) return { ...received, error: new MessageErasedError(timestampDate(message.erasedAt)) };
   if (session === undefined || session instanceof Error) {
     return { ...received, error: session ?? new Error('the session was not opened') };

@@ -4,6 +4,7 @@ import {
   type KeyRequest,
   KeyRequestPriority,
   KeyRequestRole,
+  type KeysWaiting,
   type Notification,
 } from '@keytrail/contracts';
 import { type Ref, sealEnvelope } from '@keytrail/crypto';
@@ -89,30 +90,38 @@ export class OfferAnswers {
     });
   }
 
+  /** What the greeting tells of offers; without its word they are listed. */
+  async attached(signal: AbortSignal, waiting: KeysWaiting | undefined): Promise<void> {
+    if (waiting === undefined || waiting.offers > 0) await this.answerAll(signal);
+  }
+
   /** Answers whatever is offered to this device now. */
   answerAll(signal: AbortSignal): Promise<void> {
     return this.#run({ signal }, async (operation) => {
       // Offers are listed once, however many notifications say that there are some; those that come meanwhile, once more.
       this.#again = true;
-      this.#listing ??= this.#takeAll(operation).finally(() => {
-        this.#listing = undefined;
-      });
+      this.#listing ??= this.#takeAll(operation);
       await Promise.all(await this.#listing);
     });
   }
 
   async #takeAll(operation: Operation): Promise<Promise<void>[]> {
     const taken: Promise<void>[] = [];
-    while (this.#again) {
-      this.#again = false;
-      for (const offer of await this.#offered(operation)) {
-        const answered = this.#take(operation, offer);
-        // Whoever waits for the list hears of it.
-        answered.catch(() => {});
-        taken.push(answered);
+    try {
+      while (this.#again) {
+        this.#again = false;
+        for (const offer of await this.#offered(operation)) {
+          const answered = this.#take(operation, offer);
+          // Whoever waits for the list hears of it.
+          answered.catch(() => {});
+          taken.push(answered);
+        }
       }
+      return taken;
+    } finally {
+      // At once: who comes a moment later must not join a list that is through.
+      this.#listing = undefined;
     }
-    return taken;
   }
 
   #run(

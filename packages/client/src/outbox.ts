@@ -62,7 +62,8 @@ export class Outbox {
   async resume(): Promise<void> {
     this.#better.abort();
     this.#better = new AbortController();
-    for (const { conversationId } of await this.#parts.store.outgoing()) this.#send(conversationId);
+    const waiting = await this.#parts.store.outgoing();
+    for (const conversationId of new Set(waiting.map((message) => message.conversationId))) this.#send(conversationId);
   }
 
   #send(conversationId: string): void {
@@ -71,37 +72,46 @@ export class Outbox {
   }
 
   async #sendAll(conversationId: string): Promise<void> {
-    const { store, clock, calls } = this.#parts;
-    for (let failures = 0; ; ) {
-      const next = (await store.outgoing()).find((message) => message.conversationId === conversationId);
-      if (next === undefined) return;
+    const { store } = this.#parts;
+    for (;;) {
+      // Read once for all of them: a device that was away for long has many.
+      const waiting = (await store.outgoing()).filter((message) => message.conversationId === conversationId);
+      if (waiting.length === 0) return;
+      for (const message of waiting) await this.#sendUntilDecided(message);
+    }
+  }
+
+  async #sendUntilDecided(message: StoredOutgoing): Promise<void> {
+    const { store, clock, calls, events } = this.#parts;
+    const { id, conversationId } = message;
+    for (let failures = 0, kept = message; ; failures += 1) {
       this.#signal.throwIfAborted();
       try {
-        await this.#sendOne(next);
-        failures = 0;
+        const keep = (next: SendMessageRequest) => {
+          kept = { ...message, request: toBinary(SendMessageRequestSchema, next) };
+          return store.saveOutgoing(kept);
+        };
+        return await this.#sendOne(kept, keep);
       } catch (error) {
         this.#signal.throwIfAborted();
         if (isFinal(error)) {
-          await store.removeOutgoing(next.id);
-          this.#parts.events.emit('messageNotSent', { id: next.id, conversationId, error });
-          continue;
+          await store.removeOutgoing(id);
+          events.emit('messageNotSent', { id, conversationId, error });
+          return;
         }
         if (isDecided(error) || !(error instanceof RefusalError)) {
-          this.#parts.events.emit('fault', { during: 'send messages that waited', error });
+          events.emit('fault', { during: 'send messages that waited', error });
         }
         const waitMs = calls.jittered(Math.min(firstWaitMs * 2 ** failures, longestWaitMs));
-        failures += 1;
         await pause(clock, waitMs, AbortSignal.any([this.#signal, this.#better.signal]), true).catch(() => {});
       }
     }
   }
 
-  async #sendOne(message: StoredOutgoing): Promise<void> {
+  async #sendOne(message: StoredOutgoing, keep: (request: SendMessageRequest) => Promise<void>): Promise<void> {
     const { store, tracing, events } = this.#parts;
     const { id, conversationId, plaintext, request } = message;
     const prepared = request && fromBinary(SendMessageRequestSchema, request);
-    const keep = (next: SendMessageRequest) =>
-      store.saveOutgoing({ ...message, request: toBinary(SendMessageRequestSchema, next) });
     const sent = await tracing.run('send message', { signal: this.#signal }, (operation) =>
       sendMessage(this.#parts, operation, conversationId, plaintext, { prepared, keep }),
     );

@@ -10,6 +10,7 @@ import {
   emptyRoster,
   foldRoster,
   type Primitives,
+  type Ref,
   RosterError,
   type RosterState,
   rosterEntryHash,
@@ -156,14 +157,12 @@ export class RosterLogs {
   async #follow(operation: Operation, from: RosterState, entries: readonly RosterEntry[]): Promise<RosterState> {
     const { primitives, unsignedRosters } = this.#parts;
     let state = from;
-    const authors = new Set<string>();
-    const signed: { version: bigint; author: { userId: string; deviceId: string }; change: SignedRosterChange }[] = [];
+    const signed: { version: bigint; author: Ref; change: SignedRosterChange }[] = [];
     try {
       for (const entry of entries) {
         if (entry.base.length > 0 && unsignedRosters === 'refuse') this.#refuse(from, entry.rosterVersion, 'unsigned');
         if (entry.signedChange !== undefined) {
           const { author } = verifyRosterChange(primitives, entry.signedChange);
-          authors.add(author.userId);
           signed.push({ version: entry.rosterVersion, author, change: entry.signedChange });
         }
         state = foldRoster(state, entry);
@@ -172,7 +171,13 @@ export class RosterLogs {
       if (!(error instanceof RosterError)) throw error;
       return this.#refuse(from, state.version + 1n, error.problem, error);
     }
-    await this.#parts.directory.current(operation, [...authors]);
+    // A log only grows: what it says of an author's keys already, it says for good.
+    const unknown = new Set<string>();
+    for (const { author, change } of signed) {
+      const seen = (await this.#parts.logs.remembered(author.userId)).version > 0n;
+      if (!seen || !(await this.#isAuthorsKey(author, change))) unknown.add(author.userId);
+    }
+    await this.#parts.directory.current(operation, [...unknown]);
     for (const { version, author, change } of signed) {
       if (!(await this.#isAuthorsKey(author, change))) this.#refuse(from, version, 'certificate');
     }
@@ -184,7 +189,7 @@ export class RosterLogs {
    * Of a user of whom nothing is told any more, the pinned root key decides; without one, it is a first contact.
    */
   async #isAuthorsKey(
-    { userId, deviceId }: { userId: string; deviceId: string },
+    { userId, deviceId }: Ref,
     { authorCertificate, authorIdentityKey, authorSigningKey }: SignedRosterChange,
   ): Promise<boolean> {
     const { logs, rootKeys } = this.#parts;

@@ -27,6 +27,8 @@ export interface RotationDutyParts {
 const rotationsAtOnce = 2;
 /** How often a rotation that others are asked for is looked at before it is left to them. */
 const looksAtMost = 3;
+/** Whoever is asked has less; a clock that is wrong must not keep this device waiting. */
+const longestTurnMs = 60_000;
 
 /** Makes the rotations that are due: at once those that this device is asked for, the others when nobody else does. */
 export class RotationDuty {
@@ -100,7 +102,7 @@ export class RotationDuty {
     if (!isDue(rotation)) return undefined;
     const { askedDevice, askedUntil } = rotation;
     const left = askedUntil ? timestampDate(askedUntil).getTime() - clock.now().getTime() : 0;
-    if (askedDevice !== undefined && !sameDevice(askedDevice, own) && left > 0) return left;
+    if (askedDevice !== undefined && !sameDevice(askedDevice, own) && left > 0) return Math.min(left, longestTurnMs);
     await this.#make(operation, conversationId, rotation);
     return undefined;
   }

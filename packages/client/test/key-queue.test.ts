@@ -10,6 +10,7 @@ import { parseHeader, sealEnvelope, verifyDevice } from '@keytrail/crypto';
 import { nodePrimitives } from '@keytrail/crypto/node';
 import { refuse } from '@keytrail/rpc/refusal';
 import { expect, test } from 'vitest';
+import { cursors } from '../src/cursors.ts';
 import { type ClientEvents, type KeyStore, type KeytrailClient, memoryKeyStore } from '../src/index.ts';
 import { approvedDevice, clientOf, firstDevice, next } from './people.ts';
 import { World } from './world.ts';
@@ -310,4 +311,98 @@ test('two devices of a user that were linked together both get everything', asyn
   await Promise.all([phone.attach(), tablet.attach()]);
   expect(await Promise.all(done)).toMatchObject([{ delivered: 10 }, { delivered: 10 }]);
   await Promise.all([alice.close(), phone.close(), tablet.close()]);
+});
+
+test('a conversation whose roster is refused is told once, and not asked for again and again', async () => {
+  const { world, alice, phone, sessions } = await linked(2);
+  const [refused] = sessions;
+  world.rosters.log(refused?.conversationId ?? '').splice(0);
+  await alice.attach();
+  const told: ClientEvents['keyRefused'][] = [];
+  phone.on('keyRefused', (refusal) => told.push(refusal));
+  const done = settled(phone);
+  await phone.attach();
+  expect(await done).toEqual({ left: 0, delivered: 1, refused: 1 });
+  expect(told).toMatchObject([{ ...refused, reason: 'RosterRefusedError' }]);
+  await Promise.all([alice.close(), phone.close()]);
+});
+
+test('the search for missing keys goes on when a service was away, and a pull that failed loses no key', async () => {
+  const scene = await linked(2);
+  const { world, phone } = scene;
+  world.holdersOnline = false;
+  world.before.set('listSessions', () => {
+    world.before.delete('listSessions');
+    throw refuse('INTERNAL_FAULT', 'a moment');
+  });
+  const asked = new Promise<void>((resolve) => world.after.set('requestKeys', () => resolve()));
+  const failed = next(phone, 'fault');
+  await phone.attach();
+  expect(await failed).toMatchObject({ during: 'look for keys', error: { reason: 'INTERNAL_FAULT' } });
+  await asked;
+  world.tellsDeliveries = false;
+  for (const request of world.keyRequests) {
+    request.attempt = 1;
+    world.deliver(request, await envelopeFor(scene, request));
+  }
+  world.before.set('listKeyChanges', () => {
+    throw refuse('INTERNAL_FAULT', 'a moment');
+  });
+  const done = settled(phone);
+  world.streams.get('alice phone')?.push({ kind: NotificationKind.KEY_DELIVERED });
+  expect(await done).toEqual({ left: 0, delivered: 2, refused: 0 });
+  await phone.close();
+});
+
+test('a delivered key that is refused does not keep those behind it from being pulled', async () => {
+  const scene = await linked(2);
+  const { world, phone, phoneStore, sessions } = scene;
+  await phone.close();
+  const again = clientOf(world, 'alice', 'phone', { keyStore: phoneStore });
+  world.holdersOnline = false;
+  for (const { conversationId, sessionId } of sessions) await again.requestKey(conversationId, sessionId);
+  for (const request of world.keyRequests) {
+    request.attempt = 1;
+    world.deliver(request, await envelopeFor(scene, request));
+  }
+  world.rosters.log(sessions[0]?.conversationId ?? '').splice(0);
+  const [delivered, fault] = [next(again, 'keyDelivered'), next(again, 'fault')];
+  await again.attach();
+  expect(await delivered).toMatchObject({ sessionId: sessions[1]?.sessionId });
+  expect(await fault).toMatchObject({ during: 'open delivered key', error: { problem: 'version' } });
+  while ((await phoneStore.cursor(cursors.keys)) === undefined) await new Promise((resolve) => setImmediate(resolve));
+  await again.close();
+});
+
+test('many keys are read and acknowledged some at a time, and who signed their rosters is looked up a few times', async () => {
+  const world = new World();
+  const alice = await firstDevice(world, 'alice');
+  const bob = await firstDevice(world, 'bob');
+  for (let n = 0; n < 30; n += 1) await bob.createConversation({ kind: 'group', members: ['alice'] });
+  const phone = await approvedDevice(world, alice, 'phone', { recoverHistory: true });
+  await bob.attach();
+  const running = { getInitialSession: 0, ackKey: 0 };
+  const most = { getInitialSession: 0, ackKey: 0 };
+  for (const method of ['getInitialSession', 'ackKey'] as const) {
+    world.before.set(method, (async (_request: unknown, { deviceId }: { deviceId: string }) => {
+      if (deviceId !== 'phone') return;
+      running[method] += 1;
+      most[method] = Math.max(most[method], running[method]);
+      await new Promise((resolve) => setImmediate(resolve));
+      running[method] -= 1;
+    }) as never);
+  }
+  let lookedUp = 0;
+  world.before.set('getDevices', (_request: unknown, { deviceId }: { deviceId: string }) => {
+    if (deviceId === 'phone') lookedUp += 1;
+  });
+  const done = settled(phone);
+  await phone.attach();
+  expect(await done).toEqual({ left: 0, delivered: 30, refused: 0 });
+  await Promise.all([alice.close(), bob.close(), phone.close()]);
+  expect(world.acknowledged).toHaveLength(30);
+  expect(most.getInitialSession).toBe(8);
+  expect(most.ackKey).toBeLessThanOrEqual(8);
+  // At most as many as are read at the same time before the first one has the answer, for the header and for the roster.
+  expect(lookedUp).toBeLessThanOrEqual(16);
 });

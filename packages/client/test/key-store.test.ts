@@ -124,7 +124,14 @@ describe('the conformance suite', () => {
     'messages that moved on without those that could not be read': {
       caughtBy: 'keeps how far messages were delivered, and which could not be read',
       store: (sound) => ({
-        saveDelivered: (conversationId, sequence) => sound.saveDelivered(conversationId, sequence, []),
+        saveDelivered: (conversationId, sequence, _unread, received) =>
+          sound.saveDelivered(conversationId, sequence, [], received),
+      }),
+    },
+    'messages that moved on without what was received of their sender': {
+      caughtBy: 'keeps which messages of a sender were received, with where they were delivered up to',
+      store: (sound) => ({
+        saveDelivered: (conversationId, sequence, unread) => sound.saveDelivered(conversationId, sequence, unread),
       }),
     },
     'a wanted key that is there twice': {

@@ -1,5 +1,6 @@
 import { Code, ConnectError } from '@connectrpc/connect';
-import { NotificationKind } from '@keytrail/contracts';
+import { type Message, NotificationKind } from '@keytrail/contracts';
+import { refuse } from '@keytrail/rpc/refusal';
 import { expect, test } from 'vitest';
 import { type DeliveredMessage, type KeyStore, type KeytrailClient, memoryKeyStore } from '../src/index.ts';
 import { FakeClock } from './fake-clock.ts';
@@ -242,4 +243,94 @@ test('there is one handler at a time', async () => {
   off();
   bob.onMessage(() => {});
   await bob.close();
+});
+
+test('a message that the server repeats under another sequence is given once, also by the next process', async () => {
+  const scene = await bobWithConversation();
+  const { world, alice, bob, conversationId } = scene;
+  const log = world.messages.get(conversationId) ?? [];
+  const repeat = (message: Message | undefined) =>
+    log.push({ ...(message as Message), sequence: BigInt(log.length + 1) });
+  const { given } = collector(bob);
+  await alice.send(conversationId, 'one');
+  await bob.send(conversationId, 'of another sender with the same counter');
+  repeat(log[0]);
+  await alice.send(conversationId, 'two');
+  const repeated = next(bob, 'messageRepeated');
+  await bob.receive();
+  expect(given).toEqual(['one', 'of another sender with the same counter', 'two']);
+  expect(await repeated).toEqual({ conversationId, sequence: 3n, sender: { userId: 'alice', deviceId: 'laptop' } });
+  await bob.close();
+
+  repeat(log[3]);
+  await alice.send(conversationId, 'three');
+  const back = restarted(scene);
+  const second = collector(back);
+  await back.receive();
+  expect(second.given).toEqual(['three']);
+  await back.close();
+});
+
+test('large messages, of which a page has fewer than were asked for, are all given at once', async () => {
+  const scene = await bobWithConversation();
+  const { world, alice, bob, conversationId } = scene;
+  const { given } = collector(bob);
+  world.after.set('listMessages', (page: { messages: Message[]; more: boolean }) => {
+    if (page.messages.splice(1).length > 0) page.more = true;
+  });
+  for (const text of ['one', 'two', 'three']) await alice.send(conversationId, text);
+  await bob.receive();
+  expect(given).toEqual(['one', 'two', 'three']);
+  expect(await bob.messages(conversationId, { limit: 2 })).toMatchObject([{ text: 'one' }, { text: 'two' }]);
+  await bob.close();
+});
+
+test('what was refused because a root key changed comes again when the key is accepted, and costs nothing until then', async () => {
+  const scene = await bobWithConversation();
+  const { world, alice, bob, conversationId } = scene;
+  const { given, until } = collector(bob);
+  await alice.send(conversationId, 'before');
+  await bob.receive();
+  const { rootKey } = await alice.changeRootKey();
+  // Bob hears of the change, and does not accept it.
+  await bob.createConversation({ kind: 'group', members: ['alice'] });
+  await alice.send(conversationId, 'under the session that bob has');
+  await alice.rotate(conversationId);
+  await alice.send(conversationId, 'under one that he refuses');
+  await bob.receive();
+  expect(given).toEqual(['before', 'SessionRefusedError', 'SessionRefusedError']);
+  await bob.receive();
+  const listed = world.count('listMessages');
+  await bob.receive();
+  await alice.send(conversationId, 'one more');
+  await bob.receive();
+  expect(world.count('listMessages') - listed).toBe(1);
+  await bob.acceptRootKey('alice', rootKey);
+  await until(7);
+  expect(given.slice(4)).toEqual([
+    'again under the session that bob has',
+    'again under one that he refuses',
+    'again one more',
+  ]);
+  await bob.close();
+});
+
+test('a device that is revoked does not go on asking for messages', async () => {
+  const scene = await bobWithConversation();
+  const { world, bob, keyStore } = scene;
+  await bob.close();
+  const clock = new FakeClock();
+  const back = clientOf(world, 'bob', 'phone', { keyStore, clock, ...once });
+  world.before.set('listChanges', () => {
+    throw refuse('DEVICE_REVOKED', 'revoked', { metadata: { device_id: 'phone' } });
+  });
+  collector(back);
+  const revoked = next(back, 'revoked');
+  await back.attach();
+  await revoked;
+  await expect(back.receive()).rejects.toMatchObject({ reason: 'DEVICE_REVOKED' });
+  const asked = world.count('listChanges');
+  clock.advance(3_600_000);
+  await back.close();
+  expect(world.count('listChanges')).toBe(asked);
 });

@@ -10,6 +10,9 @@ async function laterDevice() {
   const { conversationId, sessionId } = await alice.createConversation({ kind: 'direct', members: ['bob'] });
   const phone = await approvedDevice(world, bob, 'phone');
   await Promise.all([bob.attach(), phone.attach()]);
+  // Who signed rosters is looked up once, with the first conversation that the device sees of them.
+  const before = await alice.createConversation({ kind: 'group', members: ['bob'] });
+  await phone.openSession(before.conversationId, before.sessionId);
   const lookedUp: string[] = [];
   world.before.set('getDevices', (_request: unknown, { userId, deviceId }) => {
     lookedUp.push(`${userId} ${deviceId}`);

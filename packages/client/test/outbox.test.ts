@@ -1,5 +1,6 @@
 import { Code, ConnectError } from '@connectrpc/connect';
-import { refuse } from '@keytrail/rpc/refusal';
+import { MissCause, Recovery } from '@keytrail/contracts';
+import { refuse, refuseMiss } from '@keytrail/rpc/refusal';
 import { expect, test } from 'vitest';
 import { type KeyStore, type KeytrailClient, memoryKeyStore } from '../src/index.ts';
 import { type FaultyTransports, faulty } from './faulty-transports.ts';
@@ -204,4 +205,43 @@ test('a conversation that cannot be sent to does not keep another one waiting', 
   expect(await sent).toMatchObject({ id });
   expect(await alice.outgoing()).toHaveLength(1);
   await alice.close();
+});
+
+test('a long queue is read from the store a few times, not once for each message', async () => {
+  const scene = await aliceWithConversation();
+  const { alice, keyStore, transports, conversationId } = scene;
+  transports.away = true;
+  for (let n = 0; n < 60; n += 1) await alice.enqueue(conversationId, `message ${n}`);
+  await alice.close();
+  let reads = 0;
+  const counting: KeyStore = {
+    ...keyStore,
+    outgoing() {
+      reads += 1;
+      return keyStore.outgoing();
+    },
+  };
+  transports.away = false;
+  const back = clientOf(scene.world, 'alice', 'laptop', { keyStore: counting, transports, ...once });
+  const sent = times(back, 'messageSent', 60);
+  await back.attach();
+  await sent;
+  expect(await textsIn(scene, back)).toEqual(Array.from({ length: 60 }, (_, n) => `message ${n}`));
+  expect(reads).toBeLessThan(10);
+  await back.close();
+});
+
+test('where nobody is left who has the key of the session, a new session is made to send under', async () => {
+  const { world, alice, conversationId } = await aliceWithConversation();
+  const phone = await approvedDevice(world, alice, 'phone');
+  const { sessionId } = world.conversation(conversationId);
+  world.before.set('getInitialSession', (request: { sessionId: string }) => {
+    if (request.sessionId !== sessionId) return;
+    throw refuseMiss({ cause: MissCause.DEVICE_ADDED_AFTER_SESSION, recovery: Recovery.NO_HOLDER_EXISTS });
+  });
+  const sent = next(phone, 'messageSent');
+  await phone.enqueue(conversationId, 'hello');
+  expect(await sent).toMatchObject({ epoch: 2n });
+  expect(await alice.messages(conversationId)).toMatchObject([{ text: 'hello' }]);
+  await Promise.all([alice.close(), phone.close()]);
 });

@@ -140,3 +140,30 @@ test('a gateway that does not greet is left for the next one', async () => {
   expect(world.attachCounters).toEqual([1n, 2n]);
   await alice.close();
 });
+
+test('an attach after which nothing waits and nothing has changed costs no further call', async () => {
+  const world = new World();
+  const keyStore = memoryKeyStore();
+  const options = { keyStore, recoverHistory: true, autoRotate: true } as const;
+  const first = await firstDevice(world, 'alice', 'laptop', options);
+  first.onMessage(() => {});
+  await first.createConversation({ kind: 'group', members: [] });
+  await first.attach();
+  await first.receive();
+  await first.close();
+
+  world.nothingWaits = true;
+  const back = async (upkeep?: false) => {
+    const client = clientOf(world, 'alice', 'laptop', { ...options, ...(upkeep === false && { upkeep }) });
+    client.onMessage(() => {});
+    world.counts.clear();
+    await client.attach();
+    // Whatever it does by itself has begun by then.
+    for (let turn = 0; turn < 50; turn += 1) await new Promise((resolve) => setImmediate(resolve));
+    await client.close();
+    return [...world.counts.keys()];
+  };
+  expect(await back(false)).toEqual([]);
+  // Once in a process a device looks whether its prekeys are those that the service has.
+  expect((await back()).sort()).toEqual(['checkKeys', 'getPrekeyStatus']);
+});

@@ -358,6 +358,9 @@ export class World {
   /** What greetings say. */
   readonly rotationsDue: string[] = [];
 
+  /** Whether greetings say that nothing else waits; otherwise they say nothing of it. */
+  nothingWaits = false;
+
   /** Whether holders are told of requests as soon as they are made. */
   holdersOnline = true;
 
@@ -539,6 +542,7 @@ export class World {
         connectionId: crypto.randomUUID(),
         heartbeatIntervalMs: 10_000,
         ...(rotationsDue.length > 0 && { conversationsWaiting: { rotationsDue } }),
+        ...(this.nothingWaits && { keysWaiting: {}, conversationsWaiting: { rotationsDue } }),
       };
       yield { message: { case: 'greeting' as const, value: greeting } };
       for (;;) {

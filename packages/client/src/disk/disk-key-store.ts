@@ -10,6 +10,7 @@ import type {
   StoredOutgoing,
   StoredPending,
   StoredPrekey,
+  StoredReceived,
   StoredSession,
   StoredUnread,
   StoredWantedKey,
@@ -87,6 +88,8 @@ function keyStoreOf(rows: SealedRows): KeyStore {
   };
   const savePrekey = (within: Rows, prekey: StoredPrekey) =>
     within.put(prekeyKind(prekey.kind), String(prekey.keyId), prekey, 'listed');
+  const receivedName = ({ conversationId, sessionId, sender }: Omit<StoredReceived, 'counters'>) =>
+    `${conversationId} ${sessionId} ${deviceKey(sender)}`;
   const unreadName = ({ conversationId, sequence }: StoredUnread) => `${conversationId} ${sequence}`;
 
   return {
@@ -182,16 +185,20 @@ function keyStoreOf(rows: SealedRows): KeyStore {
         .list<StoredUnread>('unread')
         .filter((each) => conversationId === undefined || each.conversationId === conversationId)
         .sort((a, b) => compare(a.sequence, b.sequence)),
-    saveDelivered: (conversationId, sequence, unread) =>
+    saveDelivered: (conversationId, sequence, unread, received) =>
       rows.change((within) => {
+        if (received) within.put('received', receivedName(received), received);
         within.put('delivered', conversationId, sequence);
         for (const message of unread) within.put('unread', unreadName(message), message, 'listed');
       }),
     delivered: async (conversationId) => rows.get<bigint>('delivered', conversationId),
-    removeUnread: (messages) =>
+    removeUnread: (messages, received) =>
       rows.change((within) => {
+        if (received) within.put('received', receivedName(received), received);
         for (const message of messages) within.remove('unread', unreadName(message));
       }),
+    received: async (conversationId, sessionId, sender) =>
+      rows.get<StoredReceived>('received', receivedName({ conversationId, sessionId, sender })),
   };
 }
 
