@@ -39,12 +39,28 @@ test('claims and request ids are forgotten after seven days, permissions when th
   expect(await forgottenOnce()).toEqual({ claims: [recent], requestIds: false, permissions: false });
 });
 
+test('what operators did is forgotten after its retention, and never before thirty days', async () => {
+  const record = (note: string, age: string) =>
+    service.db.pool.query(
+      `INSERT INTO audit_log (operator, action, note, trace_id, happened_at) VALUES ('ops', 'revoke_device', $1, '', now() - $2::interval)`,
+      [note, age],
+    );
+  await record('two months ago', '60 days');
+  await record('four weeks ago', '28 days');
+  const notes = async () =>
+    (await service.db.pool.query(`SELECT note FROM audit_log WHERE note LIKE '%ago' ORDER BY number`)).rows;
+  await forgottenOnce(90 * 24 * 60 * 60 * 1000);
+  expect(await notes()).toEqual([{ note: 'two months ago' }, { note: 'four weeks ago' }]);
+  await forgottenOnce();
+  expect(await notes()).toEqual([{ note: 'four weeks ago' }]);
+});
+
 /** What is left after everything has been forgotten once that is to be forgotten now. */
-async function forgottenOnce() {
+async function forgottenOnce(auditLogRetentionMs = 1) {
   const done: string[] = [];
   const log = { info: (_: object, what: string) => void done.push(what), warn: () => {} } as unknown as Logger;
   const { pool } = service.db;
-  const forgetting = startForgetting({ db: service.db, log, everyMs: 3_600_000, graceMs: 0, auditLogRetentionMs: 1 });
+  const forgetting = startForgetting({ db: service.db, log, everyMs: 3_600_000, graceMs: 0, auditLogRetentionMs });
   await vi.waitFor(() => expect(done).toEqual(['old claims forgotten']), 10_000);
   await forgetting.stop();
   const { rows: claims } = await pool.query('SELECT claim_id FROM claims ORDER BY claimed_at');
