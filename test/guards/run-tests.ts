@@ -1,5 +1,4 @@
-import { spawn } from 'node:child_process';
-import { existsSync, readFileSync, rmSync } from 'node:fs';
+import { type ChildProcess, fork } from 'node:child_process';
 import { join } from 'node:path';
 import { checkoutFolder } from '@keytrail/local';
 
@@ -22,7 +21,8 @@ export interface TestsToRun {
   readonly files: readonly string[];
   /** Ends of full names. */
   readonly names: readonly string[];
-  readonly postgresUrl: string;
+  /** Sources that are other ones than in the run before, from the folder. */
+  readonly changed: readonly string[];
   /** Of one test; the tests' own limits when left out. */
   readonly timeoutMs?: number;
 }
@@ -30,59 +30,53 @@ export interface TestsToRun {
 /** Longer than any run takes; one that hangs in its setup ends here. */
 const longestRunMs = 240_000;
 
-/** Runs the named tests, and says of each whether it passed. */
-export async function runTests({ folder, files, names, postgresUrl, timeoutMs }: TestsToRun): Promise<Ran> {
-  const output = join(folder, '.local', 'guard-tests.json');
-  rmSync(output, { force: true });
-  // Where a suite's name ends and a test's begins, the filter sees « > » and the report a space.
-  const ends = [...new Set(names)].map((name) =>
-    name.replaceAll(/[.*+?^${}()|[\]\\]/g, '\\$&').replaceAll(' ', '(?: > | )'),
-  );
-  const args = ['run', '--reporter=json', `--outputFile.json=${output}`, '-t', `(?:^|\\s)(?:${ends.join('|')})$`];
-  if (timeoutMs !== undefined) args.push(`--testTimeout=${timeoutMs}`);
-  const vitest = spawn(process.execPath, [join(checkoutFolder, 'node_modules/vitest/vitest.mjs'), ...args, ...files], {
-    cwd: folder,
-    stdio: ['ignore', 'ignore', 'pipe'],
-    timeout: longestRunMs,
-    env: { ...process.env, KEYTRAIL_POSTGRES_URL: postgresUrl },
-  });
-  let errors = '';
-  vitest.stderr.on('data', (chunk: Buffer) => {
-    errors = (errors + chunk.toString()).slice(-4_000);
-  });
-  await new Promise((resolve) => vitest.once('close', resolve));
-  if (!existsSync(output)) return { tests: [], broken: [errors || 'vitest gave no results'] };
-  const { testResults } = JSON.parse(readFileSync(output, 'utf8')) as { testResults: FileResult[] };
-  return {
-    tests: testResults.flatMap(({ name: file, assertionResults }) =>
-      assertionResults
-        .filter(({ status }) => status === 'passed' || status === 'failed')
-        .map(({ fullName, status, failureMessages }) => ({
-          file,
-          name: fullName,
-          passed: status === 'passed',
-          failure: failureMessages.join('\n'),
-        })),
-    ),
-    broken: testResults
-      .filter(({ status, assertionResults }) => status === 'failed' && !assertionResults.some(failed))
-      .map(({ name, message }) => `${name}: ${message}`),
-  };
-}
+/** Runs tests of one folder, one run after the other, in a process that stays. */
+export class TestLane {
+  readonly #folder: string;
+  readonly #postgresUrl: string;
+  #process: ChildProcess | undefined;
 
-interface TestResult {
-  readonly fullName: string;
-  readonly status: string;
-  readonly failureMessages: readonly string[];
-}
+  constructor(folder: string, postgresUrl: string) {
+    this.#folder = folder;
+    this.#postgresUrl = postgresUrl;
+  }
 
-interface FileResult {
-  readonly name: string;
-  readonly status: string;
-  readonly message: string;
-  readonly assertionResults: readonly TestResult[];
-}
+  /** Runs the named tests, and says of each whether it passed. */
+  async run(tests: Omit<TestsToRun, 'folder'>): Promise<Ran> {
+    this.#process ??= fork(join(checkoutFolder, 'test/guards/lane.ts'), {
+      cwd: this.#folder,
+      stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+      env: { ...process.env, KEYTRAIL_POSTGRES_URL: this.#postgresUrl },
+    });
+    const lane = this.#process;
+    let errors = '';
+    const note = (chunk: Buffer) => {
+      errors = (errors + chunk.toString()).slice(-4_000);
+    };
+    lane.stderr?.on('data', note);
+    const broken = (why: string): Ran => {
+      this.stop();
+      return { tests: [], broken: [errors || why] };
+    };
+    const answer = await new Promise<Ran>((resolve) => {
+      const timer = setTimeout(() => resolve(broken('the run did not end')), longestRunMs);
+      const settle = (ran: Ran) => {
+        clearTimeout(timer);
+        lane.off('message', settle);
+        lane.off('exit', exited);
+        resolve(ran);
+      };
+      const exited = () => settle(broken('the test runner ended'));
+      lane.once('message', settle);
+      lane.once('exit', exited);
+      lane.send({ folder: this.#folder, ...tests } satisfies TestsToRun);
+    });
+    lane.stderr?.off('data', note);
+    return answer;
+  }
 
-function failed({ status }: TestResult): boolean {
-  return status === 'failed';
+  stop(): void {
+    this.#process?.kill('SIGKILL');
+    this.#process = undefined;
+  }
 }

@@ -4,7 +4,7 @@ import { readCommandLine } from '@keytrail/local/command-line';
 import { type CheckoutCopy, copyCheckout } from './checkout-copy.ts';
 import type { Guard } from './guard.ts';
 import { guards } from './guards.ts';
-import { type Ran, runTests, type TestOutcome } from './run-tests.ts';
+import { type Ran, TestLane, type TestOutcome } from './run-tests.ts';
 
 const help = `Usage: make guards
        bin/with-node node test/guards/run.ts [--only NAME] [--list] [--json]
@@ -19,7 +19,7 @@ assertion, not because something no longer loads or starts. Before that, all tho
 Exit codes: 0 every guard is proven, 1 a guard is not, 2 bad usage or the tests are not green to begin with.`;
 
 /** Guards are switched off in as many copies at once. */
-const lanes = 2;
+const lanesAtOnce = 2;
 const timeoutMs = 30_000;
 /** For tests that wait for what never comes: many times of what they take when it does. */
 const hangTimeoutMs = 12_000;
@@ -52,35 +52,54 @@ async function main(): Promise<number> {
     return 0;
   }
 
-  const copies = Array.from({ length: Math.min(lanes, chosen.length) }, (_, lane) => copyCheckout(`tree-${lane}`));
+  const copies = Array.from({ length: Math.min(lanesAtOnce, chosen.length) }, (_, lane) =>
+    copyCheckout(`tree-${lane}`),
+  );
   const postgres = await ensurePostgres();
+  const lanes = copies.map((copy) => ({ copy, tests: new TestLane(copy.folder, postgres.url) }));
   try {
     console.error(`guards: the tests of ${chosen.length} guards must be green before anything is switched off`);
-    const notGreen = await findNotGreen(copies[0] as CheckoutCopy, chosen, postgres.url);
+    const notGreen = await findNotGreen(lanes, chosen);
     if (notGreen.length > 0) {
       console.error(`guards: not green to begin with:\n  ${notGreen.join('\n  ')}`);
       return 2;
     }
-    const outcomes = await proveAll(copies, chosen, postgres.url);
+    const outcomes = await proveAll(lanes, chosen);
     const proven = outcomes.filter((outcome) => outcome.proven).length;
     if (values.json) console.log(JSON.stringify(outcomes, null, 2));
     console.log(`guards: ${proven} passed, ${outcomes.length - proven} failed`);
     return proven === outcomes.length ? 0 : 1;
   } finally {
+    for (const { tests } of lanes) tests.stop();
     await postgres.stop();
     for (const copy of copies) copy.remove();
   }
 }
 
-async function findNotGreen(copy: CheckoutCopy, chosen: readonly Guard[], postgresUrl: string): Promise<string[]> {
-  const files = [...new Set(chosen.map(({ test }) => test.file))];
-  const names = chosen.map(({ test }) => test.name);
-  const ran = await runTests({ folder: copy.folder, files, names, postgresUrl });
-  const red = ran.tests.filter(({ passed }) => !passed).map(({ name, failure }) => `${name}: ${firstLine(failure)}`);
-  const absent = chosen
-    .filter((guard) => testOf(guard, copy, ran) === undefined)
-    .map(({ name, test }) => `${name}: ${test.file} ran no test «${test.name}»`);
-  return [...new Set([...ran.broken, ...red, ...absent])];
+interface Lane {
+  readonly copy: CheckoutCopy;
+  readonly tests: TestLane;
+}
+
+async function findNotGreen(lanes: readonly Lane[], chosen: readonly Guard[]): Promise<string[]> {
+  const waiting = [...Map.groupBy(chosen, ({ test }) => test.file)];
+  const notGreen: string[] = [];
+  await Promise.all(
+    lanes.map(async ({ copy, tests }) => {
+      for (let next = waiting.shift(); next; next = waiting.shift()) {
+        const [file, guarded] = next;
+        const ran = await tests.run({ files: [file], names: guarded.map(({ test }) => test.name), changed: [] });
+        const red = ran.tests
+          .filter(({ passed }) => !passed)
+          .map(({ name, failure }) => `${name}: ${firstLine(failure)}`);
+        const absent = guarded
+          .filter((guard) => testOf(guard, copy, ran) === undefined)
+          .map(({ name, test }) => `${name}: ${test.file} ran no test «${test.name}»`);
+        notGreen.push(...ran.broken, ...red, ...absent);
+      }
+    }),
+  );
+  return [...new Set(notGreen)];
 }
 
 interface Outcome {
@@ -91,17 +110,13 @@ interface Outcome {
   readonly ms: number;
 }
 
-async function proveAll(
-  copies: readonly CheckoutCopy[],
-  chosen: readonly Guard[],
-  postgresUrl: string,
-): Promise<Outcome[]> {
+async function proveAll(lanes: readonly Lane[], chosen: readonly Guard[]): Promise<Outcome[]> {
   const outcomes: Outcome[] = [];
   const waiting = [...chosen];
   await Promise.all(
-    copies.map(async (copy) => {
+    lanes.map(async (lane) => {
       for (let guard = waiting.shift(); guard; guard = waiting.shift()) {
-        const outcome = await prove(guard, copy, postgresUrl);
+        const outcome = await prove(guard, lane);
         outcomes.push(outcome);
         const { invariant, name, proven, why, ms } = outcome;
         console.error(`guards: ${proven ? 'ok  ' : 'FAIL'} ${invariant.padEnd(4)} ${name} (${ms} ms): ${why}`);
@@ -111,14 +126,14 @@ async function proveAll(
   return outcomes;
 }
 
-async function prove(guard: Guard, copy: CheckoutCopy, postgresUrl: string): Promise<Outcome> {
+async function prove(guard: Guard, { copy, tests }: Lane): Promise<Outcome> {
   const from = performance.now();
   const { name, invariant, switchOff, test } = guard;
   const verdict = await copy
     .without(switchOff, async () => {
       const limit = test.hangs ? hangTimeoutMs : timeoutMs;
-      const files = [test.file];
-      const ran = await runTests({ folder: copy.folder, files, names: [test.name], postgresUrl, timeoutMs: limit });
+      const changed = switchOff.map(({ file }) => file);
+      const ran = await tests.run({ files: [test.file], names: [test.name], changed, timeoutMs: limit });
       return judge(guard, testOf(guard, copy, ran), ran);
     })
     .catch((error: unknown) => ({ proven: false, why: String(error) }));
