@@ -123,6 +123,11 @@ export class SessionOpener {
     const { name } = pursuit;
     // Watching starts before asking: the key may be delivered before the answer to the request is here.
     const watch = this.hints.watch(keyOf(name));
+    // The queue may collect the same key at the same time: who is first tells it.
+    let told = false;
+    const off = this.#parts.events.on('keyDelivered', (delivered) => {
+      told ||= keyOf(delivered) === keyOf(name);
+    });
     try {
       this.#parts.onMissing?.(name);
       await this.#ask(operation, pursuit);
@@ -130,7 +135,10 @@ export class SessionOpener {
         this.#giveUpIfHopeless(pursuit, waitForHolder);
         await this.#nextLook(operation, watch, pursuit, turn);
         const outcome = await this.#parts.reader.read(operation, name.conversationId, name.sessionId, pursuit.upTo);
-        if (outcome.kind === 'held') return this.#delivered(operation, pursuit, outcome.held);
+        if (outcome.kind === 'held') {
+          if (!told) this.#delivered(operation, pursuit, outcome.held);
+          return outcome.held;
+        }
         if (outcome.kind === 'miss') {
           pursuit.miss = outcome.miss;
           if (outcome.miss.recovery === 'REQUESTABLE') await this.#refuseEnded(operation, pursuit, true);
@@ -145,6 +153,7 @@ export class SessionOpener {
         }
       }
     } finally {
+      off();
       watch.stop();
     }
   }
@@ -212,9 +221,8 @@ export class SessionOpener {
     }
   }
 
-  #delivered(operation: Operation, { name, keyRequestId }: Pursuit, held: HeldSession): HeldSession {
+  #delivered(operation: Operation, { name, keyRequestId }: Pursuit, { attempt, sealer }: HeldSession): void {
     const { calls, events, background } = this.#parts;
-    const { attempt, sealer } = held;
     // The key is in hand: nobody waits for the acknowledgement, nor for who gives up now.
     const acknowledging = { ...operation, signal: new AbortController().signal };
     background(
@@ -222,7 +230,6 @@ export class SessionOpener {
       calls.call(acknowledging, (options) => calls.session.ackKey({ ...name, attempt }, options)),
     );
     events.emit('keyDelivered', { ...name, keyRequestId, sealer, attempt });
-    return held;
   }
 }
 

@@ -87,9 +87,10 @@ export class Outbox {
     for (let failures = 0, kept = message; ; failures += 1) {
       this.#signal.throwIfAborted();
       try {
-        const keep = (next: SendMessageRequest) => {
-          kept = { ...message, request: toBinary(SendMessageRequestSchema, next) };
-          return store.saveOutgoing(kept);
+        const keep = async (next: SendMessageRequest) => {
+          const prepared = { ...message, request: toBinary(SendMessageRequestSchema, next) };
+          await store.saveOutgoing(prepared);
+          kept = prepared;
         };
         return await this.#sendOne(kept, keep);
       } catch (error) {

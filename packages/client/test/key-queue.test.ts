@@ -406,3 +406,17 @@ test('many keys are read and acknowledged some at a time, and who signed their r
   // At most as many as are read at the same time before the first one has the answer, for the header and for the roster.
   expect(lookedUp).toBeLessThanOrEqual(16);
 });
+
+test('a key that the queue and the application wait for is told once', async () => {
+  const { world, alice, phone, sessions } = await linked(12);
+  await alice.attach();
+  const told: string[] = [];
+  phone.on('keyDelivered', ({ sessionId }) => told.push(sessionId));
+  const done = settled(phone);
+  await phone.attach();
+  await Promise.all(sessions.map(({ conversationId, sessionId }) => phone.openSession(conversationId, sessionId)));
+  expect(await done).toMatchObject({ left: 0, delivered: 12 });
+  expect(told.sort()).toEqual(sessions.map(({ sessionId }) => sessionId).sort());
+  expect(world.keyRequests).toHaveLength(12);
+  await Promise.all([alice.close(), phone.close()]);
+});
