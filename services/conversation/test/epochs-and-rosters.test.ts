@@ -387,7 +387,7 @@ describe('the log of messages', () => {
     const { sequence } = await client.sendMessage(sent);
     await bob.client.removeMembers(removing(bob, conversation, [bob.userId]));
     const again = () => client.sendMessage({ ...sent, requestId: randomUUID() });
-    expect(await again()).toMatchObject({ sequence, rotationDue: RotationDueReason.MEMBER_REMOVED });
+    await expect(again()).resolves.toMatchObject({ sequence, rotationDue: RotationDueReason.MEMBER_REMOVED });
     expect(await refusalOf(client.sendMessage(message(alice.device, session, 1n)))).toMatchObject({
       reason: 'ROTATION_REQUIRED',
     });
@@ -397,7 +397,7 @@ describe('the log of messages', () => {
     });
     const { conversation: now } = await client.getConversation({ conversationId: conversation.conversationId });
     await rotatedBy(harness, alice.device, now as Conversation);
-    expect(await again()).toMatchObject({ sequence, rotationDue: RotationDueReason.UNSPECIFIED });
+    await expect(again()).resolves.toMatchObject({ sequence, rotationDue: RotationDueReason.UNSPECIFIED });
     const { messages } = await client.listMessages({ conversationId: conversation.conversationId });
     expect(messages).toHaveLength(1);
   });
