@@ -242,11 +242,7 @@ export class KeyQueue {
   async #ask(operation: Operation, keys: readonly Wanted[]): Promise<void> {
     const results = await this.#parts.asks.many(
       operation,
-      keys
-        .map(({ stored }) => stored)
-        .map(({ conversationId, sessionId, kind, priority }) => {
-          return { conversationId, sessionId, kind: kind === 'REWRAP' ? 'REWRAP' : 'MISSING', priority };
-        }),
+      keys.map(({ stored }) => stored),
     );
     for (const [i, wanted] of keys.entries()) {
       const result = results[i];

@@ -75,10 +75,8 @@ export interface StoredPending {
 export interface StoredWantedKey {
   readonly conversationId: string;
   readonly sessionId: string;
-  readonly kind: 'MISSING' | 'REWRAP' | 'REJECTED';
+  readonly kind: 'MISSING' | 'REWRAP';
   readonly priority: 'FOREGROUND' | 'BACKGROUND';
-  /** Of the mutation that asks for it; kept, so that asking again is the same. Absent until then. */
-  readonly requestId?: string;
   /** Since when it is wanted, by the clock of this device. */
   readonly since: Date;
 }
