@@ -3,8 +3,10 @@ import { create } from '@bufbuild/protobuf';
 import { timestampFromDate } from '@bufbuild/protobuf/wkt';
 import {
   ConversationKind,
+  type Device,
   HistoryPolicy,
   InitialSessionSchema,
+  type KeyRequest,
   KeyRequestKind,
   KeyRequestRole,
   MemberRole,
@@ -20,6 +22,7 @@ import {
   sealEnvelope,
   signHeader,
   signRosterChange,
+  type VerifiedRecipient,
   verifyDevice,
   verifyHeader,
 } from '@keytrail/crypto';
@@ -64,6 +67,7 @@ interface Outcome {
 const held = new Map<string, HeldSession>();
 const waiting = new Map<string, () => void>();
 const answering = new Set<string>();
+const recipients = new Map<string, { readonly proof: string; readonly recipient: VerifiedRecipient }>();
 const faults: string[] = [];
 
 process.once('uncaughtException', (error) => {
@@ -99,8 +103,8 @@ async function prepare(): Promise<Pair[]> {
       for (let c = 0; c < conversations; c += 1) sessions.push(await createConversation(holder, old));
       // One new device for each user: a second one would, once it has a key, be a holder for the first.
       const requester = await registerDevice(services, old.userId, 'new-phone', old.rootKey);
-      await attach(holder, ({ kind }) => {
-        if (kind === NotificationKind.KEY_OFFERED) answerOffers(holder).catch(noteFault);
+      await attach(holder, (notification) => {
+        if (notification.kind === NotificationKind.KEY_OFFERED) answerOffers(holder, notification).catch(noteFault);
       });
       await attach(requester, ({ kind, conversationId }) => {
         if (kind !== NotificationKind.KEY_DELIVERED) return;
@@ -207,22 +211,34 @@ function attach(device: BenchDevice, notified: (notification: Notification) => v
   });
 }
 
-/** What a holder does when it is told of an offer: look, check the requester's device, seal, hand in. */
-async function answerOffers(holder: BenchDevice): Promise<void> {
-  const { keyRequests } = await holder.session.listKeyRequests({ role: KeyRequestRole.HOLDER });
+type Offered = Pick<KeyRequest, 'keyRequestId' | 'attempt' | 'conversationId' | 'requester'>;
+
+/** What the SDK does when it is told of an offer: of a single one the notification says all, several are listed. */
+async function offersOf(holder: BenchDevice, notification: Notification): Promise<readonly Offered[]> {
+  const { offers, keyRequestId, attempt, requester } = notification;
+  if (offers === 1 && keyRequestId !== '' && attempt > 0 && requester) return [notification];
+  return (await holder.session.listKeyRequests({ role: KeyRequestRole.HOLDER })).keyRequests;
+}
+
+/** Looks at what was offered, checks the requester's device, seals, hands in. */
+async function answerOffers(holder: BenchDevice, notification: Notification): Promise<void> {
   await Promise.all(
-    keyRequests.map(async ({ keyRequestId, attempt, conversationId, requester }) => {
+    (await offersOf(holder, notification)).map(async ({ keyRequestId, attempt, conversationId, requester }) => {
       const having = held.get(conversationId);
       const offer = `${keyRequestId} ${attempt}`;
       if (!having || !requester || answering.has(offer)) return;
       answering.add(offer);
-      const { deviceLists } = await holder.identityKeys.getDevices({ userIds: [requester.userId] });
-      const device = deviceLists[0]?.devices.find(({ deviceId }) => deviceId === requester.deviceId);
-      if (!device) throw new Error('the requester is not listed');
+      const { deviceLists } = await holder.identityKeys.getDevices({
+        userIds: [requester.userId],
+        includeRevoked: true,
+      });
+      const [list] = deviceLists;
+      const device = list?.devices.find(({ deviceId }) => deviceId === requester.deviceId);
+      if (!list || !device || device.revokedAt) throw new Error('the requester is not listed');
       const envelope = sealEnvelope({
         primitives: nodePrimitives,
         sealer: holder,
-        recipient: verifyDevice(nodePrimitives, device, deviceLists[0]?.rootKey as Uint8Array),
+        recipient: recipientOf(device, list.rootKey),
         session: having.session,
         attempt,
         sessionKey: having.sessionKey,
@@ -230,6 +246,29 @@ async function answerOffers(holder: BenchDevice): Promise<void> {
       await holder.session.fulfillKeyRequest({ requestId: randomUUID(), keyRequestId, attempt, envelope });
     }),
   );
+}
+
+/** As in the SDK, a device that is listed as it was before is not verified again. */
+function recipientOf(device: Device, rootKey: Uint8Array): VerifiedRecipient {
+  const { identityKey, signingKey, certificate, signedPrekey, lastResortPrekey } = device;
+  const proof = [
+    rootKey,
+    identityKey,
+    signingKey,
+    certificate?.signature,
+    signedPrekey?.publicKey,
+    signedPrekey?.signature,
+    lastResortPrekey?.publicKey,
+    lastResortPrekey?.signature,
+  ]
+    .map((part) => Buffer.from(part ?? []).toString('base64'))
+    .join(' ');
+  const name = `${device.userId} ${device.deviceId}`;
+  const known = recipients.get(name);
+  if (known?.proof === proof) return known.recipient;
+  const recipient = verifyDevice(nodePrimitives, device, rootKey);
+  recipients.set(name, { proof, recipient });
+  return recipient;
 }
 
 /** Starts one request after the other at the set rate, whether those before have been answered or not. */

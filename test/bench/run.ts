@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { checkoutFolder, type ProcessHandle, startProcess } from '@keytrail/local';
 import { type Constellation, startConstellation } from '@keytrail/local/constellation';
+import { measureAttach } from './attach-row.ts';
 import { measureAttached } from './attached-rows.ts';
 import type { Bench } from './bench.ts';
 import { measureClaimRate } from './claim-rate-rows.ts';
@@ -55,6 +56,7 @@ const groups: readonly RowGroup[] = [
   { rows: ['identity.devices.query'], measure: measureDevicesQuery },
   { rows: ['identity.upload.100'], measure: measureUploads },
   { rows: ['fulfilment.online.p50', 'fulfilment.online.p99'], measure: measureFulfilment },
+  { rows: ['fulfilment.attach'], measure: measureAttach },
   { rows: ['conversation.fanout.p99'], measure: measureFanout },
   { rows: ['conversation.create'], measure: measureCreation },
   { rows: ['fulfilment.link.200'], measure: measureLink },
