@@ -20,14 +20,16 @@ interface Plan {
 
 const plan = JSON.parse(process.env.KEYTRAIL_BENCH_PLAN ?? '') as Plan;
 const timeoutMs = 10_000;
+const atOnce = 32;
 const users = await aFewAtATime(
   Array.from({ length: plan.members }, (_, n) => `${plan.what}-${n}`),
   async (userId) => {
     const first = await registerDevice(plan.services, userId, 'device-0');
-    const devices = [first];
-    for (let d = 1; d < plan.devicesEach; d += 1)
-      devices.push(await registerDevice(plan.services, userId, `device-${d}`, first.rootKey));
-    return devices;
+    const others = Array.from({ length: plan.devicesEach - 1 }, (_, n) => `device-${n + 1}`);
+    return [
+      first,
+      ...(await Promise.all(others.map((id) => registerDevice(plan.services, userId, id, first.rootKey)))),
+    ];
   },
 );
 const [creator] = users[0] as [BenchDevice];
@@ -106,7 +108,7 @@ function attach(device: BenchDevice, notified: (notification: Notification) => v
 
 async function aFewAtATime<T, R>(items: readonly T[], work: (item: T) => Promise<R>): Promise<R[]> {
   const results: R[] = [];
-  for (let from = 0; from < items.length; from += 8)
-    results.push(...(await Promise.all(items.slice(from, from + 8).map(work))));
+  for (let from = 0; from < items.length; from += atOnce)
+    results.push(...(await Promise.all(items.slice(from, from + atOnce).map(work))));
   return results;
 }

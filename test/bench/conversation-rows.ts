@@ -3,8 +3,8 @@ import { startProcess } from '@keytrail/local';
 import type { Bench } from './bench.ts';
 import { type Measured, quantile, rounded, rowOf, WrongAnswers } from './measurement.ts';
 
-const fanout = { what: 'fanout', members: 100, devicesEach: 2, warmUps: 20, rounds: 100 } as const;
-const creation = { what: 'create', members: 25, devicesEach: 2, warmUps: 10, rounds: 50 } as const;
+const fanout = { what: 'fanout', members: 100, devicesEach: 2, warmUps: 10, rounds: 100 } as const;
+const creation = { what: 'create', members: 25, devicesEach: 2, warmUps: 5, rounds: 30 } as const;
 
 /** From the call of SendMessage in a group of a hundred members to the notification of the last of their two hundred attached devices. */
 export async function measureFanout(bench: Bench): Promise<Measured> {

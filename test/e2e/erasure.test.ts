@@ -134,6 +134,7 @@ async function people() {
   for (const reader of [bob, carol]) expect(await texts(reader, group)).toHaveLength(3);
   // Was there for none of it, and asks for the key.
   const watch = await world.further(laptop, a, 'watch');
+  await watch.attach();
   expect(await texts(watch, group)).toHaveLength(3);
   return { a, b, c, laptop, phone, bob, carol, group, direct };
 }
@@ -182,6 +183,7 @@ describe('an erased user', () => {
 
     // The first session was made by a device that is known nowhere any more; what is stored with it is enough to open it.
     const tablet = await world.further(bob, b, 'tablet');
+    await tablet.attach();
     expect(await texts(tablet, group)).toEqual([erased, erased, 'from bob', 'after']);
 
     await expect(world.device(a, 'new').register()).rejects.toMatchObject({ reason: 'USER_ERASED' });
