@@ -127,18 +127,8 @@ export const keyRequests: readonly Guard[] = [
     switchOff: [
       {
         file: 'packages/events/src/relay.ts',
-        find: `    if (published.length > 0) {
-      await session.query({
-        name: 'outbox_done',
-        text: 'DELETE FROM outbox WHERE seq = ANY ($1::bigint[])',
-        values: [published],
-      });
-    }`,
-        replace: `    await session.query({
-      name: 'outbox_done',
-      text: 'DELETE FROM outbox WHERE seq = ANY ($1::bigint[])',
-      values: [rows.map(({ seq }) => seq)],
-    });`,
+        find: 'return rows.length === 0 ? { published: [] } : publishInOrder(bus, rows);',
+        replace: 'return { ...(await publishInOrder(bus, rows)), published: rows.map(({ seq }) => seq) };',
       },
     ],
     test: {

@@ -23,10 +23,25 @@ export const outboxMigration = `CREATE TABLE outbox (
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_insert_scale_factor = 0);
 `;
 
+// Numbered in the order in which they were added.
 const add = statement(
   'outbox_add',
-  'INSERT INTO outbox (id, aggregate, partition, subject, payload, traceparent) VALUES ($1, $2, $3, $4, $5, $6)',
+  `INSERT INTO outbox (id, aggregate, partition, subject, payload, traceparent)
+   SELECT id, aggregate, partition, subject, payload, traceparent
+   FROM unnest($1::text[], $2::text[], $3::smallint[], $4::text[], $5::bytea[], $6::text[]) WITH ORDINALITY
+     AS added (id, aggregate, partition, subject, payload, traceparent, place) ORDER BY place`,
 );
+
+interface AddedEvent {
+  readonly id: string;
+  readonly aggregate: string;
+  readonly partition: number;
+  readonly subject: string;
+  readonly bytes: Uint8Array;
+  readonly traceparent: string;
+}
+
+const addedIn = new WeakMap<Transaction, AddedEvent[]>();
 
 /** FNV-1a of the aggregate's UTF-8 bytes, modulo 16. */
 export function partitionOf(aggregate: string): number {
@@ -54,8 +69,31 @@ export async function addEvent<D extends DescMessage>(
 ): Promise<void> {
   const bytes = toBinary(type.message, create(type.message, message));
   const partition = partitionOf(aggregate);
-  tx.send(add, [id, aggregate, partition, type.subject, bytes, currentTraceparent()]);
-  tx.afterCommit(() => nudgeRelays(tx.database, partition));
+  const event = { id, aggregate, partition, subject: type.subject, bytes, traceparent: currentTraceparent() };
+  const added = addedIn.get(tx);
+  if (added) {
+    added.push(event);
+    return;
+  }
+  const events = [event];
+  addedIn.set(tx, events);
+  tx.beforeCommit(() => {
+    sendEvents(tx, events);
+    tx.afterCommit(() => {
+      for (const nudged of new Set(events.map((each) => each.partition))) nudgeRelays(tx.database, nudged);
+    });
+  });
+}
+
+function sendEvents(tx: Transaction, events: readonly AddedEvent[]): void {
+  tx.send(add, [
+    events.map(({ id }) => id),
+    events.map(({ aggregate }) => aggregate),
+    events.map(({ partition }) => partition),
+    events.map(({ subject }) => subject),
+    events.map(({ bytes }) => bytes),
+    events.map(({ traceparent }) => traceparent),
+  ]);
 }
 
 type Nudge = (partition: number) => void;

@@ -35,8 +35,10 @@ function backoffMs(failures: number): number {
   return Math.min(50 * 2 ** failures, longestBackoffMs);
 }
 
-const selectText = `SELECT seq, id, aggregate, subject, payload, traceparent, created_at FROM outbox
-  WHERE partition = ANY ($1::smallint[]) ORDER BY seq LIMIT ${batchSize}`;
+// What was published goes with the look for what comes next: one statement for a batch while there is one after another.
+const nextText = `WITH done AS (DELETE FROM outbox WHERE seq = ANY ($2::bigint[]))
+  SELECT seq, id, aggregate, subject, payload, traceparent, created_at FROM outbox
+  WHERE partition = ANY ($1::smallint[]) AND seq <> ALL ($2::bigint[]) ORDER BY seq LIMIT ${batchSize}`;
 
 /**
  * Starts relaying. A partition is relayed by one relay at a time, over all replicas of the service; partitions are
@@ -95,21 +97,21 @@ export function startRelay({ db, bus, service, log, pollMs = 500, rebalanceMs = 
   const forgetReconnect = bus.onReconnect(nudge);
   const stopReporting = reportOutboxLag(db);
 
+  /** Publishes what is waiting, having deleted what was published before. */
   async function relayBatch(
     session: DedicatedConnection,
     held: ReadonlySet<number>,
-  ): Promise<{ full: boolean; failure?: unknown }> {
-    const { rows } = await session.query<OutboxRow>({ name: 'outbox_next', text: selectText, values: [[...held]] });
-    if (rows.length === 0) return { full: false };
-    const { published, failure } = await publishInOrder(bus, rows);
-    if (published.length > 0) {
-      await session.query({
-        name: 'outbox_done',
-        text: 'DELETE FROM outbox WHERE seq = ANY ($1::bigint[])',
-        values: [published],
-      });
-    }
-    return { full: rows.length === batchSize, failure };
+    done: readonly bigint[],
+  ): Promise<{ published: bigint[]; failure?: unknown }> {
+    const next = { name: 'outbox_next', text: nextText, values: [[...held], done] };
+    const { rows } = await session.query<OutboxRow>(next);
+    return rows.length === 0 ? { published: [] } : publishInOrder(bus, rows);
+  }
+
+  async function forget(session: DedicatedConnection, done: readonly bigint[]): Promise<void> {
+    if (done.length === 0) return;
+    const text = 'DELETE FROM outbox WHERE seq = ANY ($1::bigint[])';
+    await session.query({ name: 'outbox_done', text, values: [done] });
   }
 
   async function relay(session: DedicatedConnection): Promise<void> {
@@ -124,32 +126,43 @@ export function startRelay({ db, bus, service, log, pollMs = 500, rebalanceMs = 
     tellOthers('rebalance');
     let failures = 0;
     let rebalanceAt = 0;
+    /** Published, and still in the outbox. */
+    let done: bigint[] = [];
     while (!stopping) {
       if (broken) throw broken;
       awake = false;
       if (rebalanceDue || Date.now() >= rebalanceAt) {
         rebalanceDue = false;
         rebalanceAt = Date.now() + rebalanceMs;
+        // Whoever takes over a partition would publish them again.
+        await forget(session, done);
+        done = [];
         if (await partitions.rebalance()) tellOthers('rebalance');
       }
       if (!bus.isConnected()) {
         flowing = false;
+        await forget(session, done);
+        done = [];
         await rest(pollMs);
         continue;
       }
-      const { full, failure } = await relayBatch(session, partitions.held);
+      const { published, failure } = await relayBatch(session, partitions.held, done);
+      done = published;
       fruitless = 0;
       failures = failure === undefined ? 0 : failures + 1;
       if (failure !== undefined) {
         flowing = false;
+        await forget(session, done);
+        done = [];
         warnOfPublishing(failure);
         awake = false;
         await rest(backoffMs(failures));
-      } else if (!full) {
+      } else if (done.length === 0) {
         flowing = true;
         await rest(pollMs);
       }
     }
+    await forget(session, done);
   }
 
   async function run(): Promise<void> {

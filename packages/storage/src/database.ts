@@ -20,6 +20,11 @@ export interface DatabaseOptions {
   readonly service: string;
   readonly connections: number;
   readonly statementTimeoutMs: number;
+  /**
+   * Plans each prepared statement once for all values, not anew for each execution whenever PostgreSQL guesses that these values have a better
+   * plan: for a service whose statements find rows by key, and for which planning costs more than such a guess is worth.
+   */
+  readonly planOnce?: boolean;
 }
 
 /** Runs statements. Columns: int8 → bigint, bytea → Buffer, timestamptz → Date, json → parsed. */
@@ -38,6 +43,8 @@ export interface Transaction extends Queryable {
    * at the end of `work` with COMMIT. When it fails nothing is committed, and `transaction` throws its error.
    */
   send(statement: Statement, values: readonly unknown[]): void;
+  /** `run` is called when `work` has returned, to send what is best sent together; not when `work` throws. */
+  beforeCommit(run: () => void): void;
   /** `run` is called once the transaction is committed, and never when it is rolled back. */
   afterCommit(run: () => void): void;
 }
@@ -74,7 +81,7 @@ const commit = statement('commit', 'COMMIT');
 const rollback = statement('rollback', 'ROLLBACK');
 
 /** Opens the pool; connects on first use. */
-export function openDatabase({ url, service, connections, statementTimeoutMs }: DatabaseOptions): Database {
+export function openDatabase({ url, service, connections, statementTimeoutMs, planOnce }: DatabaseOptions): Database {
   const connection = {
     connectionString: url,
     application_name: `keytrail-${service}`,
@@ -84,6 +91,7 @@ export function openDatabase({ url, service, connections, statementTimeoutMs }: 
     connectionTimeoutMillis: statementTimeoutMs,
     // The server cancels first; this is for a server that no longer answers at all.
     query_timeout: statementTimeoutMs + 1000,
+    ...(planOnce && { options: '-c plan_cache_mode=force_generic_plan' }),
   } satisfies pg.ClientConfig;
   const pool = new pg.Pool({
     ...connection,
@@ -124,6 +132,7 @@ export function openDatabase({ url, service, connections, statementTimeoutMs }: 
   async function attempt<T>(work: (tx: Transaction) => Promise<T>): Promise<T> {
     const client = await pool.connect();
     const hooks: (() => void)[] = [];
+    const lastSends: (() => void)[] = [];
     const started: Promise<unknown>[] = [];
     let failedSend: { readonly error: unknown } | undefined;
     let sends = 0;
@@ -153,6 +162,7 @@ export function openDatabase({ url, service, connections, statementTimeoutMs }: 
           if (!isInFailedTransaction(error)) failedSend ??= { error };
         });
       },
+      beforeCommit: (send) => void lastSends.push(send),
       afterCommit: (hook) => void hooks.push(hook),
     };
     let result: T;
@@ -160,6 +170,7 @@ export function openDatabase({ url, service, connections, statementTimeoutMs }: 
       // Each statement is synchronized by itself: one that is on its way when BEGIN fails would commit alone.
       await start(begin, [], false);
       result = await work(tx);
+      for (const send of lastSends) send();
       over = true;
       // The server cannot hold against COMMIT what the driver refused to send; that is known within this turn.
       if (sends > 0) await setImmediate();

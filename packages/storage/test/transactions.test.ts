@@ -104,6 +104,48 @@ test('what was sent is there after the commit', async () => {
   expect(await rows()).toBe(3);
 });
 
+test('what is to be sent before the commit is sent when the work has returned, and not when it throws', async () => {
+  const order: string[] = [];
+  const work = async (tx: Transaction) => {
+    tx.beforeCommit(() => {
+      order.push('sent');
+      tx.send(add, [2]);
+      tx.afterCommit(() => order.push('committed'));
+    });
+    await tx.query(add, [1]);
+    order.push('worked');
+  };
+  await db.transaction(work);
+  expect(order).toEqual(['worked', 'sent', 'committed']);
+  expect(await rows()).toBe(2);
+  const throwing = db.transaction(async (tx) => {
+    tx.beforeCommit(() => order.push('never'));
+    throw new Error('changed my mind');
+  });
+  await expect(throwing).rejects.toThrow('changed my mind');
+  expect(order).not.toContain('never');
+});
+
+test('a database that plans once does so on each of its connections', async () => {
+  const { connectionString } = db.pool.options;
+  const planning = openDatabase({
+    url: connectionString ?? '',
+    service: 'test',
+    connections: 1,
+    statementTimeoutMs: 5_000,
+    planOnce: true,
+  });
+  const mode = statement('test_plan_cache_mode', "SELECT current_setting('plan_cache_mode') AS mode");
+  try {
+    const generic = [{ mode: 'force_generic_plan' }];
+    expect(await planning.query(mode, [])).toEqual(generic);
+    expect(await planning.pipelined.query(mode, [])).toEqual(generic);
+    expect(await db.query(mode, [])).toEqual([{ mode: 'auto' }]);
+  } finally {
+    await planning.close();
+  }
+});
+
 test('a sent statement that fails leaves nothing of its transaction, and its own error comes out', async () => {
   await db.query(add, [1]);
   let hooked = false;
