@@ -80,6 +80,7 @@ export function createConversationServer(
       service,
       connections: config.databaseConnections,
       statementTimeoutMs: config.statementTimeoutMs,
+      planOnce: true,
     });
     closing.push(() => db.close());
     const prisma = new PrismaClient({ adapter: db.prismaAdapter() });

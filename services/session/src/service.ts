@@ -73,6 +73,7 @@ export function createSession(config: SessionConfig, overrides: Overrides = {}):
     service: 'session',
     connections: config.databaseConnections,
     statementTimeoutMs: config.statementTimeoutMs,
+    planOnce: true,
   });
   const prisma = new PrismaClient({ adapter: db.prismaAdapter() });
   const peers = connectPeers(config, createServiceIdentity(config, 'session'));
