@@ -532,7 +532,9 @@ export function createClient(options: ClientOptions): KeytrailClient {
     async close() {
       await attachment.detach();
       closing.abort(new Error('the client was closed'));
-      await Promise.race([Promise.all(working), pause(clock, closeMs, new AbortController().signal, true)]);
+      const waiting = new AbortController();
+      await Promise.race([Promise.all(working), pause(clock, closeMs, waiting.signal, true).catch(() => {})]);
+      waiting.abort();
       transports.close?.();
     },
   };

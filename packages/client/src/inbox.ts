@@ -66,12 +66,22 @@ export class Inbox {
     this.#inBackground(conversationId, () => this.#deliver(conversationId));
     if (this.#looksAgain) return;
     this.#looksAgain = true;
-    const { clock, calls } = this.#parts;
     const look = () => {
       this.#looksAgain = false;
       if (!this.#closing.aborted) this.pullInBackground();
     };
-    clock.after(calls.jittered(lookAfterHintMs), look, { background: true });
+    this.#later(lookAfterHintMs, look);
+  }
+
+  /** Not after the client was closed. */
+  #later(ms: number, run: () => void): void {
+    const { clock, calls } = this.#parts;
+    const onTime = () => {
+      this.#closing.removeEventListener('abort', callOff);
+      run();
+    };
+    const callOff = clock.after(calls.jittered(ms), onTime, { background: true });
+    this.#closing.addEventListener('abort', callOff, { once: true });
   }
 
   /** Something may have happened that no hint told of. */
@@ -181,14 +191,11 @@ export class Inbox {
       if (error instanceof RefusalError && error.reason === 'DEVICE_REVOKED') throw error;
       const failures = (this.#failures.get(name) ?? 0) + 1;
       this.#failures.set(name, failures);
-      const { clock, calls } = this.#parts;
       const again = () => {
         if (this.isWanted && !this.#closing.aborted && this.#failures.get(name) === failures)
           this.#inBackground(name, work);
       };
-      clock.after(calls.jittered(Math.min(firstWaitMs * 2 ** (failures - 1), longestWaitMs)), again, {
-        background: true,
-      });
+      this.#later(Math.min(firstWaitMs * 2 ** (failures - 1), longestWaitMs), again);
       throw error;
     }
   }

@@ -13,6 +13,11 @@ export class FakeClock implements Clock {
   #timers = new Set<Timer>();
   #scheduled = Promise.withResolvers<void>();
 
+  /** How much has still to happen. */
+  get pending(): number {
+    return this.#timers.size;
+  }
+
   now(): Date {
     return new Date(this.#now);
   }

@@ -334,3 +334,22 @@ test('a device that is revoked does not go on asking for messages', async () => 
   await back.close();
   expect(world.count('listChanges')).toBe(asked);
 });
+
+test('nothing is left to happen when a client is closed', async () => {
+  const scene = await bobWithConversation();
+  const { world, alice, bob, keyStore, conversationId } = scene;
+  await bob.close();
+  const clock = new FakeClock();
+  const back = clientOf(world, 'bob', 'phone', { keyStore, clock, ...once });
+  back.onMessage(() => {
+    throw new Error('not yet');
+  });
+  const fault = next(back, 'fault');
+  await back.attach();
+  await alice.send(conversationId, 'hello');
+  hint(scene);
+  await fault;
+  expect(clock.pending).toBeGreaterThan(0);
+  await back.close();
+  expect(clock.pending).toBe(0);
+});
