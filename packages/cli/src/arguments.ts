@@ -11,7 +11,7 @@ export function parseDuration(text: string): number {
   return Number(amount) * factor;
 }
 
-const stateNames = KeyRequestStateSchema.values
+export const stateNames = KeyRequestStateSchema.values
   .map(({ localName }) => localName)
   .filter((name) => name !== 'UNSPECIFIED');
 
@@ -22,6 +22,11 @@ export function parseStates(text: string): KeyRequestState[] {
   if (unknown !== undefined)
     throw new InvalidArgumentError(`must be any, or of ${stateNames.join(', ').toLowerCase()}`);
   return [...new Set(names.map((name) => KeyRequestState[name as keyof typeof KeyRequestState]))];
+}
+
+export function parseNote(text: string): string {
+  if (text.trim() === '') throw new InvalidArgumentError('must say why');
+  return text;
 }
 
 export function parseCount(text: string): number {

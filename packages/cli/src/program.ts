@@ -1,5 +1,5 @@
-import { Command, CommanderError } from 'commander';
-import { parseCount, parseDuration, parseStates } from './arguments.ts';
+import { Command, CommanderError, Option } from 'commander';
+import { parseCount, parseDuration, parseNote, parseStates, stateNames } from './arguments.ts';
 import { type ConnectionOptions, type Environment, type Operator, withOperator } from './connection.ts';
 import { exitCodes, UsageError } from './exit-codes.ts';
 import {
@@ -55,10 +55,15 @@ function describeProgram(terminal: Terminal): Command {
     .description('Operates a Keytrail: key requests that are open, stuck or ended.')
     .option('--session <target>', 'gRPC target of the service session (KEYTRAIL_SESSION_TARGET)')
     .option('--token-file <file>', "file with an operator's token (or KEYTRAIL_OPERATOR_TOKEN)")
-    .option('--timeout <duration>', 'longest time that a call may take', parseDuration, 10_000)
+    .addOption(
+      new Option('--timeout <duration>', 'longest time that a call may take')
+        .argParser(parseDuration)
+        .default(10_000, '10s'),
+    )
     .option('--json', 'print data as JSON')
     .addHelpText('after', afterHelp)
     .exitOverride()
+    .configureHelp({ showGlobalOptions: true })
     .configureOutput({ writeOut: terminal.out, writeErr: terminal.say })
     .showHelpAfterError();
 
@@ -76,7 +81,11 @@ function describeProgram(terminal: Terminal): Command {
   requests
     .command('list')
     .description('lists key requests, oldest first; without --state those that are open')
-    .option('--state <states>', 'states, separated by commas, or any', parseStates)
+    .option(
+      '--state <states>',
+      `of ${stateNames.join(', ').toLowerCase()}: some, separated by commas, or any`,
+      parseStates,
+    )
     .option('--conversation <id>', 'of the sessions of one conversation')
     .option('--user <id>', 'of the devices of one user')
     .option('--device <id>', 'of one device of --user')
@@ -94,7 +103,7 @@ function describeProgram(terminal: Terminal): Command {
   requests
     .command('cancel <id>')
     .description('cancels an open key request; its requester is told, and may ask again')
-    .requiredOption('--note <text>', 'why, for the audit log')
+    .requiredOption('--note <text>', 'why, for the audit log', parseNote)
     .action((id: string, options: { note: string }) =>
       asked((operator, output) => cancelRequest(operator, id, options, output)),
     );

@@ -27,6 +27,8 @@ export interface ListOptions {
 }
 
 const pageSize = 200;
+/** Scripts find a list also where it is empty, and a count of 0. */
+const everyField = { alwaysEmitImplicit: true };
 
 export async function listRequests(operator: Operator, options: ListOptions, output: Output): Promise<void> {
   const found: KeyRequestView[] = [];
@@ -45,7 +47,7 @@ export async function listRequests(operator: Operator, options: ListOptions, out
   } while (token !== '' && found.length < options.limit);
   if (output.json) {
     const response = create(FindKeyRequestsResponseSchema, { keyRequests: found, nextToken: token });
-    output.out(JSON.stringify(toJson(FindKeyRequestsResponseSchema, response)));
+    output.out(JSON.stringify(toJson(FindKeyRequestsResponseSchema, response, everyField)));
   } else if (found.length > 0) output.out(requestsTable(found, new Date()));
   const more = token === '' ? '' : ', and there are more (--limit)';
   output.say(`${found.length} key request${found.length === 1 ? '' : 's'}, oldest first${more}`);
@@ -87,7 +89,7 @@ export async function replayRequest(operator: Operator, keyRequestId: string, ou
 
 function print(view: KeyRequestView | undefined, output: Output): void {
   if (!view) throw new Error('the service answered without a key request');
-  output.out(output.json ? JSON.stringify(toJson(KeyRequestViewSchema, view)) : requestDetails(view));
+  output.out(output.json ? JSON.stringify(toJson(KeyRequestViewSchema, view, everyField)) : requestDetails(view));
 }
 
 /** A failed call in words, and whether anything answered at all. */

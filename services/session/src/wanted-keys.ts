@@ -3,7 +3,7 @@ import type { ConnectError } from '@connectrpc/connect';
 import { KeyRequestPriority as PriorityOnWire, Recovery, Remedy } from '@keytrail/contracts';
 import { type Call, refuse } from '@keytrail/rpc';
 import type { Transaction } from '@keytrail/storage';
-import { attr, currentTraceparent, trace } from '@keytrail/telemetry';
+import { attr, currentTraceparent, linkFromTraceparent, trace } from '@keytrail/telemetry';
 import { type Opening, openKeyRequests } from './dispatch-key-request.ts';
 import type { DeviceId } from './domain/device.ts';
 import { mayRequestKey } from './domain/explain-miss.ts';
@@ -101,6 +101,7 @@ export async function openOrFind(
     if (kind === 'MISSING' && hits.has(sessionKey(key.wanted))) results.set(sessionKey(key.wanted), notNeeded(kind));
     else if (known) {
       results.set(sessionKey(key.wanted), known);
+      if (results.size <= linksAtMost) linkTo(known);
       const kindNow = kind === 'REJECTED' ? kind : known.kind;
       const disputed = (key.rejected ?? []).length > 0;
       if (disputed || kindNow !== known.kind || (priority === 'FOREGROUND' && known.priority !== 'FOREGROUND'))
@@ -131,6 +132,15 @@ export async function openOrFind(
   const rest = left.length > 0 ? await openOrFind(parts, tx, device, left) : [];
   for (const [place, key] of left.entries()) results.set(sessionKey(key.wanted), rest[place] as KeyRequest);
   return wanted.map((of) => results.get(sessionKey(of)) as KeyRequest | ConnectError);
+}
+
+/** Spans stay small, however many keys are asked for. */
+const linksAtMost = 16;
+
+/** What becomes of the request goes on in the trace that it was opened in. */
+function linkTo({ traceparent }: KeyRequest): void {
+  const link = linkFromTraceparent(traceparent);
+  if (link) trace.getActiveSpan()?.addLink(link);
 }
 
 export function isRequest(result: KeyRequest | ConnectError): result is KeyRequest {

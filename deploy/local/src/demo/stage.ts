@@ -38,6 +38,8 @@ export function createStage(
         device,
         primitives: nodePrimitives,
         keyStore: memoryKeyStore(),
+        // The demo asks for its key itself: what a device does in the background has traces of its own.
+        recoverHistory: false,
         transports: createNodeTransports({
           targets: {
             identityKeys: constellation.grpcTarget('identity-keys'),
