@@ -30,11 +30,15 @@ export class DatabaseAway extends Error {
 // Not reachable, timed out, closed the connection, no connection free in time.
 const prismaAway = ['P1001', 'P1002', 'P1008', 'P1017', 'P2024'];
 
-/** Whether an error says that the database is away, through storage or through Prisma. */
+// A statement or a wait for a lock that took too long, and conflicts that were not settled by running a transaction again.
+const tooBusy = ['57014', '55P03', '40001', '40P01'];
+
+/** Whether an error says that the database is away, or too busy to answer in time, through storage or through Prisma. */
 export function isDatabaseAway(error: unknown): error is Error {
   if (!(error instanceof Error)) return false;
   return (
     error instanceof DatabaseAway ||
+    (name(error, 'severity') !== undefined && tooBusy.includes(name(error, 'code') ?? '')) ||
     (error.name.startsWith('PrismaClient') && prismaAway.includes(name(error, 'code') ?? ''))
   );
 }
