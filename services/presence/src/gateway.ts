@@ -75,7 +75,7 @@ export class Gateway {
 
   /** Names a connection whose heartbeats find this gateway, whichever replica they meet. */
   newConnection(): string {
-    return connectionAt(this.#home);
+    return connectionAt(this.#home, randomUUID());
   }
 
   /** The entry of an attachment as it stands in Redis while this gateway has its present id. */
