@@ -39,7 +39,11 @@ test('every stream and consumer of the catalogue is there', async () => {
   ]);
   expect(await consumerNames('CONVERSATION')).toEqual(['identity-keys-erasure', 'presence-notifier']);
   expect(await consumerNames('SESSION')).toEqual(['identity-keys-erasure', 'presence-notifier', 'session-dispatcher']);
-  expect(await consumerNames('PRESENCE')).toEqual(['identity-keys-erasure', 'session-presence']);
+  expect(await consumerNames('PRESENCE')).toEqual([
+    'conversation-presence',
+    'identity-keys-erasure',
+    'session-presence',
+  ]);
 });
 
 test('every event type belongs to a stream', () => {
