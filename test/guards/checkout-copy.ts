@@ -59,7 +59,8 @@ export function copyCheckout(name: string): CheckoutCopy {
   };
 }
 
-function filesOfCheckout(): string[] {
+/** Relative to the checkout: what git has or would take. */
+export function filesOfCheckout(): string[] {
   const files = execFileSync('git', ['ls-files', '--cached', '--others', '--exclude-standard', '-z'], {
     cwd: checkoutFolder,
     encoding: 'utf8',

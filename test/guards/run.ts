@@ -5,14 +5,18 @@ import { type CheckoutCopy, copyCheckout } from './checkout-copy.ts';
 import type { Guard } from './guard.ts';
 import { guards } from './guards.ts';
 import { type Ran, TestLane, type TestOutcome } from './run-tests.ts';
+import { shownGreen } from './shown-green.ts';
 
 const help = `Usage: make guards
-       bin/with-node node test/guards/run.ts [--only NAME] [--list] [--json]
+       bin/with-node node test/guards/run.ts [--only NAME] [--tested FILE] [--list] [--json]
 
 Switches off each guard of an invariant in turn, in a copy of the checkout, and expects its test to go red because of it: by a failed
 assertion, not because something no longer loads or starts. Before that, all those tests must be green in the untouched copy.
 
   --only NAME  the guards whose name contains NAME, or those of an invariant (I1 to I10)
+  --tested FILE
+               results of a run of the tests in this very checkout (.local/test/results.json): what they show green is not run
+               again first; results older than any file of the checkout count for nothing
   --list       print the guards and what they do
   --json       print the outcomes as JSON
 
@@ -30,6 +34,7 @@ async function main(): Promise<number> {
   const { values } = readCommandLine(help, {
     options: {
       only: { type: 'string' },
+      tested: { type: 'string' },
       list: { type: 'boolean' },
       json: { type: 'boolean' },
       help: { type: 'boolean', short: 'h' },
@@ -58,8 +63,12 @@ async function main(): Promise<number> {
   const postgres = await ensurePostgres();
   const lanes = copies.map((copy) => ({ copy, tests: new TestLane(copy.folder, postgres.url) }));
   try {
+    const green = values.tested === undefined ? new Set() : shownGreen(chosen, values.tested);
+    const unknown = chosen.filter((guard) => !green.has(guard));
     console.error(`guards: the tests of ${chosen.length} guards must be green before anything is switched off`);
-    const notGreen = await findNotGreen(lanes, chosen);
+    if (values.tested !== undefined)
+      console.error(`guards: ${values.tested} shows that for ${green.size} of them; ${unknown.length} are run`);
+    const notGreen = await findNotGreen(lanes, unknown);
     if (notGreen.length > 0) {
       console.error(`guards: not green to begin with:\n  ${notGreen.join('\n  ')}`);
       return 2;
