@@ -144,6 +144,19 @@ describe('on one server', () => {
     expect([await calls(admin, 'hgetall'), asked, await calls(admin, 'zrangebyscore')]).toEqual([1_000, 1, 1]);
   });
 
+  test('an attachment that ends takes its own entry away, and leaves that of a newer one', async () => {
+    const leases = store(redis.url);
+    await leases.openGateway('both-1', 60_000);
+    const older = { counter: 1n, gatewayId: 'both-1', connectionId: randomUUID(), attachedAtMs: 1 };
+    const newer = { ...older, counter: 2n, connectionId: randomUUID() };
+    await leases.attach('erin', 'phone', older);
+    await leases.attach('erin', 'phone', newer);
+    await leases.detach('erin', 'phone', older);
+    expect(await leases.find('erin', 'phone')).toEqual(newer);
+    await leases.detach('erin', 'phone', newer);
+    expect(await leases.find('erin', 'phone')).toBeUndefined();
+  });
+
   test('a gateway that has not renewed its lease counts no more, by the clock of Redis, though nobody cleared it away', async () => {
     const leases = store(redis.url);
     const admin = new Redis(redis.url);
