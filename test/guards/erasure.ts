@@ -109,13 +109,19 @@ export const erasure: readonly Guard[] = [
   {
     name: 'erased-users-answer-nothing',
     invariant: 'I9',
-    what: 'An erased user answers no key request, whatever was found before the erasure (trigger).',
+    what: 'An erased user answers no key request, whatever was found before the erasure (the statement that writes the envelope, and a trigger).',
     switchOff: [
       {
         file: 'services/session/prisma/migrations/20261123070000_erased_holders/migration.sql',
         find: `
      OR EXISTS (SELECT FROM added a JOIN erasures e ON e.user_id = a.sealer_user_id WHERE a.attempt > 0) THEN`,
         replace: ' THEN',
+      },
+      {
+        file: 'services/session/src/store/envelopes.ts',
+        find: `
+         OR EXISTS (SELECT FROM erasures WHERE user_id = $1) AS holder_revoked`,
+        replace: ' AS holder_revoked',
       },
     ],
     test: { file: 'services/session/test/fulfilment.test.ts', name: 'is not accepted: its holder is erased' },

@@ -220,7 +220,10 @@ export const revocation: readonly Guard[] = [
     name: 'ended-stream-leaves-no-entry',
     invariant: 'I9',
     what: 'The entry of a stream that has ended is not written again, however slowly its device reads it to the end.',
-    switchOff: [{ file: 'services/presence/src/gateway.ts', find: '.filter(({ ended }) => !ended)', replace: '' }],
+    switchOff: [
+      { file: 'services/presence/src/gateway.ts', find: '.filter(({ ended }) => !ended)', replace: '' },
+      { file: 'services/presence/src/gateway.ts', find: 'if (attachment.ended || this', replace: 'if (this' },
+    ],
     test: {
       file: 'services/presence/test/presence.test.ts',
       name: 'whose device does not read its stream to the end gets no entry again',
