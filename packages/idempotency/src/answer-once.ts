@@ -67,4 +67,22 @@ export async function earlierAnswer<O extends DescMessage>(
   }
 }
 
+/**
+ * Does the work. When it is refused only because another try of the same request was answered meanwhile and changed what the work begins with,
+ * the answer is that one.
+ */
+export async function orAnswerMeanwhile<O extends DescMessage>(
+  db: Database,
+  asked: AskedRequest<O>,
+  work: () => Promise<MessageShape<O>>,
+): Promise<MessageShape<O>> {
+  try {
+    return await work();
+  } catch (refusal) {
+    const meanwhile = await earlierAnswer(db, asked).catch(() => undefined);
+    if (meanwhile) return meanwhile;
+    throw refusal;
+  }
+}
+
 class NotAskedBefore extends Error {}

@@ -1,2 +1,9 @@
-export { type Answer, type AskedRequest, answerOnce, askedRequest, earlierAnswer } from './answer-once.ts';
+export {
+  type Answer,
+  type AskedRequest,
+  answerOnce,
+  askedRequest,
+  earlierAnswer,
+  orAnswerMeanwhile,
+} from './answer-once.ts';
 export { requestIdReused } from './request-id-reused.ts';

@@ -5,7 +5,7 @@ import { readRefusal } from '@keytrail/rpc';
 import { type Database, requestIdsMigration, statement, type Transaction } from '@keytrail/storage';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { startTestPostgres, type TestPostgres } from '../../storage/test/own-database.ts';
-import { answerOnce, askedRequest, earlierAnswer } from '../src/index.ts';
+import { answerOnce, askedRequest, earlierAnswer, orAnswerMeanwhile } from '../src/index.ts';
 
 const draw = statement('test_draw', "SELECT nextval('sequences') AS sequence");
 
@@ -78,4 +78,12 @@ test('work that fails is not remembered: the request may be asked again under it
   await expect(failing).rejects.toThrow('the work failed');
   expect(await earlierAnswer(db, asked(requestId))).toBeUndefined();
   expect((await answerOnce(db, asked(requestId), send)).repeated).toBe(false);
+});
+
+test('a refusal gives way to the answer that another try of the same request got meanwhile, and stands without one', async () => {
+  const requestId = randomUUID();
+  const moved = () => Promise.reject(new Error('the epoch has moved'));
+  await expect(orAnswerMeanwhile(db, asked(requestId), moved)).rejects.toThrow('the epoch has moved');
+  const first = await answerOnce(db, asked(requestId), send);
+  expect(await orAnswerMeanwhile(db, asked(requestId), moved)).toEqual(first.response);
 });

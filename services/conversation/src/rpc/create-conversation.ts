@@ -1,7 +1,7 @@
 import { create } from '@bufbuild/protobuf';
 import { ConversationKind, ConversationService, CreateConversationResponseSchema } from '@keytrail/contracts';
 import { deriveConversationId } from '@keytrail/crypto';
-import { answerOnce, askedRequest, earlierAnswer, requestIdReused } from '@keytrail/idempotency';
+import { answerOnce, askedRequest, earlierAnswer, orAnswerMeanwhile, requestIdReused } from '@keytrail/idempotency';
 import { deviceCaller, invalidField, type Rpc, unary } from '@keytrail/rpc';
 import type { Transaction } from '@keytrail/storage';
 import { keepTrace } from '@keytrail/telemetry';
@@ -35,66 +35,74 @@ export function createConversation(parts: Parts): Rpc {
       const asked = askedRequest(ConversationService.method.createConversation, request, caller.userId);
       const before = await earlierAnswer(parts.db, asked);
       if (before) return before;
+      return orAnswerMeanwhile(parts.db, asked, make);
 
-      const members = inRosterOrder(request.members);
-      await refuseErasedMembers(parts.db, members);
-      const pair = request.kind === ConversationKind.DIRECT ? members.map(({ userId }) => userId) : undefined;
-      const existing = pair && (await findDirectConversation(parts.db, pair));
-      if (existing) throw directConversationExists(existing);
+      async function make() {
+        const members = inRosterOrder(request.members);
+        await refuseErasedMembers(parts.db, members);
+        const pair = request.kind === ConversationKind.DIRECT ? members.map(({ userId }) => userId) : undefined;
+        const existing = pair && (await findDirectConversation(parts.db, pair));
+        if (existing) throw directConversationExists(existing);
 
-      const conversationId = deriveConversationId(caller.userId, request.requestId);
-      const session = await checkSession(
-        parts,
-        caller,
-        request.initialSession,
-        { conversationId, epoch: 1n, rosterVersion: 1n, members },
-        'initial_session',
-      );
-      const verified = await verifyChange(parts, caller, request.signedRoster, 'signed_roster');
-      const { historyPolicy } = session.header;
-      const { permissions } = beginRoster(conversationId, verified, {
-        added: members,
-        permissions: 'any',
-        historyPolicy,
-      });
-      const by = writerOf(parts);
-      const stored = await storeCandidate(parts, session, { requestId: request.requestId, userId: caller.userId }, by);
-
-      await parts.atFaultPoint('conversation.before-commit');
-      const { response } = await answerOnce(parts.db, asked, async (tx) => {
-        await refuseRevoked(tx, session);
-        await commitSession(tx, session, stored, by, () => insertNew(tx, session));
-        await openMemberships(
-          tx,
-          conversationId,
-          1n,
-          members.map(({ userId, role }) => ({ userId, role, fromEpoch: 1n })),
+        const conversationId = deriveConversationId(caller.userId, request.requestId);
+        const session = await checkSession(
+          parts,
+          caller,
+          request.initialSession,
+          { conversationId, epoch: 1n, rosterVersion: 1n, members },
+          'initial_session',
         );
-        const place = { conversationId, rosterVersion: 1n, previousHash: new Uint8Array() };
-        await addRosterChange(tx, place, verified, by);
-        const conversation = await readConversation(tx, conversationId);
-        await announceChange(tx, conversation, { notify: members.map(({ userId }) => userId) });
-        return create(CreateConversationResponseSchema, {
-          conversation,
-          envelopesWritten: stored.envelopesWritten,
+        const verified = await verifyChange(parts, caller, request.signedRoster, 'signed_roster');
+        const { historyPolicy } = session.header;
+        const { permissions } = beginRoster(conversationId, verified, {
+          added: members,
+          permissions: 'any',
+          historyPolicy,
         });
-      }).catch((error: unknown) => refuseErased(parts.db, members, error));
-      await parts.atFaultPoint('conversation.after-commit');
-      tellCommitted(call, 'conversation created', session, stored);
-      return response;
-
-      async function insertNew(tx: Transaction, { sessionId }: CheckedSession): Promise<void> {
-        const { kind } = request;
-        const inserted = await insertConversation(
-          tx,
-          { conversationId, kind, historyPolicy, permissions, sessionId, members },
+        const by = writerOf(parts);
+        const stored = await storeCandidate(
+          parts,
+          session,
+          { requestId: request.requestId, userId: caller.userId },
           by,
         );
-        if (inserted) return;
-        const winner = pair && (await findDirectConversation(tx, pair));
-        throw winner && winner !== conversationId
-          ? directConversationExists(winner)
-          : requestIdReused(request.requestId);
+
+        await parts.atFaultPoint('conversation.before-commit');
+        const { response } = await answerOnce(parts.db, asked, async (tx) => {
+          await refuseRevoked(tx, session);
+          await commitSession(tx, session, stored, by, () => insertNew(tx, session));
+          await openMemberships(
+            tx,
+            conversationId,
+            1n,
+            members.map(({ userId, role }) => ({ userId, role, fromEpoch: 1n })),
+          );
+          const place = { conversationId, rosterVersion: 1n, previousHash: new Uint8Array() };
+          await addRosterChange(tx, place, verified, by);
+          const conversation = await readConversation(tx, conversationId);
+          await announceChange(tx, conversation, { notify: members.map(({ userId }) => userId) });
+          return create(CreateConversationResponseSchema, {
+            conversation,
+            envelopesWritten: stored.envelopesWritten,
+          });
+        }).catch((error: unknown) => refuseErased(parts.db, members, error));
+        await parts.atFaultPoint('conversation.after-commit');
+        tellCommitted(call, 'conversation created', session, stored);
+        return response;
+
+        async function insertNew(tx: Transaction, { sessionId }: CheckedSession): Promise<void> {
+          const { kind } = request;
+          const inserted = await insertConversation(
+            tx,
+            { conversationId, kind, historyPolicy, permissions, sessionId, members },
+            by,
+          );
+          if (inserted) return;
+          const winner = pair && (await findDirectConversation(tx, pair));
+          throw winner && winner !== conversationId
+            ? directConversationExists(winner)
+            : requestIdReused(request.requestId);
+        }
       }
     },
   });

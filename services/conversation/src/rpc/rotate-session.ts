@@ -1,6 +1,6 @@
 import { create } from '@bufbuild/protobuf';
 import { ConversationService, RotateSessionResponseSchema } from '@keytrail/contracts';
-import { answerOnce, askedRequest, earlierAnswer } from '@keytrail/idempotency';
+import { answerOnce, askedRequest, earlierAnswer, orAnswerMeanwhile } from '@keytrail/idempotency';
 import { deviceCaller, type Rpc, unary } from '@keytrail/rpc';
 import type { Transaction } from '@keytrail/storage';
 import { keepTrace } from '@keytrail/telemetry';
@@ -32,29 +32,39 @@ export function rotateSession(parts: Parts): Rpc {
       const asked = askedRequest(ConversationService.method.rotateSession, request, caller.userId);
       const before = await earlierAnswer(parts.db, asked);
       if (before) return before;
+      return orAnswerMeanwhile(parts.db, asked, rotate);
 
-      const expected = { epoch: request.expectedEpoch, rosterVersion: request.expectedRosterVersion };
-      const place = await parts.db.transaction((tx) => nextPlace(tx, request.conversationId, caller.userId, expected));
-      keepTrace('session_rotated');
-      const session = await checkSession(parts, caller, request.session, place, 'session');
-      const by = writerOf(parts);
-      const stored = await storeCandidate(parts, session, { requestId: request.requestId, userId: caller.userId }, by);
+      async function rotate() {
+        const expected = { epoch: request.expectedEpoch, rosterVersion: request.expectedRosterVersion };
+        const place = await parts.db.transaction((tx) =>
+          nextPlace(tx, request.conversationId, caller.userId, expected),
+        );
+        keepTrace('session_rotated');
+        const session = await checkSession(parts, caller, request.session, place, 'session');
+        const by = writerOf(parts);
+        const stored = await storeCandidate(
+          parts,
+          session,
+          { requestId: request.requestId, userId: caller.userId },
+          by,
+        );
 
-      await parts.atFaultPoint('conversation.before-commit');
-      const { conversationId } = place;
-      const { response } = await answerOnce(parts.db, asked, async (tx) => {
-        await refuseRevoked(tx, session);
-        await commitSession(tx, session, stored, by, async () => {
-          const won = await advanceToSession(tx, { conversationId, ...expected }, session.sessionId, by);
-          if (!won) throw conflictWith(await findConversation(tx, conversationId), expected);
+        await parts.atFaultPoint('conversation.before-commit');
+        const { conversationId } = place;
+        const { response } = await answerOnce(parts.db, asked, async (tx) => {
+          await refuseRevoked(tx, session);
+          await commitSession(tx, session, stored, by, async () => {
+            const won = await advanceToSession(tx, { conversationId, ...expected }, session.sessionId, by);
+            if (!won) throw conflictWith(await findConversation(tx, conversationId), expected);
+          });
+          const conversation = await readConversation(tx, conversationId);
+          await announceChange(tx, conversation, { notify: conversation.members.map(({ userId }) => userId) });
+          return create(RotateSessionResponseSchema, { conversation, envelopesWritten: stored.envelopesWritten });
         });
-        const conversation = await readConversation(tx, conversationId);
-        await announceChange(tx, conversation, { notify: conversation.members.map(({ userId }) => userId) });
-        return create(RotateSessionResponseSchema, { conversation, envelopesWritten: stored.envelopesWritten });
-      });
-      await parts.atFaultPoint('conversation.after-commit');
-      tellCommitted(call, 'session rotated', session, stored);
-      return response;
+        await parts.atFaultPoint('conversation.after-commit');
+        tellCommitted(call, 'session rotated', session, stored);
+        return response;
+      }
     },
   });
 }
