@@ -19,7 +19,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file keytrail/session/v1/session_operator_service.proto.
  */
 export const file_keytrail_session_v1_session_operator_service: GenFile = /*@__PURE__*/
-  fileDesc("CjJrZXl0cmFpbC9zZXNzaW9uL3YxL3Nlc3Npb25fb3BlcmF0b3Jfc2VydmljZS5wcm90bxITa2V5dHJhaWwuc2Vzc2lvbi52MSLuAgoWRmluZEtleVJlcXVlc3RzUmVxdWVzdBJJCgZzdGF0ZXMYASADKA4yJC5rZXl0cmFpbC5zZXNzaW9uLnYxLktleVJlcXVlc3RTdGF0ZUITukgQkgENEAYYASIHggEEEAEgABIkCg9jb252ZXJzYXRpb25faWQYAiABKAlCC7pICNgBAXIDsAEBEjQKB3VzZXJfaWQYAyABKAlCI7pIINgBAXIbMhleW0EtWmEtejAtOS5fOkAtXXsxLDEyOH0kEjUKCWRldmljZV9pZBgEIAEoCUIiukgf2AEBchoyGF5bQS1aYS16MC05Ll86QC1dezEsNjR9JBIiCg1vbGRlcl90aGFuX21zGAUgASgEQgu6SAgyBhiA2MS9dRItCgRwYWdlGAYgASgLMh8ua2V5dHJhaWwuY29tbW9uLnYxLlBhZ2VSZXF1ZXN0EiMKDmtleV9yZXF1ZXN0X2lkGAcgASgJQgu6SAjYAQFyA7ABASJoChdGaW5kS2V5UmVxdWVzdHNSZXNwb25zZRI5CgxrZXlfcmVxdWVzdHMYASADKAsyIy5rZXl0cmFpbC5zZXNzaW9uLnYxLktleVJlcXVlc3RWaWV3EhIKCm5leHRfdG9rZW4YAiABKAki5gEKDktleVJlcXVlc3RWaWV3EjQKC2tleV9yZXF1ZXN0GAEgASgLMh8ua2V5dHJhaWwuc2Vzc2lvbi52MS5LZXlSZXF1ZXN0EhAKCHRyYWNlX2lkGAIgASgJEhQKDHdyaXRlcl9idWlsZBgDIAEoCRIuCgZvZmZlcnMYBCADKAsyHi5rZXl0cmFpbC5zZXNzaW9uLnYxLk9mZmVyVmlldxIsCghlbmRlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGAoQYWNjZXB0ZWRfYXR0ZW1wdBgGIAEoDSLEAQoJT2ZmZXJWaWV3Ei0KBmhvbGRlchgBIAEoCzIdLmtleXRyYWlsLmNvbW1vbi52MS5EZXZpY2VSZWYSDwoHYXR0ZW1wdBgCIAEoDRIuCgpvZmZlcmVkX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBItCglsYXBzZXNfYXQYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhgKEGRlY2xpbmVkX2JlY2F1c2UYBSABKAkiOgoWTnVkZ2VLZXlSZXF1ZXN0UmVxdWVzdBIgCg5rZXlfcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQEiUwoXTnVkZ2VLZXlSZXF1ZXN0UmVzcG9uc2USOAoLa2V5X3JlcXVlc3QYASABKAsyIy5rZXl0cmFpbC5zZXNzaW9uLnYxLktleVJlcXVlc3RWaWV3IlwKFEVuZEtleVJlcXVlc3RSZXF1ZXN0EiAKDmtleV9yZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARIiCgRub3RlGAIgASgJQhS6SBFyDxj0AzIKXlteXHgwMF0qJCJRChVFbmRLZXlSZXF1ZXN0UmVzcG9uc2USOAoLa2V5X3JlcXVlc3QYASABKAsyIy5rZXl0cmFpbC5zZXNzaW9uLnYxLktleVJlcXVlc3RWaWV3IjsKF1JlcGxheUtleVJlcXVlc3RSZXF1ZXN0EiAKDmtleV9yZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABASJUChhSZXBsYXlLZXlSZXF1ZXN0UmVzcG9uc2USOAoLa2V5X3JlcXVlc3QYASABKAsyIy5rZXl0cmFpbC5zZXNzaW9uLnYxLktleVJlcXVlc3RWaWV3MuEDChZTZXNzaW9uT3BlcmF0b3JTZXJ2aWNlEnEKD0ZpbmRLZXlSZXF1ZXN0cxIrLmtleXRyYWlsLnNlc3Npb24udjEuRmluZEtleVJlcXVlc3RzUmVxdWVzdBosLmtleXRyYWlsLnNlc3Npb24udjEuRmluZEtleVJlcXVlc3RzUmVzcG9uc2UiA5ACARJxCg9OdWRnZUtleVJlcXVlc3QSKy5rZXl0cmFpbC5zZXNzaW9uLnYxLk51ZGdlS2V5UmVxdWVzdFJlcXVlc3QaLC5rZXl0cmFpbC5zZXNzaW9uLnYxLk51ZGdlS2V5UmVxdWVzdFJlc3BvbnNlIgOQAgISawoNRW5kS2V5UmVxdWVzdBIpLmtleXRyYWlsLnNlc3Npb24udjEuRW5kS2V5UmVxdWVzdFJlcXVlc3QaKi5rZXl0cmFpbC5zZXNzaW9uLnYxLkVuZEtleVJlcXVlc3RSZXNwb25zZSIDkAICEnQKEFJlcGxheUtleVJlcXVlc3QSLC5rZXl0cmFpbC5zZXNzaW9uLnYxLlJlcGxheUtleVJlcXVlc3RSZXF1ZXN0Gi0ua2V5dHJhaWwuc2Vzc2lvbi52MS5SZXBsYXlLZXlSZXF1ZXN0UmVzcG9uc2UiA5ACAmIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_timestamp, file_keytrail_common_v1_device_ref, file_keytrail_common_v1_page, file_keytrail_session_v1_session]);
+  fileDesc("CjJrZXl0cmFpbC9zZXNzaW9uL3YxL3Nlc3Npb25fb3BlcmF0b3Jfc2VydmljZS5wcm90bxITa2V5dHJhaWwuc2Vzc2lvbi52MSLuAgoWRmluZEtleVJlcXVlc3RzUmVxdWVzdBJJCgZzdGF0ZXMYASADKA4yJC5rZXl0cmFpbC5zZXNzaW9uLnYxLktleVJlcXVlc3RTdGF0ZUITukgQkgENEAYYASIHggEEEAEgABIkCg9jb252ZXJzYXRpb25faWQYAiABKAlCC7pICNgBAXIDsAEBEjQKB3VzZXJfaWQYAyABKAlCI7pIINgBAXIbMhleW0EtWmEtejAtOS5fOkAtXXsxLDEyOH0kEjUKCWRldmljZV9pZBgEIAEoCUIiukgf2AEBchoyGF5bQS1aYS16MC05Ll86QC1dezEsNjR9JBIiCg1vbGRlcl90aGFuX21zGAUgASgEQgu6SAgyBhiA2MS9dRItCgRwYWdlGAYgASgLMh8ua2V5dHJhaWwuY29tbW9uLnYxLlBhZ2VSZXF1ZXN0EiMKDmtleV9yZXF1ZXN0X2lkGAcgASgJQgu6SAjYAQFyA7ABASJoChdGaW5kS2V5UmVxdWVzdHNSZXNwb25zZRI5CgxrZXlfcmVxdWVzdHMYASADKAsyIy5rZXl0cmFpbC5zZXNzaW9uLnYxLktleVJlcXVlc3RWaWV3EhIKCm5leHRfdG9rZW4YAiABKAki5gEKDktleVJlcXVlc3RWaWV3EjQKC2tleV9yZXF1ZXN0GAEgASgLMh8ua2V5dHJhaWwuc2Vzc2lvbi52MS5LZXlSZXF1ZXN0EhAKCHRyYWNlX2lkGAIgASgJEhQKDHdyaXRlcl9idWlsZBgDIAEoCRIuCgZvZmZlcnMYBCADKAsyHi5rZXl0cmFpbC5zZXNzaW9uLnYxLk9mZmVyVmlldxIsCghlbmRlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGAoQYWNjZXB0ZWRfYXR0ZW1wdBgGIAEoDSLEAQoJT2ZmZXJWaWV3Ei0KBmhvbGRlchgBIAEoCzIdLmtleXRyYWlsLmNvbW1vbi52MS5EZXZpY2VSZWYSDwoHYXR0ZW1wdBgCIAEoDRIuCgpvZmZlcmVkX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBItCglsYXBzZXNfYXQYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhgKEGRlY2xpbmVkX2JlY2F1c2UYBSABKAkiOgoWTnVkZ2VLZXlSZXF1ZXN0UmVxdWVzdBIgCg5rZXlfcmVxdWVzdF9pZBgBIAEoCUIIukgFcgOwAQEiUwoXTnVkZ2VLZXlSZXF1ZXN0UmVzcG9uc2USOAoLa2V5X3JlcXVlc3QYASABKAsyIy5rZXl0cmFpbC5zZXNzaW9uLnYxLktleVJlcXVlc3RWaWV3IlwKFEVuZEtleVJlcXVlc3RSZXF1ZXN0EiAKDmtleV9yZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABARIiCgRub3RlGAIgASgJQhS6SBFyDxj0AzIKXlteXHgwMF0qJCJRChVFbmRLZXlSZXF1ZXN0UmVzcG9uc2USOAoLa2V5X3JlcXVlc3QYASABKAsyIy5rZXl0cmFpbC5zZXNzaW9uLnYxLktleVJlcXVlc3RWaWV3IjsKF1JlcGxheUtleVJlcXVlc3RSZXF1ZXN0EiAKDmtleV9yZXF1ZXN0X2lkGAEgASgJQgi6SAVyA7ABASJUChhSZXBsYXlLZXlSZXF1ZXN0UmVzcG9uc2USOAoLa2V5X3JlcXVlc3QYASABKAsyIy5rZXl0cmFpbC5zZXNzaW9uLnYxLktleVJlcXVlc3RWaWV3Ip8BChNGaW5kU2Vzc2lvbnNSZXF1ZXN0EiEKD2NvbnZlcnNhdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESNgoKc2Vzc2lvbl9pZBgCIAEoCUIiukgf2AEBchoyGF5bQS1aYS16MC05Ll86LV17MSwxMjh9JBItCgRwYWdlGAMgASgLMh8ua2V5dHJhaWwuY29tbW9uLnYxLlBhZ2VSZXF1ZXN0Il4KFEZpbmRTZXNzaW9uc1Jlc3BvbnNlEjIKCHNlc3Npb25zGAEgAygLMiAua2V5dHJhaWwuc2Vzc2lvbi52MS5TZXNzaW9uVmlldxISCgpuZXh0X3Rva2VuGAIgASgJIoEECgtTZXNzaW9uVmlldxIXCg9jb252ZXJzYXRpb25faWQYASABKAkSEgoKc2Vzc2lvbl9pZBgCIAEoCRINCgVlcG9jaBgDIAEoBBIwCglpbml0aWF0b3IYBCABKAsyHS5rZXl0cmFpbC5jb21tb24udjEuRGV2aWNlUmVmEhAKCGltcG9ydGVkGAUgASgIEh0KFWVwaGVtZXJhbF9rZXlfcHJlc2VudBgGIAEoCBIcChRpZGVudGl0eV9rZXlfcHJlc2VudBgHIAEoCBIWCg5oZWFkZXJfcHJlc2VudBgIIAEoCBIaChJlbnZlbG9wZXNfZXhwZWN0ZWQYCSABKA0SGQoRZW52ZWxvcGVzX3ByZXNlbnQYCiABKA0SGwoTZW52ZWxvcGVzX2RlbGl2ZXJlZBgLIAEoDRIQCgh3aXRoaGVsZBgMIAEoDRIVCg1yZXF1ZXN0c19vcGVuGA0gASgNEhYKDnJvc3Rlcl92ZXJzaW9uGA4gASgEEhQKDHdyaXRlcl9idWlsZBgPIAEoCRIQCgh0cmFjZV9pZBgQIAEoCRIuCgpjcmVhdGVkX2F0GBEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIwCgxkaXNjYXJkZWRfYXQYEiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIsECChFFeHBsYWluS2V5UmVxdWVzdBIhCg9jb252ZXJzYXRpb25faWQYASABKAlCCLpIBXIDsAEBEjYKCnNlc3Npb25faWQYAiABKAlCIrpIH9gBAXIaMhheW0EtWmEtejAtOS5fOi1dezEsMTI4fSQSNAoHdXNlcl9pZBgDIAEoCUIjukgg2AEBchsyGV5bQS1aYS16MC05Ll86QC1dezEsMTI4fSQSNQoJZGV2aWNlX2lkGAQgASgJQiK6SB/YAQFyGjIYXltBLVphLXowLTkuXzpALV17MSw2NH0kEjAKDnVzZXJfcHNldWRvbnltGAUgASgJQhi6SBXYAQFyEDIOXlswLTlhLWZdezE2fSQSMgoQZGV2aWNlX3BzZXVkb255bRgGIAEoCUIYukgV2AEBchAyDl5bMC05YS1mXXsxNn0kIuYCChJFeHBsYWluS2V5UmVzcG9uc2USLQoGZGV2aWNlGAEgASgLMh0ua2V5dHJhaWwuY29tbW9uLnYxLkRldmljZVJlZhIWCg51c2VyX3BzZXVkb255bRgCIAEoCRIYChBkZXZpY2VfcHNldWRvbnltGAMgASgJEhAKCHJlYWRhYmxlGAQgASgIEi4KCGZpbmRpbmdzGAUgAygLMhwua2V5dHJhaWwuc2Vzc2lvbi52MS5GaW5kaW5nEjQKCHRpbWVsaW5lGAYgAygLMiIua2V5dHJhaWwuc2Vzc2lvbi52MS5UaW1lbGluZUVudHJ5EjEKB3Nlc3Npb24YByABKAsyIC5rZXl0cmFpbC5zZXNzaW9uLnYxLlNlc3Npb25WaWV3EhUKDWN1cnJlbnRfZXBvY2gYCCABKAQSGgoSY3VycmVudF9zZXNzaW9uX2lkGAkgASgJEhEKCW5vdF9hc2tlZBgKIAMoCSLMAQoHRmluZGluZxIMCgRjb2RlGAEgASgJEg8KB3N1bW1hcnkYAiABKAkSPAoIZXZpZGVuY2UYAyADKAsyKi5rZXl0cmFpbC5zZXNzaW9uLnYxLkZpbmRpbmcuRXZpZGVuY2VFbnRyeRIOCgZyZW1lZHkYBCABKAkSDAoEcGFnZRgFIAEoCRIVCg1leHBsYWluc19taXNzGAYgASgIGi8KDUV2aWRlbmNlRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASL5AQoNVGltZWxpbmVFbnRyeRIvCgtoYXBwZW5lZF9hdBgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDQoFZXZlbnQYAiABKAkSDgoGc291cmNlGAMgASgJEkAKB2RldGFpbHMYBCADKAsyLy5rZXl0cmFpbC5zZXNzaW9uLnYxLlRpbWVsaW5lRW50cnkuRGV0YWlsc0VudHJ5EhAKCHRyYWNlX2lkGAUgASgJEhQKDHdyaXRlcl9idWlsZBgGIAEoCRouCgxEZXRhaWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ATKvBQoWU2Vzc2lvbk9wZXJhdG9yU2VydmljZRJxCg9GaW5kS2V5UmVxdWVzdHMSKy5rZXl0cmFpbC5zZXNzaW9uLnYxLkZpbmRLZXlSZXF1ZXN0c1JlcXVlc3QaLC5rZXl0cmFpbC5zZXNzaW9uLnYxLkZpbmRLZXlSZXF1ZXN0c1Jlc3BvbnNlIgOQAgEScQoPTnVkZ2VLZXlSZXF1ZXN0Eisua2V5dHJhaWwuc2Vzc2lvbi52MS5OdWRnZUtleVJlcXVlc3RSZXF1ZXN0Giwua2V5dHJhaWwuc2Vzc2lvbi52MS5OdWRnZUtleVJlcXVlc3RSZXNwb25zZSIDkAICEmsKDUVuZEtleVJlcXVlc3QSKS5rZXl0cmFpbC5zZXNzaW9uLnYxLkVuZEtleVJlcXVlc3RSZXF1ZXN0Gioua2V5dHJhaWwuc2Vzc2lvbi52MS5FbmRLZXlSZXF1ZXN0UmVzcG9uc2UiA5ACAhJ0ChBSZXBsYXlLZXlSZXF1ZXN0Eiwua2V5dHJhaWwuc2Vzc2lvbi52MS5SZXBsYXlLZXlSZXF1ZXN0UmVxdWVzdBotLmtleXRyYWlsLnNlc3Npb24udjEuUmVwbGF5S2V5UmVxdWVzdFJlc3BvbnNlIgOQAgISaAoMRmluZFNlc3Npb25zEigua2V5dHJhaWwuc2Vzc2lvbi52MS5GaW5kU2Vzc2lvbnNSZXF1ZXN0Gikua2V5dHJhaWwuc2Vzc2lvbi52MS5GaW5kU2Vzc2lvbnNSZXNwb25zZSIDkAIBEmIKCkV4cGxhaW5LZXkSJi5rZXl0cmFpbC5zZXNzaW9uLnYxLkV4cGxhaW5LZXlSZXF1ZXN0Gicua2V5dHJhaWwuc2Vzc2lvbi52MS5FeHBsYWluS2V5UmVzcG9uc2UiA5ACAWIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_timestamp, file_keytrail_common_v1_device_ref, file_keytrail_common_v1_page, file_keytrail_session_v1_session]);
 
 /**
  * FindKeyRequestsRequest selects key requests; what is not set does not restrict.
@@ -351,6 +351,461 @@ export const ReplayKeyRequestResponseSchema: GenMessage<ReplayKeyRequestResponse
   messageDesc(file_keytrail_session_v1_session_operator_service, 9);
 
 /**
+ * FindSessionsRequest names the conversation.
+ *
+ * @generated from message keytrail.session.v1.FindSessionsRequest
+ */
+export type FindSessionsRequest = Message<"keytrail.session.v1.FindSessionsRequest"> & {
+  /**
+   * conversation_id whose sessions to list.
+   *
+   * @generated from field: string conversation_id = 1;
+   */
+  conversationId: string;
+
+  /**
+   * session_id of one of them; empty for all.
+   *
+   * @generated from field: string session_id = 2;
+   */
+  sessionId: string;
+
+  /**
+   * page to return.
+   *
+   * @generated from field: keytrail.common.v1.PageRequest page = 3;
+   */
+  page?: PageRequest | undefined;
+};
+
+/**
+ * Describes the message keytrail.session.v1.FindSessionsRequest.
+ * Use `create(FindSessionsRequestSchema)` to create a new message.
+ */
+export const FindSessionsRequestSchema: GenMessage<FindSessionsRequest> = /*@__PURE__*/
+  messageDesc(file_keytrail_session_v1_session_operator_service, 10);
+
+/**
+ * FindSessionsResponse is one page.
+ *
+ * @generated from message keytrail.session.v1.FindSessionsResponse
+ */
+export type FindSessionsResponse = Message<"keytrail.session.v1.FindSessionsResponse"> & {
+  /**
+   * sessions, newest epoch first.
+   *
+   * @generated from field: repeated keytrail.session.v1.SessionView sessions = 1;
+   */
+  sessions: SessionView[];
+
+  /**
+   * next_token is empty on the last page.
+   *
+   * @generated from field: string next_token = 2;
+   */
+  nextToken: string;
+};
+
+/**
+ * Describes the message keytrail.session.v1.FindSessionsResponse.
+ * Use `create(FindSessionsResponseSchema)` to create a new message.
+ */
+export const FindSessionsResponseSchema: GenMessage<FindSessionsResponse> = /*@__PURE__*/
+  messageDesc(file_keytrail_session_v1_session_operator_service, 11);
+
+/**
+ * SessionView is a session as operators see it: that keys are there, never which.
+ *
+ * @generated from message keytrail.session.v1.SessionView
+ */
+export type SessionView = Message<"keytrail.session.v1.SessionView"> & {
+  /**
+   * conversation_id of the session.
+   *
+   * @generated from field: string conversation_id = 1;
+   */
+  conversationId: string;
+
+  /**
+   * session_id of it.
+   *
+   * @generated from field: string session_id = 2;
+   */
+  sessionId: string;
+
+  /**
+   * epoch that it is for; 0 when the row does not say.
+   *
+   * @generated from field: uint64 epoch = 3;
+   */
+  epoch: bigint;
+
+  /**
+   * initiator that made it.
+   *
+   * @generated from field: keytrail.common.v1.DeviceRef initiator = 4;
+   */
+  initiator?: DeviceRef | undefined;
+
+  /**
+   * imported from an older system.
+   *
+   * @generated from field: bool imported = 5;
+   */
+  imported: boolean;
+
+  /**
+   * ephemeral_key_present is false only in imported or damaged rows.
+   *
+   * @generated from field: bool ephemeral_key_present = 6;
+   */
+  ephemeralKeyPresent: boolean;
+
+  /**
+   * identity_key_present of the initiator, as kept with the session; false only in imported or damaged rows.
+   *
+   * @generated from field: bool identity_key_present = 7;
+   */
+  identityKeyPresent: boolean;
+
+  /**
+   * header_present is false only in imported or damaged rows.
+   *
+   * @generated from field: bool header_present = 8;
+   */
+  headerPresent: boolean;
+
+  /**
+   * envelopes_expected is how many the first write had to store.
+   *
+   * @generated from field: uint32 envelopes_expected = 9;
+   */
+  envelopesExpected: number;
+
+  /**
+   * envelopes_present is how many recipient devices have one of the first write.
+   *
+   * @generated from field: uint32 envelopes_present = 10;
+   */
+  envelopesPresent: number;
+
+  /**
+   * envelopes_delivered is how many were added since by key requests.
+   *
+   * @generated from field: uint32 envelopes_delivered = 11;
+   */
+  envelopesDelivered: number;
+
+  /**
+   * withheld is how many devices the initiator withheld it from, because.
+   *
+   * @generated from field: uint32 withheld = 12;
+   */
+  withheld: number;
+
+  /**
+   * requests_open for it now.
+   *
+   * @generated from field: uint32 requests_open = 13;
+   */
+  requestsOpen: number;
+
+  /**
+   * roster_version at which its recipients were taken.
+   *
+   * @generated from field: uint64 roster_version = 14;
+   */
+  rosterVersion: bigint;
+
+  /**
+   * writer_build that stored it.
+   *
+   * @generated from field: string writer_build = 15;
+   */
+  writerBuild: string;
+
+  /**
+   * trace_id of the write.
+   *
+   * @generated from field: string trace_id = 16;
+   */
+  traceId: string;
+
+  /**
+   * created_at is when.
+   *
+   * @generated from field: google.protobuf.Timestamp created_at = 17;
+   */
+  createdAt?: Timestamp | undefined;
+
+  /**
+   * discarded_at is set for a candidate that never won and was taken back; nothing else of it is known then.
+   *
+   * @generated from field: google.protobuf.Timestamp discarded_at = 18;
+   */
+  discardedAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message keytrail.session.v1.SessionView.
+ * Use `create(SessionViewSchema)` to create a new message.
+ */
+export const SessionViewSchema: GenMessage<SessionView> = /*@__PURE__*/
+  messageDesc(file_keytrail_session_v1_session_operator_service, 12);
+
+/**
+ * ExplainKeyRequest asks about one device and one session.
+ *
+ * @generated from message keytrail.session.v1.ExplainKeyRequest
+ */
+export type ExplainKeyRequest = Message<"keytrail.session.v1.ExplainKeyRequest"> & {
+  /**
+   * conversation_id of the session.
+   *
+   * @generated from field: string conversation_id = 1;
+   */
+  conversationId: string;
+
+  /**
+   * session_id; empty for the session of the conversation's current epoch.
+   *
+   * @generated from field: string session_id = 2;
+   */
+  sessionId: string;
+
+  /**
+   * user_id of the reader; or user_pseudonym, as traces show it.
+   *
+   * @generated from field: string user_id = 3;
+   */
+  userId: string;
+
+  /**
+   * device_id of the reader; or device_pseudonym.
+   *
+   * @generated from field: string device_id = 4;
+   */
+  deviceId: string;
+
+  /**
+   * user_pseudonym is looked for among the members, past and present, and the requesters.
+   *
+   * @generated from field: string user_pseudonym = 5;
+   */
+  userPseudonym: string;
+
+  /**
+   * device_pseudonym is looked for among the devices of that user.
+   *
+   * @generated from field: string device_pseudonym = 6;
+   */
+  devicePseudonym: string;
+};
+
+/**
+ * Describes the message keytrail.session.v1.ExplainKeyRequest.
+ * Use `create(ExplainKeyRequestSchema)` to create a new message.
+ */
+export const ExplainKeyRequestSchema: GenMessage<ExplainKeyRequest> = /*@__PURE__*/
+  messageDesc(file_keytrail_session_v1_session_operator_service, 13);
+
+/**
+ * ExplainKeyResponse is the explanation.
+ *
+ * @generated from message keytrail.session.v1.ExplainKeyResponse
+ */
+export type ExplainKeyResponse = Message<"keytrail.session.v1.ExplainKeyResponse"> & {
+  /**
+   * device that was asked about, by its ids.
+   *
+   * @generated from field: keytrail.common.v1.DeviceRef device = 1;
+   */
+  device?: DeviceRef | undefined;
+
+  /**
+   * user_pseudonym of it, as traces and logs show it.
+   *
+   * @generated from field: string user_pseudonym = 2;
+   */
+  userPseudonym: string;
+
+  /**
+   * device_pseudonym of it.
+   *
+   * @generated from field: string device_pseudonym = 3;
+   */
+  devicePseudonym: string;
+
+  /**
+   * readable is true when GetInitialSession would answer with a key now.
+   *
+   * @generated from field: bool readable = 4;
+   */
+  readable: boolean;
+
+  /**
+   * findings, the one that explains most first. Never empty: READABLE when nothing is wrong.
+   *
+   * @generated from field: repeated keytrail.session.v1.Finding findings = 5;
+   */
+  findings: Finding[];
+
+  /**
+   * timeline, oldest first.
+   *
+   * @generated from field: repeated keytrail.session.v1.TimelineEntry timeline = 6;
+   */
+  timeline: TimelineEntry[];
+
+  /**
+   * session that was asked about; absent when there is no row of it.
+   *
+   * @generated from field: keytrail.session.v1.SessionView session = 7;
+   */
+  session?: SessionView | undefined;
+
+  /**
+   * current_epoch of the conversation; 0 when conversation could not be asked.
+   *
+   * @generated from field: uint64 current_epoch = 8;
+   */
+  currentEpoch: bigint;
+
+  /**
+   * current_session_id of it.
+   *
+   * @generated from field: string current_session_id = 9;
+   */
+  currentSessionId: string;
+
+  /**
+   * not_asked are the peers that could not be asked.
+   *
+   * @generated from field: repeated string not_asked = 10;
+   */
+  notAsked: string[];
+};
+
+/**
+ * Describes the message keytrail.session.v1.ExplainKeyResponse.
+ * Use `create(ExplainKeyResponseSchema)` to create a new message.
+ */
+export const ExplainKeyResponseSchema: GenMessage<ExplainKeyResponse> = /*@__PURE__*/
+  messageDesc(file_keytrail_session_v1_session_operator_service, 14);
+
+/**
+ * Finding is one thing that is so.
+ *
+ * @generated from message keytrail.session.v1.Finding
+ */
+export type Finding = Message<"keytrail.session.v1.Finding"> & {
+  /**
+   * code of it, as INITIATOR_EPHEMERAL_MISSING; each has a page.
+   *
+   * @generated from field: string code = 1;
+   */
+  code: string;
+
+  /**
+   * summary in one line.
+   *
+   * @generated from field: string summary = 2;
+   */
+  summary: string;
+
+  /**
+   * evidence by name; never a key.
+   *
+   * @generated from field: map<string, string> evidence = 3;
+   */
+  evidence: { [key: string]: string };
+
+  /**
+   * remedy is what to do.
+   *
+   * @generated from field: string remedy = 4;
+   */
+  remedy: string;
+
+  /**
+   * page about it, below the address of the documentation.
+   *
+   * @generated from field: string page = 5;
+   */
+  page: string;
+
+  /**
+   * explains_miss is true when this alone keeps the device from reading.
+   *
+   * @generated from field: bool explains_miss = 6;
+   */
+  explainsMiss: boolean;
+};
+
+/**
+ * Describes the message keytrail.session.v1.Finding.
+ * Use `create(FindingSchema)` to create a new message.
+ */
+export const FindingSchema: GenMessage<Finding> = /*@__PURE__*/
+  messageDesc(file_keytrail_session_v1_session_operator_service, 15);
+
+/**
+ * TimelineEntry is one thing that happened.
+ *
+ * @generated from message keytrail.session.v1.TimelineEntry
+ */
+export type TimelineEntry = Message<"keytrail.session.v1.TimelineEntry"> & {
+  /**
+   * happened_at is when, by the clock of the database that recorded it.
+   *
+   * @generated from field: google.protobuf.Timestamp happened_at = 1;
+   */
+  happenedAt?: Timestamp | undefined;
+
+  /**
+   * event, as device_registered, session_stored, member_added, key_requested, offered, declined, fulfilled, acknowledged.
+   *
+   * @generated from field: string event = 2;
+   */
+  event: string;
+
+  /**
+   * source is the service whose rows say so.
+   *
+   * @generated from field: string source = 3;
+   */
+  source: string;
+
+  /**
+   * details by name: build, epoch, attempt, reason and the like; never a key.
+   *
+   * @generated from field: map<string, string> details = 4;
+   */
+  details: { [key: string]: string };
+
+  /**
+   * trace_id in which it happened; empty when unknown.
+   *
+   * @generated from field: string trace_id = 5;
+   */
+  traceId: string;
+
+  /**
+   * writer_build that recorded it; empty when unknown.
+   *
+   * @generated from field: string writer_build = 6;
+   */
+  writerBuild: string;
+};
+
+/**
+ * Describes the message keytrail.session.v1.TimelineEntry.
+ * Use `create(TimelineEntrySchema)` to create a new message.
+ */
+export const TimelineEntrySchema: GenMessage<TimelineEntry> = /*@__PURE__*/
+  messageDesc(file_keytrail_session_v1_session_operator_service, 16);
+
+/**
  * SessionOperatorService lets operators see key requests and help them on. Callers need the scope keytrail:operator; each call is written to the
  * audit log, also one that changes nothing. No answer has a key in it.
  *
@@ -397,6 +852,27 @@ export const SessionOperatorService: GenService<{
     methodKind: "unary";
     input: typeof ReplayKeyRequestRequestSchema;
     output: typeof ReplayKeyRequestResponseSchema;
+  },
+  /**
+   * FindSessions lists the sessions of a conversation, newest epoch first: what is there of each, never a key.
+   *
+   * @generated from rpc keytrail.session.v1.SessionOperatorService.FindSessions
+   */
+  findSessions: {
+    methodKind: "unary";
+    input: typeof FindSessionsRequestSchema;
+    output: typeof FindSessionsResponseSchema;
+  },
+  /**
+   * ExplainKey answers why a device can or cannot read a session: findings, most likely cause first, and everything that happened, in order. A
+   * peer that cannot be asked is named in `not_asked`, and what would rest on it is not said. Works on damaged rows too.
+   *
+   * @generated from rpc keytrail.session.v1.SessionOperatorService.ExplainKey
+   */
+  explainKey: {
+    methodKind: "unary";
+    input: typeof ExplainKeyRequestSchema;
+    output: typeof ExplainKeyResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_keytrail_session_v1_session_operator_service, 0);
