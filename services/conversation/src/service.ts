@@ -1,10 +1,19 @@
 import { join } from 'node:path';
 import { createAuthenticator, createServiceIdentity } from '@keytrail/auth';
-import { ConversationService, IdentityKeysService, PresenceService, SessionService } from '@keytrail/contracts';
+import {
+  ConversationOperatorService,
+  ConversationService,
+  DiagnosticsService,
+  IdentityKeysService,
+  PresenceService,
+  SessionService,
+} from '@keytrail/contracts';
+import { diagnosticsRpcs } from '@keytrail/diagnosis';
 import { connectEvents, pullRevocations, startRelay } from '@keytrail/events';
 import { allReady, connectPeer, startServer } from '@keytrail/rpc';
 import { openDatabase, schemaReadiness } from '@keytrail/storage';
 import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
+import { databaseChecks } from './checks/index.ts';
 import type { ConversationConfig } from './config.ts';
 import { askAttachedDevices } from './consumers/ask-attached-devices.ts';
 import { eraseUsers } from './consumers/erase-users.ts';
@@ -146,9 +155,10 @@ export function createConversationServer(
     const erasing = eraseUsers({ ...parts, bus, log, config });
     closing.push(() => erasing.stop());
 
+    const readiness = allReady(() => schemaReadiness(db, migrationsFolder), bus.readiness);
     const server = await startServer({
       service,
-      services: [ConversationService],
+      services: [ConversationService, ConversationOperatorService, DiagnosticsService],
       rpcs: [
         ...[
           createConversation(parts),
@@ -172,11 +182,19 @@ export function createConversationServer(
         checkEntitlement(parts),
         checkEntitlements(parts),
         listSharedUsers(parts),
+        ...diagnosticsRpcs({
+          service,
+          telemetry,
+          bus,
+          readiness,
+          database: { db, migrationsFolder },
+          databaseChecks,
+        }),
       ],
       config,
       authenticator: createAuthenticator(config),
       telemetry,
-      readiness: allReady(() => schemaReadiness(db, migrationsFolder), bus.readiness),
+      readiness,
     });
     closing.push(() => server.stop());
     return { grpcPort: server.grpcPort, webPort: server.webPort };

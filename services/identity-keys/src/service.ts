@@ -1,10 +1,18 @@
 import { join } from 'node:path';
 import { createAuthenticator, createServiceIdentity } from '@keytrail/auth';
-import { ConversationService, IdentityKeysService, SessionService } from '@keytrail/contracts';
+import {
+  ConversationService,
+  DiagnosticsService,
+  IdentityKeysOperatorService,
+  IdentityKeysService,
+  SessionService,
+} from '@keytrail/contracts';
+import { diagnosticsRpcs } from '@keytrail/diagnosis';
 import { connectEvents, startRelay } from '@keytrail/events';
 import { allReady, connectPeer, startServer } from '@keytrail/rpc';
 import { openDatabase, schemaReadiness } from '@keytrail/storage';
 import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
+import { databaseChecks } from './checks/index.ts';
 import { createClaimLimits } from './claim-limits.ts';
 import { createClaimPolicy } from './claim-policy.ts';
 import { type IdentityKeysConfig, prekeyLimitsOf } from './config.ts';
@@ -124,56 +132,67 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
     const sharing = createSharing(conversation, { rememberMs, formerMembers: false });
     // What a former member wrote must stay verifiable: lists and logs are also told to those who are still where the member was.
     const readers = createSharing(conversation, { rememberMs, formerMembers: true });
+    const readiness = allReady(() => schemaReadiness(db, migrationsFolder), bus.readiness);
     const server = await startServer({
       service,
-      services: [IdentityKeysService],
+      services: [IdentityKeysService, IdentityKeysOperatorService, DiagnosticsService],
       rpcs: [
-        registerDevice({
-          db,
-          writerBuild: build.writerBuild,
-          maxDevicesPerUser: config.maxDevicesPerUser,
-          maxDevicesEverPerUser: config.maxDevicesEverPerUser,
-          maxPrekeysPerPool: config.maxPrekeysPerPool,
-          rootKeyReset: config.rootKeyReset,
+        ...[
+          registerDevice({
+            db,
+            writerBuild: build.writerBuild,
+            maxDevicesPerUser: config.maxDevicesPerUser,
+            maxDevicesEverPerUser: config.maxDevicesEverPerUser,
+            maxPrekeysPerPool: config.maxPrekeysPerPool,
+            rootKeyReset: config.rootKeyReset,
+          }),
+          replenishPrekeys({ db, prisma, maxPrekeysPerPool: config.maxPrekeysPerPool, limits: prekeyLimits }),
+          claimPrekeyBundles({
+            db,
+            lowPrekeys,
+            lowPrekeysBelow: config.lowPrekeysBelow,
+            sharing,
+            standings,
+            session,
+            policy: createClaimPolicy({ name: config.claimPolicy, db, sharing }),
+            rates: {
+              caller: ratePerHour(config.claimsPerCaller, config.claimsPerCallerBurst),
+              target: ratePerHour(config.claimsPerTarget, config.claimsPerTargetBurst),
+              pair: ratePerHour(config.claimsPerPair, config.claimsPerPairBurst),
+            },
+            limits: createClaimLimits({ redis: redisLimits, withoutRedis: config.limitsWithoutRedis, log }),
+            signals: createDrainSignals({ db, log }),
+            maxDevicesPerClaim: config.maxDevicesPerClaim,
+            maxRequestBytes: config.claimRequestBytes,
+            maxAnswerBytes: config.claimAnswerBytes,
+          }),
+          setClaimPermission({ db }),
+          getDevices({ db, sharing: readers, standings, maxDevicesPerAnswer: config.maxDevicesPerAnswer }),
+          listDeviceLog({ db, sharing: readers, standings, maxEntriesPerAnswer: config.maxLogEntriesPerAnswer }),
+          revokeDevice({ db }),
+          changeRootKey({ db, rootKeyReset: config.rootKeyReset }),
+          setRecovery({ db }),
+          getRecovery({ db }),
+          listRevokedDevices({ db }),
+          getPrekeyStatus({ db, limits: prekeyLimits }),
+          rotateSignedPrekey({ db, prisma, limits: prekeyLimits }),
+          checkKeys({ db, limits: prekeyLimits }),
+          deleteUser({ db }),
+          getErasure({ db }),
+        ].map((rpc) => forLivingUsers(standings, rpc)),
+        ...diagnosticsRpcs({
+          service,
+          telemetry,
+          bus,
+          readiness,
+          database: { db, migrationsFolder },
+          databaseChecks,
         }),
-        replenishPrekeys({ db, prisma, maxPrekeysPerPool: config.maxPrekeysPerPool, limits: prekeyLimits }),
-        claimPrekeyBundles({
-          db,
-          lowPrekeys,
-          lowPrekeysBelow: config.lowPrekeysBelow,
-          sharing,
-          standings,
-          session,
-          policy: createClaimPolicy({ name: config.claimPolicy, db, sharing }),
-          rates: {
-            caller: ratePerHour(config.claimsPerCaller, config.claimsPerCallerBurst),
-            target: ratePerHour(config.claimsPerTarget, config.claimsPerTargetBurst),
-            pair: ratePerHour(config.claimsPerPair, config.claimsPerPairBurst),
-          },
-          limits: createClaimLimits({ redis: redisLimits, withoutRedis: config.limitsWithoutRedis, log }),
-          signals: createDrainSignals({ db, log }),
-          maxDevicesPerClaim: config.maxDevicesPerClaim,
-          maxRequestBytes: config.claimRequestBytes,
-          maxAnswerBytes: config.claimAnswerBytes,
-        }),
-        setClaimPermission({ db }),
-        getDevices({ db, sharing: readers, standings, maxDevicesPerAnswer: config.maxDevicesPerAnswer }),
-        listDeviceLog({ db, sharing: readers, standings, maxEntriesPerAnswer: config.maxLogEntriesPerAnswer }),
-        revokeDevice({ db }),
-        changeRootKey({ db, rootKeyReset: config.rootKeyReset }),
-        setRecovery({ db }),
-        getRecovery({ db }),
-        listRevokedDevices({ db }),
-        getPrekeyStatus({ db, limits: prekeyLimits }),
-        rotateSignedPrekey({ db, prisma, limits: prekeyLimits }),
-        checkKeys({ db, limits: prekeyLimits }),
-        deleteUser({ db }),
-        getErasure({ db }),
-      ].map((rpc) => forLivingUsers(standings, rpc)),
+      ],
       config,
       authenticator: createAuthenticator(config),
       telemetry,
-      readiness: allReady(() => schemaReadiness(db, migrationsFolder), bus.readiness),
+      readiness,
     });
     closing.push(() => server.stop());
     return { grpcPort: server.grpcPort, webPort: server.webPort };

@@ -1,5 +1,13 @@
 import { type Authenticator, createAuthenticator, createServiceIdentity } from '@keytrail/auth';
-import { ConversationService, IdentityKeysService, PresenceService, SessionService } from '@keytrail/contracts';
+import {
+  ConversationService,
+  DiagnosticsService,
+  IdentityKeysService,
+  PresenceOperatorService,
+  PresenceService,
+  SessionService,
+} from '@keytrail/contracts';
+import { diagnosticsRpcs } from '@keytrail/diagnosis';
 import {
   connectEvents,
   consumers,
@@ -111,9 +119,17 @@ export async function startPresence(
     endExpiredTokens(gateway, log),
   ];
 
+  const readiness = allReady(async () => {
+    try {
+      await leases.ping();
+      return { ready: true };
+    } catch {
+      return { ready: false, why: 'Redis does not answer' };
+    }
+  }, bus.readiness);
   const server = await startServer({
     service: 'presence',
-    services: [PresenceService],
+    services: [PresenceService, PresenceOperatorService, DiagnosticsService],
     rpcs: [
       attach({
         gateway,
@@ -138,18 +154,12 @@ export async function startPresence(
       }),
       heartbeat({ gateway }),
       listOnline({ leases, conversation }),
+      ...diagnosticsRpcs({ service: 'presence', telemetry, bus, readiness }),
     ],
     config,
     authenticator: overrides.authenticator ?? createAuthenticator(config),
     telemetry,
-    readiness: allReady(async () => {
-      try {
-        await leases.ping();
-        return { ready: true };
-      } catch {
-        return { ready: false, why: 'Redis does not answer' };
-      }
-    }, bus.readiness),
+    readiness,
   });
 
   return {

@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { type Authenticator, createAuthenticator, createServiceIdentity } from '@keytrail/auth';
-import { SessionOperatorService, SessionService } from '@keytrail/contracts';
+import { DiagnosticsService, SessionOperatorService, SessionService } from '@keytrail/contracts';
+import { diagnosticsRpcs } from '@keytrail/diagnosis';
 import {
   type Consumer,
   connectEvents,
@@ -13,6 +14,7 @@ import {
 import { allReady, type Rpc, type RunningServer, startServer } from '@keytrail/rpc';
 import { type Database, openDatabase, schemaReadiness } from '@keytrail/storage';
 import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
+import { databaseChecks } from './checks/index.ts';
 import type { SessionConfig } from './config.ts';
 import { dispatchDueRequests } from './consumers/dispatch-due.ts';
 import { eraseUsers } from './consumers/erase-users.ts';
@@ -108,14 +110,25 @@ export function createSession(config: SessionConfig, overrides: Overrides = {}):
       auditLogRetentionMs: config.auditLogRetentionMs,
     });
     await Promise.all(consumers.map(({ ready }) => ready));
+    const readiness = allReady(() => schemaReadiness(db, migrationsFolder), bus.readiness);
     server = await startServer({
       service: 'session',
-      services: [SessionService, SessionOperatorService],
-      rpcs: rpcs(parts),
+      services: [SessionService, SessionOperatorService, DiagnosticsService],
+      rpcs: [
+        ...rpcs(parts),
+        ...diagnosticsRpcs({
+          service: 'session',
+          telemetry,
+          bus,
+          readiness,
+          database: { db, migrationsFolder },
+          databaseChecks,
+        }),
+      ],
       config,
       authenticator: overrides.authenticator ?? createAuthenticator(config),
       telemetry,
-      readiness: allReady(() => schemaReadiness(db, migrationsFolder), bus.readiness),
+      readiness,
     });
     const { grpcPort, webPort } = server;
     return { grpcPort, webPort };

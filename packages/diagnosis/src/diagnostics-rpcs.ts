@@ -1,0 +1,9 @@
+import type { Rpc } from '@keytrail/rpc';
+import type { DiagnosticsParts } from './parts.ts';
+import { describeProcess } from './rpc/describe-process.ts';
+import { runChecks } from './rpc/run-checks.ts';
+
+/** The methods of DiagnosticsService, for the composition root of a service. */
+export function diagnosticsRpcs(parts: DiagnosticsParts): Rpc[] {
+  return [describeProcess(parts), runChecks(parts)];
+}

@@ -1,0 +1,20 @@
+import type { ServiceName } from '@keytrail/auth';
+import type { EventBus } from '@keytrail/events';
+import type { Readiness } from '@keytrail/rpc';
+import type { Database } from '@keytrail/storage';
+import type { Telemetry } from '@keytrail/telemetry';
+import type { DatabaseCheck, Probe } from './check.ts';
+
+/** What a process tells of itself, and what it is told by. */
+export interface DiagnosticsParts {
+  readonly service: ServiceName;
+  readonly telemetry: Telemetry;
+  readonly bus: EventBus;
+  readonly readiness: () => Promise<Readiness>;
+  /** Absent in services without a database. */
+  readonly database?: { readonly db: Database; readonly migrationsFolder: string };
+  /** Of this service's own tables. */
+  readonly databaseChecks?: readonly DatabaseCheck[];
+  /** Of this service's own affairs that are not rows. */
+  readonly probes?: readonly Probe[];
+}
