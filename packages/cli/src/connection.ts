@@ -1,14 +1,18 @@
 import { readFileSync } from 'node:fs';
+import type { DescService } from '@bufbuild/protobuf';
 import { type Client, createClient } from '@connectrpc/connect';
-import { SessionOperatorService } from '@keytrail/contracts';
-import { createGrpcTransport } from '@keytrail/rpc';
+import { createGrpcTransport, type GrpcTransport } from '@keytrail/rpc';
 import { UsageError } from './exit-codes.ts';
 
-export type Operator = Client<typeof SessionOperatorService>;
+export const serviceNames = ['identity-keys', 'session', 'conversation', 'presence'] as const;
+export type ServiceName = (typeof serviceNames)[number];
 
 export interface ConnectionOptions {
-  /** gRPC target of the service session. */
+  /** gRPC targets of the services. */
+  readonly identityKeys?: string;
   readonly session?: string;
+  readonly conversation?: string;
+  readonly presence?: string;
   readonly tokenFile?: string;
   /** In milliseconds. */
   readonly timeout: number;
@@ -16,26 +20,59 @@ export interface ConnectionOptions {
 
 export type Environment = Readonly<Record<string, string | undefined>>;
 
-/** Runs one command over one connection. Throws UsageError without a target or a token. */
-export async function withOperator<T>(
+const optionOf = {
+  'identity-keys': 'identityKeys',
+  session: 'session',
+  conversation: 'conversation',
+  presence: 'presence',
+} as const satisfies Record<ServiceName, keyof ConnectionOptions>;
+
+/** The environment variable that names the target of a service. */
+export function targetVariable(service: ServiceName): string {
+  return `KEYTRAIL_${service.toUpperCase().replace('-', '_')}_TARGET`;
+}
+
+/** The gRPC target of a service, as it was given; undefined when none was. */
+export function targetOf(
+  service: ServiceName,
   options: ConnectionOptions,
   environment: Environment,
-  work: (operator: Operator) => Promise<T>,
-): Promise<T> {
-  const target = options.session || environment.KEYTRAIL_SESSION_TARGET;
-  if (!target) throw new UsageError('no service to ask: give --session <host:port> or KEYTRAIL_SESSION_TARGET');
-  const token = readToken(options, environment);
-  const transport = createGrpcTransport({
-    target,
-    authorization: () => `Bearer ${token}`,
-    defaultTimeoutMs: options.timeout,
-    peer: 'session',
-  });
-  try {
-    return await work(createClient(SessionOperatorService, transport));
-  } finally {
-    transport.close();
-  }
+): string | undefined {
+  return options[optionOf[service]] || environment[targetVariable(service)] || undefined;
+}
+
+/** Clients of the services, each connected when it is first asked for. */
+export interface Connections {
+  /** A client over a service's target, or over one address of it. Throws UsageError without a target or a token. */
+  client<S extends DescService>(descriptor: S, service: ServiceName, address?: string): Client<S>;
+  close(): void;
+}
+
+export function openConnections(options: ConnectionOptions, environment: Environment): Connections {
+  const transports = new Map<string, GrpcTransport>();
+  let token: string | undefined;
+  return {
+    client(descriptor, service, address) {
+      const target = address ?? targetOf(service, options, environment);
+      if (!target)
+        throw new UsageError(`no service to ask: give --${service} <host:port> or ${targetVariable(service)}`);
+      token ??= readToken(options, environment);
+      let transport = transports.get(`${service} ${target}`);
+      if (!transport) {
+        transport = createGrpcTransport({
+          target,
+          authorization: () => `Bearer ${token}`,
+          defaultTimeoutMs: options.timeout,
+          peer: service,
+        });
+        transports.set(`${service} ${target}`, transport);
+      }
+      return createClient(descriptor, transport);
+    },
+    close() {
+      for (const transport of transports.values()) transport.close();
+    },
+  };
 }
 
 /** Never from an argument: those can be read by every process of the machine, and stay in histories. */

@@ -8,5 +8,6 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
 process.exitCode = await run(process.argv.slice(2), {
   environment: process.env,
   out: (text) => void process.stdout.write(text),
+  columns: process.stdout.columns,
   say: (text) => void process.stderr.write(text.endsWith('\n') ? text : `${text}\n`),
 });
