@@ -17,14 +17,16 @@ import type { Edit } from './guard.ts';
 /** A copy of the checkout, in which guards can be switched off. */
 export interface CheckoutCopy {
   readonly folder: string;
+  /** Applies the edits for good. Throws when a text is not there exactly once. */
+  edit(edits: readonly Edit[]): void;
   /** Applies the edits, runs the work, and restores the files. Throws when a text is not there exactly once. */
   without<T>(edits: readonly Edit[], work: () => Promise<T>): Promise<T>;
   remove(): void;
 }
 
-/** The copy has the checkout's files, its installed packages, and workspace packages of its own. */
-export function copyCheckout(name: string): CheckoutCopy {
-  const folder = join(checkoutFolder, '.local', 'guards', name);
+/** The copy has the checkout's files, its installed packages, and workspace packages of its own; it is at `.local/<kind>/<name>`. */
+export function copyCheckout(name: string, kind = 'guards'): CheckoutCopy {
+  const folder = join(checkoutFolder, '.local', kind, name);
   const remove = () => rmSync(folder, { recursive: true, force: true });
   remove();
   for (const file of filesOfCheckout()) {
@@ -35,21 +37,29 @@ export function copyCheckout(name: string): CheckoutCopy {
   const toolchain = join(checkoutFolder, '.toolchain');
   if (existsSync(toolchain)) symlinkSync(toolchain, join(folder, '.toolchain'));
 
+  function replaceIn({ file, find, replace }: Edit): void {
+    const path = join(folder, file);
+    const text = readFileSync(path, 'utf8');
+    if (text.split(find).length !== 2) throw new Error(`not exactly once in ${file}: ${find.slice(0, 60)}`);
+    writeFileSync(
+      path,
+      text.replace(find, () => replace),
+    );
+  }
+
   return {
     folder,
     remove,
+    edit(edits) {
+      for (const edit of edits) replaceIn(edit);
+    },
     async without(edits, work) {
       const originals = new Map<string, string>();
       try {
-        for (const { file, find, replace } of edits) {
-          const path = join(folder, file);
-          const text = readFileSync(path, 'utf8');
-          if (!originals.has(path)) originals.set(path, text);
-          if (text.split(find).length !== 2) throw new Error(`not exactly once in ${file}: ${find.slice(0, 60)}`);
-          writeFileSync(
-            path,
-            text.replace(find, () => replace),
-          );
+        for (const edit of edits) {
+          const path = join(folder, edit.file);
+          if (!originals.has(path)) originals.set(path, readFileSync(path, 'utf8'));
+          replaceIn(edit);
         }
         return await work();
       } finally {

@@ -39,6 +39,10 @@ export interface ConstellationOptions {
   readonly own?: boolean;
   /** PostgreSQL with fsync. */
   readonly fsync?: boolean;
+  /** Folder of the release whose migrations the databases get; default this checkout. */
+  readonly migrationsOf?: string;
+  /** Folders of the releases that services are started from; default this checkout. `replica.process.restart({ cwd })` changes it for one. */
+  readonly releases?: Partial<Record<ServiceName, string>>;
   /** Head sampling of traces, default 1. */
   readonly traceRatio?: number;
   readonly progress?: (line: string) => void;
@@ -132,7 +136,8 @@ export async function startConstellation(options: ConstellationOptions = {}): Pr
           role: database,
           password: randomBytes(16).toString('hex'),
         });
-        await migrateDatabase({ url, migrations: join(checkoutFolder, 'services', service, 'prisma', 'migrations') });
+        const release = options.migrationsOf ?? checkoutFolder;
+        await migrateDatabase({ url, migrations: join(release, 'services', service, 'prisma', 'migrations') });
         return [service, url] as const;
       }),
     );
@@ -178,6 +183,7 @@ export async function startConstellation(options: ConstellationOptions = {}): Pr
           await startProcess({
             name: service,
             args: [`services/${service}/src/main.ts`],
+            cwd: options.releases?.[service] ?? checkoutFolder,
             logFile,
             env: {
               ...environment,

@@ -57,8 +57,11 @@ export interface ProcessHandle extends AsyncDisposable {
   stop(graceMs?: number): Promise<void>;
   /** Signals it and its descendants; resolves after its end when the signal is SIGKILL. */
   kill(signal: NodeJS.Signals): Promise<void>;
-  /** Starts it again, after stopping it if it runs, and waits until it is ready. `env` is laid over the present one for good. */
-  restart(options?: { readonly env?: Readonly<Record<string, string>> }): Promise<void>;
+  /**
+   * Starts it again, after stopping it if it runs, and waits until it is ready. `env` is laid over the present one for good; `cwd` is
+   * from then on where it runs, such as the folder of another release.
+   */
+  restart(options?: { readonly env?: Readonly<Record<string, string>>; readonly cwd?: string }): Promise<void>;
 }
 
 interface Run {
@@ -69,7 +72,8 @@ interface Run {
 const pollMs = 20;
 
 /** Starts a process and waits until it is ready; throws with its last log lines when it ends before that. */
-export async function startProcess(options: StartProcessOptions): Promise<ProcessHandle> {
+export async function startProcess(started: StartProcessOptions): Promise<ProcessHandle> {
+  let options = started;
   mkdirSync(dirname(options.logFile), { recursive: true });
   let env = options.env ?? {};
   let run = await startRun(options, env);
@@ -92,9 +96,10 @@ export async function startProcess(options: StartProcessOptions): Promise<Proces
     stop,
     [Symbol.asyncDispose]: () => stop(),
     kill: (signal) => run.launched.kill(signal),
-    async restart({ env: changes = {} } = {}) {
+    async restart({ env: changes = {}, cwd } = {}) {
       await run.launched.stop();
       env = { ...env, ...changes };
+      if (cwd !== undefined) options = { ...options, cwd };
       run = await startRun(options, env);
     },
   };

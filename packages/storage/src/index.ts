@@ -34,7 +34,7 @@ export {
   isUniqueViolation,
   TransactionAborted,
 } from './errors.ts';
-export type { MigrationState } from './migration-history.ts';
+export { type MigrationState, migrationNames } from './migration-history.ts';
 export { type MigrationOptions, MigrationsRefused, migrateDatabase, migrationState } from './migrations.ts';
 export {
   onceByRequestId,

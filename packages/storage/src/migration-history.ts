@@ -31,14 +31,19 @@ export interface MigrationState {
   readonly failed: string[];
 }
 
-export function readMigrations(folder: string): LocalMigration[] {
+/** The names of the migrations in a folder, oldest first. */
+export function migrationNames(folder: string): string[] {
   return readdirSync(folder, { withFileTypes: true })
     .filter((entry) => entry.isDirectory())
-    .map(({ name }) => {
-      const sql = readFileSync(path.join(folder, name, 'migration.sql'), 'utf8');
-      return { name, sql, checksum: createHash('sha256').update(sql).digest('hex') };
-    })
-    .sort((a, b) => (a.name < b.name ? -1 : 1));
+    .map(({ name }) => name)
+    .sort();
+}
+
+export function readMigrations(folder: string): LocalMigration[] {
+  return migrationNames(folder).map((name) => {
+    const sql = readFileSync(path.join(folder, name, 'migration.sql'), 'utf8');
+    return { name, sql, checksum: createHash('sha256').update(sql).digest('hex') };
+  });
 }
 
 /** Compares the two histories in both directions; Prisma's own `migrate status` looks in one. */
