@@ -13,7 +13,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file keytrail/conversation/v1/conversation_operator_service.proto.
  */
 export const file_keytrail_conversation_v1_conversation_operator_service: GenFile = /*@__PURE__*/
-  fileDesc("CjxrZXl0cmFpbC9jb252ZXJzYXRpb24vdjEvY29udmVyc2F0aW9uX29wZXJhdG9yX3NlcnZpY2UucHJvdG8SGGtleXRyYWlsLmNvbnZlcnNhdGlvbi52MSKWAQobRGVzY3JpYmVDb252ZXJzYXRpb25SZXF1ZXN0EiEKD2NvbnZlcnNhdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESNgoKc2Vzc2lvbl9pZBgCIAEoCUIiukgf2AEBchoyGF5bQS1aYS16MC05Ll86LV17MSwxMjh9JBIcCgplcG9jaHNfbWF4GAMgASgNQgi6SAUqAxjIASLQBAocRGVzY3JpYmVDb252ZXJzYXRpb25SZXNwb25zZRIXCg9jb252ZXJzYXRpb25faWQYASABKAkSDAoEdHlwZRgCIAEoCRIVCg1jdXJyZW50X2Vwb2NoGAMgASgEEhoKEmN1cnJlbnRfc2Vzc2lvbl9pZBgEIAEoCRIWCg5yb3N0ZXJfdmVyc2lvbhgFIAEoBBIWCg5oaXN0b3J5X3BvbGljeRgGIAEoCRIbChNyb3RhdGlvbl9kdWVfcmVhc29uGAcgASgJEjYKEnJvdGF0aW9uX2R1ZV9zaW5jZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASPQoLbWVtYmVyc2hpcHMYCSADKAsyKC5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuTWVtYmVyc2hpcFZpZXcSMwoGZXBvY2hzGAogAygLMiMua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLkVwb2NoVmlldxIQCghtZXNzYWdlcxgLIAEoBBJECg1hc2tlZF9zZXNzaW9uGAwgASgLMi0ua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLlNlc3Npb25TdGFuZGluZ1ZpZXcSFAoMd3JpdGVyX2J1aWxkGA0gASgJEhAKCHRyYWNlX2lkGA4gASgJEi4KCmNyZWF0ZWRfYXQYDyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi0KCWNsb3NlZF9hdBgQIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAi3QEKDk1lbWJlcnNoaXBWaWV3Eg8KB3VzZXJfaWQYASABKAkSDAoEcm9sZRgCIAEoCRIUCgxqb2luZWRfZXBvY2gYAyABKAQSEgoKbGVmdF9lcG9jaBgEIAEoBBItCglqb2luZWRfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKB2xlZnRfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhQKDHdyaXRlcl9idWlsZBgHIAEoCRIQCgh0cmFjZV9pZBgIIAEoCSK7AQoJRXBvY2hWaWV3Eg0KBWVwb2NoGAEgASgEEhIKCnNlc3Npb25faWQYAiABKAkSFgoOcm9zdGVyX3ZlcnNpb24YAyABKAQSMAoMY29tbWl0dGVkX2F0GAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIZChFpbml0aWF0b3JfdXNlcl9pZBgFIAEoCRIUCgx3cml0ZXJfYnVpbGQYBiABKAkSEAoIdHJhY2VfaWQYByABKAkiegoTU2Vzc2lvblN0YW5kaW5nVmlldxISCgpzZXNzaW9uX2lkGAEgASgJEhAKCHN0YW5kaW5nGAIgASgJEg0KBWVwb2NoGAMgASgEEi4KCmRlY2lkZWRfYXQYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wMqoBChtDb252ZXJzYXRpb25PcGVyYXRvclNlcnZpY2USigEKFERlc2NyaWJlQ29udmVyc2F0aW9uEjUua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLkRlc2NyaWJlQ29udmVyc2F0aW9uUmVxdWVzdBo2LmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5EZXNjcmliZUNvbnZlcnNhdGlvblJlc3BvbnNlIgOQAgFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_timestamp]);
+  fileDesc("CjxrZXl0cmFpbC9jb252ZXJzYXRpb24vdjEvY29udmVyc2F0aW9uX29wZXJhdG9yX3NlcnZpY2UucHJvdG8SGGtleXRyYWlsLmNvbnZlcnNhdGlvbi52MSLMAQobRGVzY3JpYmVDb252ZXJzYXRpb25SZXF1ZXN0EiEKD2NvbnZlcnNhdGlvbl9pZBgBIAEoCUIIukgFcgOwAQESNgoKc2Vzc2lvbl9pZBgCIAEoCUIiukgf2AEBchoyGF5bQS1aYS16MC05Ll86LV17MSwxMjh9JBIcCgplcG9jaHNfbWF4GAMgASgNQgi6SAUqAxjIARI0Cgd1c2VyX2lkGAQgASgJQiO6SCDYAQFyGzIZXltBLVphLXowLTkuXzpALV17MSwxMjh9JCKTBQocRGVzY3JpYmVDb252ZXJzYXRpb25SZXNwb25zZRIXCg9jb252ZXJzYXRpb25faWQYASABKAkSDAoEdHlwZRgCIAEoCRIVCg1jdXJyZW50X2Vwb2NoGAMgASgEEhoKEmN1cnJlbnRfc2Vzc2lvbl9pZBgEIAEoCRIWCg5yb3N0ZXJfdmVyc2lvbhgFIAEoBBIWCg5oaXN0b3J5X3BvbGljeRgGIAEoCRIbChNyb3RhdGlvbl9kdWVfcmVhc29uGAcgASgJEjYKEnJvdGF0aW9uX2R1ZV9zaW5jZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASPQoLbWVtYmVyc2hpcHMYCSADKAsyKC5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuTWVtYmVyc2hpcFZpZXcSMwoGZXBvY2hzGAogAygLMiMua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLkVwb2NoVmlldxIQCghtZXNzYWdlcxgLIAEoBBJECg1hc2tlZF9zZXNzaW9uGAwgASgLMi0ua2V5dHJhaWwuY29udmVyc2F0aW9uLnYxLlNlc3Npb25TdGFuZGluZ1ZpZXcSFAoMd3JpdGVyX2J1aWxkGA0gASgJEhAKCHRyYWNlX2lkGA4gASgJEi4KCmNyZWF0ZWRfYXQYDyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi0KCWNsb3NlZF9hdBgQIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGAoQbWVtYmVyc2hpcHNfbW9yZRgRIAEoCBITCgtlcG9jaHNfbW9yZRgSIAEoCBISCgplcG9jaF9nYXBzGBMgAygEIvUBCg5NZW1iZXJzaGlwVmlldxIPCgd1c2VyX2lkGAEgASgJEgwKBHJvbGUYAiABKAkSFAoMam9pbmVkX2Vwb2NoGAMgASgEEhIKCmxlZnRfZXBvY2gYBCABKAQSLQoJam9pbmVkX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIrCgdsZWZ0X2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIUCgx3cml0ZXJfYnVpbGQYByABKAkSEAoIdHJhY2VfaWQYCCABKAkSFgoOdXNlcl9wc2V1ZG9ueW0YCSABKAkijAIKCUVwb2NoVmlldxINCgVlcG9jaBgBIAEoBBISCgpzZXNzaW9uX2lkGAIgASgJEhYKDnJvc3Rlcl92ZXJzaW9uGAMgASgEEjAKDGNvbW1pdHRlZF9hdBgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGQoRaW5pdGlhdG9yX3VzZXJfaWQYBSABKAkSFAoMd3JpdGVyX2J1aWxkGAYgASgJEhAKCHRyYWNlX2lkGAcgASgJEhsKE2luaXRpYXRvcl9kZXZpY2VfaWQYCCABKAkSGgoSZW52ZWxvcGVzX2V4cGVjdGVkGAkgASgNEhYKDmhpc3RvcnlfcG9saWN5GAogASgJItABChNTZXNzaW9uU3RhbmRpbmdWaWV3EhIKCnNlc3Npb25faWQYASABKAkSEAoIc3RhbmRpbmcYAiABKAkSDQoFZXBvY2gYAyABKAQSLgoKZGVjaWRlZF9hdBgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIYmVnYW5fYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhQKDHdyaXRlcl9idWlsZBgGIAEoCRIQCgh0cmFjZV9pZBgHIAEoCTKqAQobQ29udmVyc2F0aW9uT3BlcmF0b3JTZXJ2aWNlEooBChREZXNjcmliZUNvbnZlcnNhdGlvbhI1LmtleXRyYWlsLmNvbnZlcnNhdGlvbi52MS5EZXNjcmliZUNvbnZlcnNhdGlvblJlcXVlc3QaNi5rZXl0cmFpbC5jb252ZXJzYXRpb24udjEuRGVzY3JpYmVDb252ZXJzYXRpb25SZXNwb25zZSIDkAIBYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_timestamp]);
 
 /**
  * DescribeConversationRequest names the conversation.
@@ -41,6 +41,13 @@ export type DescribeConversationRequest = Message<"keytrail.conversation.v1.Desc
    * @generated from field: uint32 epochs_max = 3;
    */
   epochsMax: number;
+
+  /**
+   * user_id whose memberships to tell alone; empty for everybody's.
+   *
+   * @generated from field: string user_id = 4;
+   */
+  userId: string;
 };
 
 /**
@@ -113,7 +120,7 @@ export type DescribeConversationResponse = Message<"keytrail.conversation.v1.Des
   rotationDueSince?: Timestamp | undefined;
 
   /**
-   * members, past ones too, oldest first; at most 2,000.
+   * memberships, past ones too, oldest first; at most 2,000.
    *
    * @generated from field: repeated keytrail.conversation.v1.MembershipView memberships = 9;
    */
@@ -167,6 +174,27 @@ export type DescribeConversationResponse = Message<"keytrail.conversation.v1.Des
    * @generated from field: google.protobuf.Timestamp closed_at = 16;
    */
   closedAt?: Timestamp | undefined;
+
+  /**
+   * memberships_more is true when there are more than are told.
+   *
+   * @generated from field: bool memberships_more = 17;
+   */
+  membershipsMore: boolean;
+
+  /**
+   * epochs_more is true when there are more than are told.
+   *
+   * @generated from field: bool epochs_more = 18;
+   */
+  epochsMore: boolean;
+
+  /**
+   * epoch_gaps are epochs up to the current one that have no row, at most 20, newest first; there are none, unless rows are damaged.
+   *
+   * @generated from field: repeated uint64 epoch_gaps = 19;
+   */
+  epochGaps: bigint[];
 };
 
 /**
@@ -211,7 +239,7 @@ export type MembershipView = Message<"keytrail.conversation.v1.MembershipView"> 
   leftEpoch: bigint;
 
   /**
-   * joined_at is when.
+   * joined_at is when; absent for those who were there before rosters had logs.
    *
    * @generated from field: google.protobuf.Timestamp joined_at = 5;
    */
@@ -225,7 +253,7 @@ export type MembershipView = Message<"keytrail.conversation.v1.MembershipView"> 
   leftAt?: Timestamp | undefined;
 
   /**
-   * writer_build that wrote it.
+   * writer_build that wrote it; empty when unknown.
    *
    * @generated from field: string writer_build = 7;
    */
@@ -237,6 +265,13 @@ export type MembershipView = Message<"keytrail.conversation.v1.MembershipView"> 
    * @generated from field: string trace_id = 8;
    */
   traceId: string;
+
+  /**
+   * user_pseudonym, as traces and logs show the member.
+   *
+   * @generated from field: string user_pseudonym = 9;
+   */
+  userPseudonym: string;
 };
 
 /**
@@ -300,6 +335,27 @@ export type EpochView = Message<"keytrail.conversation.v1.EpochView"> & {
    * @generated from field: string trace_id = 7;
    */
   traceId: string;
+
+  /**
+   * initiator_device_id that made it.
+   *
+   * @generated from field: string initiator_device_id = 8;
+   */
+  initiatorDeviceId: string;
+
+  /**
+   * envelopes_expected that its session was committed with.
+   *
+   * @generated from field: uint32 envelopes_expected = 9;
+   */
+  envelopesExpected: number;
+
+  /**
+   * history_policy of it: OWN_MEMBERSHIP or SHARED.
+   *
+   * @generated from field: string history_policy = 10;
+   */
+  historyPolicy: string;
 };
 
 /**
@@ -323,14 +379,15 @@ export type SessionStandingView = Message<"keytrail.conversation.v1.SessionStand
   sessionId: string;
 
   /**
-   * standing: committed, candidate, aborted or lost.
+   * standing: committed; candidate, while it is being stored or waits to be given up; aborted; or lost, when it was committed and its epoch is gone,
+   * which only damaged rows say.
    *
    * @generated from field: string standing = 2;
    */
   standing: string;
 
   /**
-   * epoch that it is for, or was meant for.
+   * epoch that it is for; 0 unless it is committed.
    *
    * @generated from field: uint64 epoch = 3;
    */
@@ -342,6 +399,27 @@ export type SessionStandingView = Message<"keytrail.conversation.v1.SessionStand
    * @generated from field: google.protobuf.Timestamp decided_at = 4;
    */
   decidedAt?: Timestamp | undefined;
+
+  /**
+   * began_at is when a candidate was begun; absent for others.
+   *
+   * @generated from field: google.protobuf.Timestamp began_at = 5;
+   */
+  beganAt?: Timestamp | undefined;
+
+  /**
+   * writer_build that decided, or began.
+   *
+   * @generated from field: string writer_build = 6;
+   */
+  writerBuild: string;
+
+  /**
+   * trace_id in which it was decided, or begun.
+   *
+   * @generated from field: string trace_id = 7;
+   */
+  traceId: string;
 };
 
 /**
@@ -353,14 +431,15 @@ export const SessionStandingViewSchema: GenMessage<SessionStandingView> = /*@__P
 
 /**
  * ConversationOperatorService lets operators see rosters and epochs. Callers need the scope keytrail:operator, or are the service session, which
- * explains keys. No answer has a key or a message in it.
+ * explains keys. Each call of an operator is written to the audit log; session writes the one that it asks for to its own. No answer has a key or a
+ * message in it.
  *
  * @generated from service keytrail.conversation.v1.ConversationOperatorService
  */
 export const ConversationOperatorService: GenService<{
   /**
-   * DescribeConversation tells the roster's history, the epochs, and what is going on.
-   * Throws NOT_FOUND_OR_NOT_PERMITTED when there is no such conversation.
+   * DescribeConversation tells the roster's history, the epochs, and what is going on. Of a conversation that never became visible it tells what is
+   * known of the session that was asked about, with an empty type. Throws NOT_FOUND_OR_NOT_PERMITTED when nothing is known.
    *
    * @generated from rpc keytrail.conversation.v1.ConversationOperatorService.DescribeConversation
    */
