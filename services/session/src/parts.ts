@@ -14,4 +14,6 @@ export interface Parts {
   readonly log: Logger;
   /** Goes onto every row. */
   readonly writerBuild: string;
+  /** The newest migration that this build knows; goes onto sessions. */
+  readonly writerSchema: string;
 }

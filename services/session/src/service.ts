@@ -12,7 +12,7 @@ import {
   startRelay,
 } from '@keytrail/events';
 import { allReady, type Rpc, type RunningServer, startServer } from '@keytrail/rpc';
-import { type Database, openDatabase, schemaReadiness } from '@keytrail/storage';
+import { type Database, migrationNames, openDatabase, schemaReadiness } from '@keytrail/storage';
 import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
 import { databaseChecks } from './checks/index.ts';
 import type { SessionConfig } from './config.ts';
@@ -79,7 +79,15 @@ export function createSession(config: SessionConfig, overrides: Overrides = {}):
   });
   const prisma = new PrismaClient({ adapter: db.prismaAdapter() });
   const peers = connectPeers(config, createServiceIdentity(config, 'session'));
-  const parts: Parts = { db, prisma, peers, config, log, writerBuild: telemetry.build.writerBuild };
+  const parts: Parts = {
+    db,
+    prisma,
+    peers,
+    config,
+    log,
+    writerBuild: telemetry.build.writerBuild,
+    writerSchema: migrationNames(migrationsFolder).at(-1) ?? '',
+  };
   const dispatcher: Dispatcher = { db, peers, policy: config, log, isHeard: () => relay?.isFlowing() ?? false };
 
   let bus: EventBus | undefined;

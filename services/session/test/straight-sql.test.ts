@@ -139,6 +139,14 @@ describe('the database, by straight SQL,', () => {
     }
   });
 
+  it('refuses a session whose writer names no migration, and takes one of a build that names none', async () => {
+    const [table, columns] = session({ writer_schema: 'newest' });
+    expect(await refusedBy([table, columns], envelope(columns.conversation_id))).toBe(
+      'sessions_writer_schema_is_a_migration',
+    );
+    await storedSession();
+  });
+
   it("refuses a session without its initiator's whole certificate", async () => {
     for (const change of [
       { initiator_root_key: null },

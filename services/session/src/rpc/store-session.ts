@@ -29,7 +29,11 @@ import { erasedAmong, isOfErasedUser } from '../store/erasures.ts';
 import { insertWholeSession, readStoredSession, type StoredSession } from '../store/sessions.ts';
 
 /** The only write path of sessions: a session with all its envelopes and withholdings, in one transaction. */
-export function storeSession({ db, writerBuild }: Pick<Parts, 'db' | 'writerBuild'>): Rpc {
+export function storeSession({
+  db,
+  writerBuild,
+  writerSchema,
+}: Pick<Parts, 'db' | 'writerBuild' | 'writerSchema'>): Rpc {
   return unary(SessionService.method.storeSession, {
     allow: ['service:conversation'],
     async handle(request, call) {
@@ -58,6 +62,7 @@ export function storeSession({ db, writerBuild }: Pick<Parts, 'db' | 'writerBuil
           session,
           contentDigest,
           writerBuild,
+          writerSchema,
           traceparent: currentTraceparent(),
         });
         if (rows && rows.envelopes !== expected)

@@ -11,6 +11,8 @@ export interface SessionToStore {
   /** SHA-256 over what the initiator uploaded. */
   readonly contentDigest: Uint8Array;
   readonly writerBuild: string;
+  /** The newest migration that the writer knows. */
+  readonly writerSchema: string;
   readonly traceparent: string;
 }
 
@@ -27,8 +29,8 @@ const insertSession = statement(
   `INSERT INTO sessions (conversation_id, session_id, kind, epoch, initiator_user_id, initiator_device_id, header, header_signature,
      header_hash, initiator_identity_key, initiator_signing_key, initiator_ephemeral_key, initiator_root_key, initiator_suite,
      initiator_certified_at, initiator_certificate_signature, key_commitment, envelopes_expected, withholdings_expected,
-     content_digest, writer_build, created_traceparent)
-   VALUES ($1, $2, 'NATIVE', $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
+     content_digest, writer_build, created_traceparent, writer_schema)
+   VALUES ($1, $2, 'NATIVE', $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)
    ON CONFLICT (conversation_id, session_id) DO NOTHING RETURNING true AS stored`,
 );
 
@@ -94,7 +96,16 @@ export async function readStoredSession(
  */
 export async function insertWholeSession(
   tx: Transaction,
-  { conversationId, header, headerHash, session, contentDigest, writerBuild, traceparent }: SessionToStore,
+  {
+    conversationId,
+    header,
+    headerHash,
+    session,
+    contentDigest,
+    writerBuild,
+    writerSchema,
+    traceparent,
+  }: SessionToStore,
 ): Promise<{ envelopes: number; withholdings: number } | undefined> {
   const initiator = header.initiator;
   const certificate = session.initiatorCertificate;
@@ -123,6 +134,7 @@ export async function insertWholeSession(
     contentDigest,
     writerBuild,
     traceparent,
+    writerSchema,
   ]);
   if (stored.length === 0) return undefined;
   const [writtenEnvelopes] = await tx.query<{ written: number }>(insertEnvelopes, [
