@@ -11,6 +11,8 @@ export interface Outcome {
   readonly evidence?: Readonly<Record<string, string | number | bigint | boolean>>;
   /** What to do; with anything but ok. */
   readonly hint?: string;
+  /** What others are to be compared with; see CheckResult in the contract. */
+  readonly subjects?: readonly string[];
 }
 
 /** A check by asking: it throws when it cannot find out, which is `unknown`. */
@@ -23,6 +25,8 @@ export interface Probe {
 export interface DatabaseCheck {
   readonly code: CheckCode;
   readonly statement: Statement;
+  /** $1, … of the statement; for checks that compare, with what another service named. By default none. */
+  values?(subjects: readonly string[]): readonly unknown[];
   judge(rows: readonly unknown[]): Outcome;
 }
 
@@ -30,6 +34,7 @@ export interface DatabaseCheck {
 export function databaseCheck<R>(check: {
   readonly code: CheckCode;
   readonly statement: Statement;
+  values?(subjects: readonly string[]): readonly unknown[];
   judge(rows: readonly R[]): Outcome;
 }): DatabaseCheck {
   return check as DatabaseCheck;

@@ -1,4 +1,12 @@
 export { type CatalogueEntry, type CheckCode, checkCatalogue, checkPage } from './catalogue.ts';
 export { type DatabaseCheck, databaseCheck, type Outcome, type Probe, type Status } from './check.ts';
+export { constraintsCheck, type DeclaredConstraints } from './database-checks/constraints.ts';
+export { deadLettersCheck } from './database-checks/dead-letters.ts';
+export { outboxCheck } from './database-checks/outbox.ts';
+export { newestPages, somePages } from './database-checks/sampling.ts';
+export { judgeWriters, writersStatement } from './database-checks/writers.ts';
 export { diagnosticsRpcs } from './diagnostics-rpcs.ts';
 export type { DiagnosticsParts } from './parts.ts';
+export { askDatabase, databaseAnswers } from './probes/database.ts';
+export { type ProcessGauges, startProcessGauges } from './process-gauges.ts';
+export { checkStatementTimeoutMs, runDatabaseCheck } from './run-database-check.ts';

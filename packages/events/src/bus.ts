@@ -4,7 +4,14 @@ import { type JetStreamClient, jetstream, jetstreamManager } from '@nats-io/jets
 import type { NatsConnection } from '@nats-io/nats-core';
 import { connect } from '@nats-io/transport-node';
 import type { eventSettings } from './settings.ts';
-import { ensureTopology, type TopologyReport } from './topology.ts';
+import {
+  type ConsumerLag,
+  compareTopology,
+  ensureTopology,
+  readConsumerLags,
+  type TopologyDifference,
+  type TopologyReport,
+} from './topology.ts';
 
 /** The connection of a process to NATS. Reconnects by itself, for ever. */
 export interface EventBus {
@@ -17,6 +24,12 @@ export interface EventBus {
   ensure(): Promise<TopologyReport>;
   /** Not ready while something differs from the catalogue that cannot be mended; `why` names each difference. Looks again then. */
   readiness(): Promise<{ ready: boolean; why?: string }>;
+  /** How the live server differs from the catalogue now; changes nothing. Throws while NATS does not answer. */
+  differences(): Promise<TopologyDifference[]>;
+  /** What `ensure` mended last in this process, when it did. */
+  lastMended(): { readonly at: Date; readonly what: readonly string[] } | undefined;
+  /** How far the consumers of the catalogue are behind. Throws while NATS does not answer. */
+  consumerLags(): Promise<ConsumerLag[]>;
   isConnected(): boolean;
   /** Calls back after each reconnect; returns how to stop that. */
   onReconnect(run: () => void): () => void;
@@ -61,17 +74,24 @@ export async function connectEvents({ config, log, name = 'keytrail' }: EventBus
   let connected = true;
   const ackWaitMs = config.natsAckWaitMs;
   let report: TopologyReport | undefined;
+  let mended: { readonly at: Date; readonly what: readonly string[] } | undefined;
   let ensuring: Promise<TopologyReport> | undefined;
   let told = '';
 
+  const topology = {
+    replicas: config.natsReplicas,
+    storage: config.natsStorage,
+    maxBytes: config.natsMaxBytes,
+    ackWaitMs,
+  };
+
   async function compare(): Promise<TopologyReport> {
-    const found = await ensureTopology(manager, {
-      replicas: config.natsReplicas,
-      storage: config.natsStorage,
-      maxBytes: config.natsMaxBytes,
-      ackWaitMs,
-    });
+    // At the first time what is missing was never there; later it was lost, with what was in it.
+    const lost = report ? await compareTopology(manager, topology) : [];
+    const found = await ensureTopology(manager, topology);
     report = found;
+    if (lost.length > 0)
+      mended = { at: new Date(), what: lost.map(({ subject, what }) => `${subject}: ${what || 'was missing'}`) };
     if (found.mended.length > 0) log.info({ mended: found.mended }, 'NATS was brought back to the catalogue');
     const now = JSON.stringify([found.unmended, found.foreign]);
     if (now === told) return found;
@@ -124,6 +144,9 @@ export async function connectEvents({ config, log, name = 'keytrail' }: EventBus
     ackWaitMs,
     ensure,
     readiness,
+    differences: () => compareTopology(manager, topology),
+    lastMended: () => mended,
+    consumerLags: () => readConsumerLags(manager),
     isConnected: () => connected,
     onReconnect(run) {
       reconnected.add(run);

@@ -118,6 +118,93 @@ export async function ensureTopology(manager: JetStreamManager, options: Topolog
   return report;
 }
 
+/** How the live server differs from the catalogue. */
+export interface TopologyDifference {
+  /** `stream SESSION`, or `consumer session-dispatcher of SESSION`. */
+  readonly subject: string;
+  /** It is not there at all. */
+  readonly missing: boolean;
+  /** In words; empty when it is missing. */
+  readonly what: string;
+}
+
+/** Compares without changing anything. What a newer build has added is no difference. Throws when the server does not answer. */
+export async function compareTopology(
+  manager: JetStreamManager,
+  options: TopologyOptions,
+): Promise<TopologyDifference[]> {
+  const found: TopologyDifference[] = [];
+  const compare = async (
+    subject: string,
+    growing: string,
+    wanted: Config,
+    info: () => Promise<{ config: object }>,
+    notFound: readonly number[],
+  ) => {
+    try {
+      const live: Config = { ...(await info()).config };
+      const target = isLonger(live[growing], wanted[growing]) ? { ...wanted, [growing]: live[growing] } : wanted;
+      for (const key of differences(target, live))
+        found.push({ subject, missing: false, what: tell(key, target, live) });
+    } catch (error) {
+      if (!(error instanceof JetStreamApiError) || !notFound.includes(error.code)) throw error;
+      found.push({ subject, missing: true, what: '' });
+    }
+  };
+  const { StreamNotFound, ConsumerNotFound } = JetStreamApiCodes;
+  for (const { name, subjects } of streams)
+    await compare(`stream ${name}`, 'subjects', streamConfig(subjects, options), () => manager.streams.info(name), [
+      StreamNotFound,
+    ]);
+  for (const consumer of Object.values<ConsumerType>(consumers))
+    for (const { stream, subjects } of sourcesOf(consumer))
+      await compare(
+        `consumer ${consumer.name} of ${stream}`,
+        'filter_subjects',
+        consumerConfig(subjects, options),
+        () => manager.consumers.info(stream, consumer.name),
+        [ConsumerNotFound, StreamNotFound],
+      );
+  return found;
+}
+
+/** How far a consumer is behind on one of its streams. */
+export interface ConsumerLag {
+  readonly consumer: string;
+  readonly stream: string;
+  /** Events that were not delivered yet. */
+  readonly pending: number;
+  /** Delivered, and not settled yet. */
+  readonly unsettled: number;
+  /** Of those, delivered more than once. */
+  readonly redelivered: number;
+  /** Replicas that wait for events. */
+  readonly receivers: number;
+}
+
+/** Of the consumers that are there. Throws when the server does not answer. */
+export async function readConsumerLags(manager: JetStreamManager): Promise<ConsumerLag[]> {
+  const lags: ConsumerLag[] = [];
+  for (const consumer of Object.values<ConsumerType>(consumers))
+    for (const { stream } of sourcesOf(consumer)) {
+      try {
+        const info = await manager.consumers.info(stream, consumer.name);
+        lags.push({
+          consumer: consumer.name,
+          stream,
+          pending: info.num_pending,
+          unsettled: info.num_ack_pending,
+          redelivered: info.num_redelivered,
+          receivers: info.num_waiting,
+        });
+      } catch (error) {
+        // That one is missing is told by the comparison.
+        if (!(error instanceof JetStreamApiError)) throw error;
+      }
+    }
+  return lags;
+}
+
 async function ensure(
   report: { mended: string[]; unmended: string[]; foreign: string[] },
   { subject, wanted, fixed, growing, notFound, info, add, update }: Resource,

@@ -4,6 +4,12 @@ import type { RecordedSpan } from './recorded-span.ts';
 /** Sends one batch; resolves to whether the receiver took it. Never rejects. */
 export type SendSpans = (spans: readonly RecordedSpan[]) => Promise<boolean>;
 
+/** When a receiver last took something, and when it last did not. */
+export interface Deliveries {
+  lastTakenAt?: Date;
+  lastFailedAt?: Date;
+}
+
 export interface SpanQueueOptions {
   /** Spans that wait for export; further ones are lost, and counted. */
   readonly capacity?: number;
@@ -31,6 +37,7 @@ export class SpanQueue {
   overflowed = 0;
   /** Spans lost because the receiver refused them or did not answer. */
   failed = 0;
+  readonly deliveries: Deliveries = {};
 
   constructor(sendSpans: SendSpans | undefined, options: SpanQueueOptions = {}) {
     this.#sendSpans = sendSpans;
@@ -90,6 +97,7 @@ export class SpanQueue {
       .then((accepted) => {
         if (accepted) this.exported += batch.length;
         else this.failed += batch.length;
+        this.deliveries[accepted ? 'lastTakenAt' : 'lastFailedAt'] = new Date();
         this.#sending = undefined;
         if (this.#spans.length >= this.#batch) this.#send();
         else if (this.#spans.length > 0) this.#schedule();

@@ -80,6 +80,7 @@ interface LeaseCommands {
   ): Promise<[number, string]>;
   detachDevice(key: string, deviceId: string, entry: string): Promise<number>;
   holdLease(key: string, gatewayId: string, leaseMs: number, how: 'open' | 'renew'): Promise<number>;
+  listLeases(key: string): Promise<[now: string, leases: string[]]>;
 }
 
 /** Of all gateways, with the ends of their leases by the clock of Redis: one key, so that one look tells who lives. */
@@ -87,6 +88,9 @@ const gatewaysKey = 'keytrail:gateways';
 // The hash tag keeps a user's devices in one slot of a cluster.
 const devicesKey = (userId: string) => `keytrail:devices:{${userId}}`;
 const canaryKeys = keyInEachRange('keytrail:canary:');
+
+const leasesScript = `${clock}
+return {string.format('%.0f', now), redis.call('ZRANGE', KEYS[1], 0, 999, 'WITHSCORES')}`;
 
 const liveGateways: Question = {
   key: gatewaysKey,
@@ -106,6 +110,7 @@ export class LeaseStore {
     redis.defineCommand('attachDevice', { numberOfKeys: 1, lua: attachScript });
     redis.defineCommand('detachDevice', { numberOfKeys: 1, lua: detachScript });
     redis.defineCommand('holdLease', { numberOfKeys: 1, lua: renewScript });
+    redis.defineCommand('listLeases', { numberOfKeys: 1, lua: leasesScript });
     redis.defineCommand('liveGateways', { numberOfKeys: 1, lua: liveScript });
     this.#redis = redis as RedisConnection & LeaseCommands;
   }
@@ -202,6 +207,37 @@ export class LeaseStore {
     );
     const alive = new Set(live as string[]);
     return foundIn(userIds, answers).filter((device) => alive.has(device.entry.gatewayId));
+  }
+
+  /** The leases that were not cleared away yet, with how long each still lasts; less than 0: it ran out. By the clock of Redis. At most 1,000. */
+  async listLeases(): Promise<{ readonly gatewayId: string; readonly endsInMs: number }[]> {
+    const [now, leases] = await withRedisSpan('EVALSHA leases', () => this.#redis.listLeases(gatewaysKey));
+    return leases.flatMap((gatewayId, place) =>
+      place % 2 === 0 ? [{ gatewayId, endsInMs: Number(leases[place + 1]) - Number(now) }] : [],
+    );
+  }
+
+  /** Entries of up to about `users` users, wherever they are in Redis, and whether or not their gateways live. */
+  async someEntries(users: number): Promise<DeviceEntry[]> {
+    const redis = this.#redis as RedisConnection;
+    const nodes = redis instanceof Cluster ? redis.nodes('master') : [redis];
+    const found: DeviceEntry[] = [];
+    for (const node of nodes) {
+      let cursor = '0';
+      let keys = 0;
+      do {
+        const [next, page] = await withRedisSpan('SCAN', () =>
+          node.scan(cursor, 'MATCH', devicesKey('*'), 'COUNT', 500),
+        );
+        cursor = next;
+        keys += page.length;
+        const pipeline = node.pipeline();
+        for (const key of page) pipeline.hvals(key);
+        for (const [, texts] of (await pipeline.exec()) ?? [])
+          found.push(...((texts as string[] | null) ?? []).flatMap((text) => parseDeviceEntry(text) ?? []));
+      } while (cursor !== '0' && keys < users / nodes.length);
+    }
+    return found;
   }
 
   async ping(): Promise<void> {

@@ -15,7 +15,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file keytrail/diagnostics/v1/diagnostics.proto.
  */
 export const file_keytrail_diagnostics_v1_diagnostics: GenFile = /*@__PURE__*/
-  fileDesc("CilrZXl0cmFpbC9kaWFnbm9zdGljcy92MS9kaWFnbm9zdGljcy5wcm90bxIXa2V5dHJhaWwuZGlhZ25vc3RpY3MudjEiGAoWRGVzY3JpYmVQcm9jZXNzUmVxdWVzdCKVAgoXRGVzY3JpYmVQcm9jZXNzUmVzcG9uc2USOQoHcHJvY2VzcxgBIAEoCzIoLmtleXRyYWlsLmRpYWdub3N0aWNzLnYxLlByb2Nlc3NJZGVudGl0eRI5CgZzY2hlbWEYAiABKAsyKS5rZXl0cmFpbC5kaWFnbm9zdGljcy52MS5TY2hlbWFDb21wYXJpc29uEjEKBXBlZXJzGAMgAygLMiIua2V5dHJhaWwuZGlhZ25vc3RpY3MudjEuUGVlckJ1aWxkEg0KBXJlYWR5GAQgASgIEhkKEW5vdF9yZWFkeV9iZWNhdXNlGAUgASgJEicKA25vdxgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAi9wIKD1Byb2Nlc3NJZGVudGl0eRIPCgdzZXJ2aWNlGAEgASgJEg8KB3ZlcnNpb24YAiABKAkSEAoIcmV2aXNpb24YAyABKAkSFAoMd3JpdGVyX2J1aWxkGAQgASgJEhYKDnNvdXJjZXNfZGlnZXN0GAUgASgJEh4KFnNvdXJjZXNfZGlnZXN0X29uX2Rpc2sYBiABKAkSGAoQbmV3ZXN0X21pZ3JhdGlvbhgHIAEoCRIXCg9jb250cmFjdF9kaWdlc3QYCCABKAkSCwoDcGlkGAkgASgDEi4KCnN0YXJ0ZWRfYXQYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBGhvc3QYCyABKAkSDQoFaW1hZ2UYDCABKAkSFAoMbm9kZV92ZXJzaW9uGA0gASgJEhMKC2luc3RhbmNlX2lkGA4gASgJEhIKCnN1cGVydmlzb3IYDyABKAkSFgoOcmVzdGFydF9hZHZpY2UYECABKAkijgEKEFNjaGVtYUNvbXBhcmlzb24SDQoFc3RhdGUYASABKAkSDwoHbWlzc2luZxgCIAMoCRIPCgd1bmtub3duGAMgAygJEg4KBmVkaXRlZBgEIAMoCRIOCgZmYWlsZWQYBSADKAkSDQoFZmxvb3IYBiABKAkSGgoSbmV3ZXN0X2luX2RhdGFiYXNlGAcgASgJIngKCVBlZXJCdWlsZBIPCgdzZXJ2aWNlGAEgASgJEhQKDHdyaXRlcl9idWlsZBgCIAEoCRIXCg9jb250cmFjdF9kaWdlc3QYAyABKAkSKwoHc2Vlbl9hdBgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiiQIKC0NoZWNrUmVzdWx0EgwKBGNvZGUYASABKAkSNAoGc3RhdHVzGAIgASgOMiQua2V5dHJhaWwuZGlhZ25vc3RpY3MudjEuQ2hlY2tTdGF0dXMSDwoHc3VtbWFyeRgDIAEoCRJECghldmlkZW5jZRgEIAMoCzIyLmtleXRyYWlsLmRpYWdub3N0aWNzLnYxLkNoZWNrUmVzdWx0LkV2aWRlbmNlRW50cnkSDAoEaGludBgFIAEoCRILCgNzcWwYBiABKAkSEwoLZHVyYXRpb25fbXMYByABKAEaLwoNRXZpZGVuY2VFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIkkKEFJ1bkNoZWNrc1JlcXVlc3QSNQoFY29kZXMYASADKAlCJrpII5IBIBBAGAEiGnIYMhZeW0EtWl1bQS1aMC05X117MSw2M30kIoUBChFSdW5DaGVja3NSZXNwb25zZRI1CgdyZXN1bHRzGAEgAygLMiQua2V5dHJhaWwuZGlhZ25vc3RpY3MudjEuQ2hlY2tSZXN1bHQSOQoHcHJvY2VzcxgCIAEoCzIoLmtleXRyYWlsLmRpYWdub3N0aWNzLnYxLlByb2Nlc3NJZGVudGl0eSJiChZMaXN0RGVhZExldHRlcnNSZXF1ZXN0Ei0KBHBhZ2UYASABKAsyHy5rZXl0cmFpbC5jb21tb24udjEuUGFnZVJlcXVlc3QSGQoIY29uc3VtZXIYAiABKAlCB7pIBHICGEAiaAoXTGlzdERlYWRMZXR0ZXJzUmVzcG9uc2USOQoMZGVhZF9sZXR0ZXJzGAEgAygLMiMua2V5dHJhaWwuZGlhZ25vc3RpY3MudjEuRGVhZExldHRlchISCgpuZXh0X3Rva2VuGAIgASgJIsMBCgpEZWFkTGV0dGVyEhYKDmRlYWRfbGV0dGVyX2lkGAEgASgDEhAKCGNvbnN1bWVyGAIgASgJEg8KB3N1YmplY3QYAyABKAkSEAoIZXZlbnRfaWQYBCABKAkSDgoGcmVhc29uGAUgASgJEi8KC2dpdmVuX3VwX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCgh0cmFjZV9pZBgHIAEoCRIVCg1wYXlsb2FkX2J5dGVzGAggASgNIjoKF1JlcGxheURlYWRMZXR0ZXJSZXF1ZXN0Eh8KDmRlYWRfbGV0dGVyX2lkGAEgASgDQge6SAQiAiAAIjwKGFJlcGxheURlYWRMZXR0ZXJSZXNwb25zZRIPCgdoYW5kbGVkGAEgASgIEg8KB3Byb2JsZW0YAiABKAkqnwEKC0NoZWNrU3RhdHVzEhwKGENIRUNLX1NUQVRVU19VTlNQRUNJRklFRBAAEhMKD0NIRUNLX1NUQVRVU19PSxABEhUKEUNIRUNLX1NUQVRVU19XQVJOEAISFQoRQ0hFQ0tfU1RBVFVTX0ZBSUwQAxIVChFDSEVDS19TVEFUVVNfU0tJUBAEEhgKFENIRUNLX1NUQVRVU19VTktOT1dOEAUy8QMKEkRpYWdub3N0aWNzU2VydmljZRJ5Cg9EZXNjcmliZVByb2Nlc3MSLy5rZXl0cmFpbC5kaWFnbm9zdGljcy52MS5EZXNjcmliZVByb2Nlc3NSZXF1ZXN0GjAua2V5dHJhaWwuZGlhZ25vc3RpY3MudjEuRGVzY3JpYmVQcm9jZXNzUmVzcG9uc2UiA5ACARJnCglSdW5DaGVja3MSKS5rZXl0cmFpbC5kaWFnbm9zdGljcy52MS5SdW5DaGVja3NSZXF1ZXN0Gioua2V5dHJhaWwuZGlhZ25vc3RpY3MudjEuUnVuQ2hlY2tzUmVzcG9uc2UiA5ACARJ5Cg9MaXN0RGVhZExldHRlcnMSLy5rZXl0cmFpbC5kaWFnbm9zdGljcy52MS5MaXN0RGVhZExldHRlcnNSZXF1ZXN0GjAua2V5dHJhaWwuZGlhZ25vc3RpY3MudjEuTGlzdERlYWRMZXR0ZXJzUmVzcG9uc2UiA5ACARJ8ChBSZXBsYXlEZWFkTGV0dGVyEjAua2V5dHJhaWwuZGlhZ25vc3RpY3MudjEuUmVwbGF5RGVhZExldHRlclJlcXVlc3QaMS5rZXl0cmFpbC5kaWFnbm9zdGljcy52MS5SZXBsYXlEZWFkTGV0dGVyUmVzcG9uc2UiA5ACAmIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_timestamp, file_keytrail_common_v1_page]);
+  fileDesc("CilrZXl0cmFpbC9kaWFnbm9zdGljcy92MS9kaWFnbm9zdGljcy5wcm90bxIXa2V5dHJhaWwuZGlhZ25vc3RpY3MudjEiGAoWRGVzY3JpYmVQcm9jZXNzUmVxdWVzdCKVAgoXRGVzY3JpYmVQcm9jZXNzUmVzcG9uc2USOQoHcHJvY2VzcxgBIAEoCzIoLmtleXRyYWlsLmRpYWdub3N0aWNzLnYxLlByb2Nlc3NJZGVudGl0eRI5CgZzY2hlbWEYAiABKAsyKS5rZXl0cmFpbC5kaWFnbm9zdGljcy52MS5TY2hlbWFDb21wYXJpc29uEjEKBXBlZXJzGAMgAygLMiIua2V5dHJhaWwuZGlhZ25vc3RpY3MudjEuUGVlckJ1aWxkEg0KBXJlYWR5GAQgASgIEhkKEW5vdF9yZWFkeV9iZWNhdXNlGAUgASgJEicKA25vdxgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAi9wIKD1Byb2Nlc3NJZGVudGl0eRIPCgdzZXJ2aWNlGAEgASgJEg8KB3ZlcnNpb24YAiABKAkSEAoIcmV2aXNpb24YAyABKAkSFAoMd3JpdGVyX2J1aWxkGAQgASgJEhYKDnNvdXJjZXNfZGlnZXN0GAUgASgJEh4KFnNvdXJjZXNfZGlnZXN0X29uX2Rpc2sYBiABKAkSGAoQbmV3ZXN0X21pZ3JhdGlvbhgHIAEoCRIXCg9jb250cmFjdF9kaWdlc3QYCCABKAkSCwoDcGlkGAkgASgDEi4KCnN0YXJ0ZWRfYXQYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBGhvc3QYCyABKAkSDQoFaW1hZ2UYDCABKAkSFAoMbm9kZV92ZXJzaW9uGA0gASgJEhMKC2luc3RhbmNlX2lkGA4gASgJEhIKCnN1cGVydmlzb3IYDyABKAkSFgoOcmVzdGFydF9hZHZpY2UYECABKAkijgEKEFNjaGVtYUNvbXBhcmlzb24SDQoFc3RhdGUYASABKAkSDwoHbWlzc2luZxgCIAMoCRIPCgd1bmtub3duGAMgAygJEg4KBmVkaXRlZBgEIAMoCRIOCgZmYWlsZWQYBSADKAkSDQoFZmxvb3IYBiABKAkSGgoSbmV3ZXN0X2luX2RhdGFiYXNlGAcgASgJIngKCVBlZXJCdWlsZBIPCgdzZXJ2aWNlGAEgASgJEhQKDHdyaXRlcl9idWlsZBgCIAEoCRIXCg9jb250cmFjdF9kaWdlc3QYAyABKAkSKwoHc2Vlbl9hdBgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAimwIKC0NoZWNrUmVzdWx0EgwKBGNvZGUYASABKAkSNAoGc3RhdHVzGAIgASgOMiQua2V5dHJhaWwuZGlhZ25vc3RpY3MudjEuQ2hlY2tTdGF0dXMSDwoHc3VtbWFyeRgDIAEoCRJECghldmlkZW5jZRgEIAMoCzIyLmtleXRyYWlsLmRpYWdub3N0aWNzLnYxLkNoZWNrUmVzdWx0LkV2aWRlbmNlRW50cnkSDAoEaGludBgFIAEoCRILCgNzcWwYBiABKAkSEwoLZHVyYXRpb25fbXMYByABKAESEAoIc3ViamVjdHMYCCADKAkaLwoNRXZpZGVuY2VFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIm0KEFJ1bkNoZWNrc1JlcXVlc3QSNQoFY29kZXMYASADKAlCJrpII5IBIBBAGAEiGnIYMhZeW0EtWl1bQS1aMC05X117MSw2M30kEiIKCHN1YmplY3RzGAIgAygJQhC6SA2SAQoQ9AMiBXIDGMgBIoUBChFSdW5DaGVja3NSZXNwb25zZRI1CgdyZXN1bHRzGAEgAygLMiQua2V5dHJhaWwuZGlhZ25vc3RpY3MudjEuQ2hlY2tSZXN1bHQSOQoHcHJvY2VzcxgCIAEoCzIoLmtleXRyYWlsLmRpYWdub3N0aWNzLnYxLlByb2Nlc3NJZGVudGl0eSJiChZMaXN0RGVhZExldHRlcnNSZXF1ZXN0Ei0KBHBhZ2UYASABKAsyHy5rZXl0cmFpbC5jb21tb24udjEuUGFnZVJlcXVlc3QSGQoIY29uc3VtZXIYAiABKAlCB7pIBHICGEAiaAoXTGlzdERlYWRMZXR0ZXJzUmVzcG9uc2USOQoMZGVhZF9sZXR0ZXJzGAEgAygLMiMua2V5dHJhaWwuZGlhZ25vc3RpY3MudjEuRGVhZExldHRlchISCgpuZXh0X3Rva2VuGAIgASgJIsMBCgpEZWFkTGV0dGVyEhYKDmRlYWRfbGV0dGVyX2lkGAEgASgDEhAKCGNvbnN1bWVyGAIgASgJEg8KB3N1YmplY3QYAyABKAkSEAoIZXZlbnRfaWQYBCABKAkSDgoGcmVhc29uGAUgASgJEi8KC2dpdmVuX3VwX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCgh0cmFjZV9pZBgHIAEoCRIVCg1wYXlsb2FkX2J5dGVzGAggASgNIjoKF1JlcGxheURlYWRMZXR0ZXJSZXF1ZXN0Eh8KDmRlYWRfbGV0dGVyX2lkGAEgASgDQge6SAQiAiAAIjwKGFJlcGxheURlYWRMZXR0ZXJSZXNwb25zZRIPCgdoYW5kbGVkGAEgASgIEg8KB3Byb2JsZW0YAiABKAkiGAoWR2V0UmVzdG9yZUZlbmNlUmVxdWVzdCK/AQoXR2V0UmVzdG9yZUZlbmNlUmVzcG9uc2USOgoIcmVzdG9yZXMYASADKAsyKC5rZXl0cmFpbC5kaWFnbm9zdGljcy52MS5EYXRhYmFzZVJlc3RvcmUSDAoEb3BlbhgCIAEoCBINCgVzdGF0ZRgDIAEoCRITCgtpbmNhcm5hdGlvbhgEIAEoCRIQCghwb3NpdGlvbhgFIAEoAxINCgVwbGFjZRgGIAEoCRIVCg1vdXRzaWRlX2tub3duGAcgASgIIpYCCg9EYXRhYmFzZVJlc3RvcmUSGQoRZW5kZWRfaW5jYXJuYXRpb24YASABKAkSDwoHYmVjYXVzZRgCIAEoCRIuCgpub3RpY2VkX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpoYW5kbGVkX2F0GAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgthY2NlcHRlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEwoLYWNjZXB0ZWRfYnkYBiABKAkSFgoOcG9zaXRpb25fZm91bmQYByABKAMSGQoRcG9zaXRpb25fZXhwZWN0ZWQYCCABKAMiNwoVQWNjZXB0UmVzdG9yZXNSZXF1ZXN0Eh4KCmF1ZGl0X25vdGUYASABKAlCCrpIB3IFEAEY9AMiKgoWQWNjZXB0UmVzdG9yZXNSZXNwb25zZRIQCghhY2NlcHRlZBgBIAEoDSqfAQoLQ2hlY2tTdGF0dXMSHAoYQ0hFQ0tfU1RBVFVTX1VOU1BFQ0lGSUVEEAASEwoPQ0hFQ0tfU1RBVFVTX09LEAESFQoRQ0hFQ0tfU1RBVFVTX1dBUk4QAhIVChFDSEVDS19TVEFUVVNfRkFJTBADEhUKEUNIRUNLX1NUQVRVU19TS0lQEAQSGAoUQ0hFQ0tfU1RBVFVTX1VOS05PV04QBTLkBQoSRGlhZ25vc3RpY3NTZXJ2aWNlEnkKD0Rlc2NyaWJlUHJvY2VzcxIvLmtleXRyYWlsLmRpYWdub3N0aWNzLnYxLkRlc2NyaWJlUHJvY2Vzc1JlcXVlc3QaMC5rZXl0cmFpbC5kaWFnbm9zdGljcy52MS5EZXNjcmliZVByb2Nlc3NSZXNwb25zZSIDkAIBEmcKCVJ1bkNoZWNrcxIpLmtleXRyYWlsLmRpYWdub3N0aWNzLnYxLlJ1bkNoZWNrc1JlcXVlc3QaKi5rZXl0cmFpbC5kaWFnbm9zdGljcy52MS5SdW5DaGVja3NSZXNwb25zZSIDkAIBEnkKD0xpc3REZWFkTGV0dGVycxIvLmtleXRyYWlsLmRpYWdub3N0aWNzLnYxLkxpc3REZWFkTGV0dGVyc1JlcXVlc3QaMC5rZXl0cmFpbC5kaWFnbm9zdGljcy52MS5MaXN0RGVhZExldHRlcnNSZXNwb25zZSIDkAIBEnwKEFJlcGxheURlYWRMZXR0ZXISMC5rZXl0cmFpbC5kaWFnbm9zdGljcy52MS5SZXBsYXlEZWFkTGV0dGVyUmVxdWVzdBoxLmtleXRyYWlsLmRpYWdub3N0aWNzLnYxLlJlcGxheURlYWRMZXR0ZXJSZXNwb25zZSIDkAICEnkKD0dldFJlc3RvcmVGZW5jZRIvLmtleXRyYWlsLmRpYWdub3N0aWNzLnYxLkdldFJlc3RvcmVGZW5jZVJlcXVlc3QaMC5rZXl0cmFpbC5kaWFnbm9zdGljcy52MS5HZXRSZXN0b3JlRmVuY2VSZXNwb25zZSIDkAIBEnYKDkFjY2VwdFJlc3RvcmVzEi4ua2V5dHJhaWwuZGlhZ25vc3RpY3MudjEuQWNjZXB0UmVzdG9yZXNSZXF1ZXN0Gi8ua2V5dHJhaWwuZGlhZ25vc3RpY3MudjEuQWNjZXB0UmVzdG9yZXNSZXNwb25zZSIDkAICYgZwcm90bzM", [file_buf_validate_validate, file_google_protobuf_timestamp, file_keytrail_common_v1_page]);
 
 /**
  * DescribeProcessRequest asks the process that gets it.
@@ -373,6 +373,14 @@ export type CheckResult = Message<"keytrail.diagnostics.v1.CheckResult"> & {
    * @generated from field: double duration_ms = 7;
    */
   durationMs: number;
+
+  /**
+   * subjects that others are to be compared with: of CONVERSATION_SESSIONS sessions as <conversation id>/<session id>, of OLD_BUILD_WRITES
+   * builds as <writer build> <time of its last row>.
+   *
+   * @generated from field: repeated string subjects = 8;
+   */
+  subjects: string[];
 };
 
 /**
@@ -394,6 +402,13 @@ export type RunChecksRequest = Message<"keytrail.diagnostics.v1.RunChecksRequest
    * @generated from field: repeated string codes = 1;
    */
   codes: string[];
+
+  /**
+   * subjects that another service named, for the checks that compare: of CONVERSATION_SESSIONS those that session is to look for.
+   *
+   * @generated from field: repeated string subjects = 2;
+   */
+  subjects: string[];
 };
 
 /**
@@ -607,6 +622,196 @@ export const ReplayDeadLetterResponseSchema: GenMessage<ReplayDeadLetterResponse
   messageDesc(file_keytrail_diagnostics_v1_diagnostics, 12);
 
 /**
+ * GetRestoreFenceRequest asks about the database of the process that gets it.
+ *
+ * @generated from message keytrail.diagnostics.v1.GetRestoreFenceRequest
+ */
+export type GetRestoreFenceRequest = Message<"keytrail.diagnostics.v1.GetRestoreFenceRequest"> & {
+};
+
+/**
+ * Describes the message keytrail.diagnostics.v1.GetRestoreFenceRequest.
+ * Use `create(GetRestoreFenceRequestSchema)` to create a new message.
+ */
+export const GetRestoreFenceRequestSchema: GenMessage<GetRestoreFenceRequest> = /*@__PURE__*/
+  messageDesc(file_keytrail_diagnostics_v1_diagnostics, 13);
+
+/**
+ * GetRestoreFenceResponse is where the database stands.
+ *
+ * @generated from message keytrail.diagnostics.v1.GetRestoreFenceResponse
+ */
+export type GetRestoreFenceResponse = Message<"keytrail.diagnostics.v1.GetRestoreFenceResponse"> & {
+  /**
+   * restores that were noticed, newest first; at most 100.
+   *
+   * @generated from field: repeated keytrail.diagnostics.v1.DatabaseRestore restores = 1;
+   */
+  restores: DatabaseRestore[];
+
+  /**
+   * open is false while a restore is being dealt with, or could not be ruled out.
+   *
+   * @generated from field: bool open = 2;
+   */
+  open: boolean;
+
+  /**
+   * state in words: open, closed, or why it could not be found out.
+   *
+   * @generated from field: string state = 3;
+   */
+  state: string;
+
+  /**
+   * incarnation names the history that the database has had since the last restore that was noticed; empty without a database.
+   *
+   * @generated from field: string incarnation = 4;
+   */
+  incarnation: string;
+
+  /**
+   * position grows with time; what lies outside the database knows that it had been reached.
+   *
+   * @generated from field: int64 position = 5;
+   */
+  position: bigint;
+
+  /**
+   * place is server, timeline and database, as `system identifier/timeline/oid`.
+   *
+   * @generated from field: string place = 6;
+   */
+  place: string;
+
+  /**
+   * outside_known is false while the store outside the database cannot be asked.
+   *
+   * @generated from field: bool outside_known = 7;
+   */
+  outsideKnown: boolean;
+};
+
+/**
+ * Describes the message keytrail.diagnostics.v1.GetRestoreFenceResponse.
+ * Use `create(GetRestoreFenceResponseSchema)` to create a new message.
+ */
+export const GetRestoreFenceResponseSchema: GenMessage<GetRestoreFenceResponse> = /*@__PURE__*/
+  messageDesc(file_keytrail_diagnostics_v1_diagnostics, 14);
+
+/**
+ * DatabaseRestore is one time that the database went back.
+ *
+ * @generated from message keytrail.diagnostics.v1.DatabaseRestore
+ */
+export type DatabaseRestore = Message<"keytrail.diagnostics.v1.DatabaseRestore"> & {
+  /**
+   * incarnation that ended with it.
+   *
+   * @generated from field: string ended_incarnation = 1;
+   */
+  endedIncarnation: string;
+
+  /**
+   * because is how it was noticed, one line.
+   *
+   * @generated from field: string because = 2;
+   */
+  because: string;
+
+  /**
+   * noticed_at is when.
+   *
+   * @generated from field: google.protobuf.Timestamp noticed_at = 3;
+   */
+  noticedAt?: Timestamp | undefined;
+
+  /**
+   * handled_at is when what had to be voided was; absent before.
+   *
+   * @generated from field: google.protobuf.Timestamp handled_at = 4;
+   */
+  handledAt?: Timestamp | undefined;
+
+  /**
+   * accepted_at is when an operator noted it; absent before.
+   *
+   * @generated from field: google.protobuf.Timestamp accepted_at = 5;
+   */
+  acceptedAt?: Timestamp | undefined;
+
+  /**
+   * accepted_by is the subject of the operator's token.
+   *
+   * @generated from field: string accepted_by = 6;
+   */
+  acceptedBy: string;
+
+  /**
+   * position_found in the database.
+   *
+   * @generated from field: int64 position_found = 7;
+   */
+  positionFound: bigint;
+
+  /**
+   * position_expected is the least that it should have had.
+   *
+   * @generated from field: int64 position_expected = 8;
+   */
+  positionExpected: bigint;
+};
+
+/**
+ * Describes the message keytrail.diagnostics.v1.DatabaseRestore.
+ * Use `create(DatabaseRestoreSchema)` to create a new message.
+ */
+export const DatabaseRestoreSchema: GenMessage<DatabaseRestore> = /*@__PURE__*/
+  messageDesc(file_keytrail_diagnostics_v1_diagnostics, 15);
+
+/**
+ * AcceptRestoresRequest is about all that have been dealt with.
+ *
+ * @generated from message keytrail.diagnostics.v1.AcceptRestoresRequest
+ */
+export type AcceptRestoresRequest = Message<"keytrail.diagnostics.v1.AcceptRestoresRequest"> & {
+  /**
+   * audit_note says why it was.
+   *
+   * @generated from field: string audit_note = 1;
+   */
+  auditNote: string;
+};
+
+/**
+ * Describes the message keytrail.diagnostics.v1.AcceptRestoresRequest.
+ * Use `create(AcceptRestoresRequestSchema)` to create a new message.
+ */
+export const AcceptRestoresRequestSchema: GenMessage<AcceptRestoresRequest> = /*@__PURE__*/
+  messageDesc(file_keytrail_diagnostics_v1_diagnostics, 16);
+
+/**
+ * AcceptRestoresResponse tells how many.
+ *
+ * @generated from message keytrail.diagnostics.v1.AcceptRestoresResponse
+ */
+export type AcceptRestoresResponse = Message<"keytrail.diagnostics.v1.AcceptRestoresResponse"> & {
+  /**
+   * accepted by this call; those accepted before are not counted.
+   *
+   * @generated from field: uint32 accepted = 1;
+   */
+  accepted: number;
+};
+
+/**
+ * Describes the message keytrail.diagnostics.v1.AcceptRestoresResponse.
+ * Use `create(AcceptRestoresResponseSchema)` to create a new message.
+ */
+export const AcceptRestoresResponseSchema: GenMessage<AcceptRestoresResponse> = /*@__PURE__*/
+  messageDesc(file_keytrail_diagnostics_v1_diagnostics, 17);
+
+/**
  * CheckStatus is how a check ended.
  *
  * @generated from enum keytrail.diagnostics.v1.CheckStatus
@@ -715,6 +920,27 @@ export const DiagnosticsService: GenService<{
     methodKind: "unary";
     input: typeof ReplayDeadLetterRequestSchema;
     output: typeof ReplayDeadLetterResponseSchema;
+  },
+  /**
+   * GetRestoreFence looks now whether the database went back in time, and lists the restores that were noticed. Without a database: nothing.
+   *
+   * @generated from rpc keytrail.diagnostics.v1.DiagnosticsService.GetRestoreFence
+   */
+  getRestoreFence: {
+    methodKind: "unary";
+    input: typeof GetRestoreFenceRequestSchema;
+    output: typeof GetRestoreFenceResponseSchema;
+  },
+  /**
+   * AcceptRestores notes that an operator knows of the restores that were noticed and dealt with: the check DATABASE_RESTORED is ok again. Audited
+   * in the rows of the restores.
+   *
+   * @generated from rpc keytrail.diagnostics.v1.DiagnosticsService.AcceptRestores
+   */
+  acceptRestores: {
+    methodKind: "unary";
+    input: typeof AcceptRestoresRequestSchema;
+    output: typeof AcceptRestoresResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_keytrail_diagnostics_v1_diagnostics, 0);

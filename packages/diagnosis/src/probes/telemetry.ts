@@ -1,0 +1,61 @@
+import {
+  keepTrace,
+  ROOT_CONTEXT,
+  SpanKind,
+  type Telemetry,
+  type TelemetryArrivals,
+  withSpan,
+} from '@keytrail/telemetry';
+import type { Outcome, Probe } from '../check.ts';
+
+const hint =
+  'the receiver at KEYTRAIL_OTLP_URL refuses or does not answer: start it, or look at the network; what was lost stays lost';
+
+/** That spans and metrics get out: makes a trace of its own and sends it. */
+export function probeTelemetry(telemetry: Telemetry): Probe {
+  return {
+    code: 'TELEMETRY',
+    async run() {
+      const before = telemetry.arrivals();
+      if (before.exporting) {
+        await withSpan('check telemetry', { kind: SpanKind.INTERNAL, parent: ROOT_CONTEXT }, async () => {
+          keepTrace('telemetry checked');
+        });
+        await telemetry.flush();
+      }
+      return judgeTelemetry(before, telemetry.arrivals());
+    },
+  };
+}
+
+export function judgeTelemetry(before: TelemetryArrivals, { exporting, spans, metrics }: TelemetryArrivals): Outcome {
+  if (!exporting)
+    return {
+      status: 'warn',
+      summary: 'traces and metrics go nowhere',
+      hint: 'set KEYTRAIL_OTLP_URL: without traces a miss can be explained, and not followed',
+    };
+  const evidence = {
+    spansTaken: spans.exported,
+    spansLost: spans.failed + spans.overflowed,
+    ...(spans.lastTakenAt && { spansLastTakenAt: spans.lastTakenAt.toISOString() }),
+    ...(metrics.lastTakenAt && { metricsLastTakenAt: metrics.lastTakenAt.toISOString() }),
+  };
+  if (spans.failed > before.spans.failed)
+    return { status: 'fail', summary: 'the receiver did not take a span that was just made', evidence, hint };
+  if (isFailing(metrics)) return { status: 'fail', summary: 'the receiver does not take metrics', evidence, hint };
+  if (spans.exported === before.spans.exported)
+    return {
+      status: 'unknown',
+      summary: 'a span that was just made did not get out yet',
+      evidence,
+      hint: 'run it again; when it stays so, the queue of spans does not move',
+    };
+  if (spans.overflowed > before.spans.overflowed)
+    return { status: 'warn', summary: 'spans are lost, as the queue is full', evidence, hint };
+  return { status: 'ok', summary: `a span that was just made was taken, ${spans.exported} in all`, evidence };
+}
+
+function isFailing({ lastTakenAt, lastFailedAt }: TelemetryArrivals['metrics']): boolean {
+  return lastFailedAt !== undefined && (lastTakenAt === undefined || lastFailedAt > lastTakenAt);
+}
