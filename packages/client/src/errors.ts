@@ -88,6 +88,7 @@ export class RefusalError extends Error {
   readonly metadata: Readonly<Record<string, string>>;
   readonly fields: readonly FieldProblem[];
   readonly retryAfterMs: number | undefined;
+  /** As the service told it; of an answer that never came, the trace in which the call was made. */
   readonly traceId: string | undefined;
 
   constructor(refusal: Refusal, cause: unknown) {
@@ -109,6 +110,7 @@ const undecided = new Set([
   'SHUTTING_DOWN',
   'SCHEMA_BEHIND',
   'BUILD_BEHIND',
+  'DATABASE_RESTORED',
   'DEADLINE_EXCEEDED',
   'CANCELLED',
   'LIMIT_EXCEEDED',
@@ -311,10 +313,14 @@ export class RegisteredDifferentlyError extends Error {
   }
 }
 
-/** What a failed call says, as one of the errors of this SDK; an abort stays what it is. */
-export function errorOfCall(thrown: unknown): Error {
+/**
+ * What a failed call says, as one of the errors of this SDK; an abort stays what it is. `callTraceId` is the trace in which the call was made:
+ * what no service answered, as when it is out of reach, names none.
+ */
+export function errorOfCall(thrown: unknown, callTraceId = ''): Error {
   if (isOwnError(thrown)) return thrown;
-  return new RefusalError(readRefusal(thrown), thrown);
+  const refusal = readRefusal(thrown);
+  return new RefusalError({ ...refusal, traceId: refusal.traceId || callTraceId || undefined }, thrown);
 }
 
 function isOwnError(thrown: unknown): thrown is Error {

@@ -19,6 +19,7 @@ export const codeOfReason: Readonly<Record<ReasonName, Code>> = {
   DEADLINE_EXCEEDED: Code.DeadlineExceeded,
   CANCELLED: Code.Canceled,
   METHOD_UNKNOWN: Code.Unimplemented,
+  DATABASE_RESTORED: Code.Unavailable,
 
   ROOT_KEY_MISMATCH: Code.FailedPrecondition,
   CERTIFICATE_INVALID: Code.InvalidArgument,
