@@ -2,7 +2,7 @@ import { authSettings } from '@keytrail/auth';
 import { erasureSettings, eventSettings } from '@keytrail/events';
 import { serverSettings } from '@keytrail/rpc';
 import { readSettings, rule, type SettingsValues, setting, z } from '@keytrail/settings';
-import { databaseSettings } from '@keytrail/storage';
+import { auditSettings, databaseSettings } from '@keytrail/storage';
 import { telemetrySettings } from '@keytrail/telemetry';
 import { faultPoints } from './fault-points.ts';
 
@@ -13,6 +13,7 @@ export const conversationSettings = {
   ...databaseSettings,
   ...eventSettings,
   ...erasureSettings,
+  ...auditSettings,
   identityKeys: setting('KEYTRAIL_PEER_IDENTITY_KEYS', rule.text(), 'gRPC target of the service identity-keys'),
   session: setting('KEYTRAIL_PEER_SESSION', rule.text(), 'gRPC target of the service session'),
   presence: setting('KEYTRAIL_PEER_PRESENCE', rule.text(), 'gRPC target of the service presence'),

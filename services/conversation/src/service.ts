@@ -42,6 +42,7 @@ import { listMessages } from './rpc/list-messages.ts';
 import { listRosterChanges } from './rpc/list-roster-changes.ts';
 import { listSessions } from './rpc/list-sessions.ts';
 import { listSharedUsers } from './rpc/list-shared-users.ts';
+import { describeConversation } from './rpc/operator/describe-conversation.ts';
 import { removeMembers } from './rpc/remove-members.ts';
 import { requestRotation } from './rpc/request-rotation.ts';
 import { rotateSession } from './rpc/rotate-session.ts';
@@ -127,7 +128,10 @@ export function createConversationServer(
     reconcile = (ageMs) => reconcileCandidates(parts, ageMs, log);
     const reconciling = startReconciling(() => reconcile(config.candidateAgeMs), log, config.reconcileIntervalMs);
     closing.push(() => reconciling.stop());
-    const forgetting = forgetOldIds(db, log, config.purgeIntervalMs);
+    const forgetting = forgetOldIds(db, log, {
+      everyMs: config.purgeIntervalMs,
+      auditLogRetentionMs: config.auditLogRetentionMs,
+    });
     closing.push(() => forgetting.stop());
 
     const reach = reachConversations({ ...parts, log }, config.revocationsPullMs);
@@ -182,6 +186,7 @@ export function createConversationServer(
         checkEntitlement(parts),
         checkEntitlements(parts),
         listSharedUsers(parts),
+        describeConversation(parts),
         ...diagnosticsRpcs({
           service,
           telemetry,

@@ -304,7 +304,7 @@ describe('the purge', () => {
        SELECT 'somebody', gen_random_uuid(), 'm', decode(repeat('00', 32), 'hex'), now() - interval '8 days'
        FROM generate_series(1, 20500)`,
     );
-    const forgetting = forgetOldIds(harness.db, telemetry.log, 3_600_000);
+    const forgetting = forgetOldIds(harness.db, telemetry.log, { everyMs: 3_600_000, auditLogRetentionMs: 86_400_000 });
     try {
       await vi.waitFor(
         async () =>

@@ -3,7 +3,7 @@ import { create, equals, type MessageInitShape } from '@bufbuild/protobuf';
 import { timestampNow } from '@bufbuild/protobuf/wkt';
 import { type Client, createClient, type Transport } from '@connectrpc/connect';
 import { createConnectTransport } from '@connectrpc/connect-node';
-import { createAuthenticator, createServiceIdentity } from '@keytrail/auth';
+import { createAuthenticator, createServiceIdentity, operatorScope, type ServiceName } from '@keytrail/auth';
 import { type Issuer, startIssuer } from '@keytrail/auth/issuer';
 import {
   type Conversation,
@@ -95,6 +95,9 @@ export interface Harness extends AsyncDisposable {
   beforeStore: (request: StoreSessionRequest) => Promise<void>;
   readonly services: ConversationClient;
   readonly stranger: { readonly grpc: Transport; readonly web: Transport };
+  /** A transport with an operator's token, or with a service's identity. */
+  asOperator(): Promise<Transport>;
+  asService(service: ServiceName): Transport;
   reconcile(ageMs?: number): Promise<{ aborted: number; committed: number; failed: number }>;
   /** Registers a user with some devices; ids are random. */
   user(devices?: number): Promise<TestUser>;
@@ -335,6 +338,14 @@ export async function startHarness(overrides: Record<string, string> = {}): Prom
       grpc(() => identity.header()),
     ),
     stranger: { grpc: grpc(() => `Bearer ${unknown}`), web: web(() => `Bearer ${unknown}`) },
+    async asOperator() {
+      const token = await issuer.token({ userId: 'ops', deviceId: 'console', scopes: [operatorScope] });
+      return grpc(() => `Bearer ${token}`);
+    },
+    asService(service) {
+      const credential = createServiceIdentity(config, service);
+      return grpc(() => credential.header());
+    },
     reconcile: (ageMs = 0) => server.reconcile(ageMs),
     environment: () => ({ ...environment }),
     async user(devices = 1) {

@@ -1,9 +1,18 @@
 import { purgeDeadLetters, purgeInbox, startPurges } from '@keytrail/events';
-import { type Database, purgeRequestIds } from '@keytrail/storage';
+import { type Database, purgeAuditLog, purgeRequestIds } from '@keytrail/storage';
 import type { Logger } from '@keytrail/telemetry';
 
-/** Forgets request ids, handled events and dead letters that are past their retention. */
-export function forgetOldIds(db: Database, log: Logger, everyMs: number): { stop(): Promise<void> } {
+export interface Forgetting {
+  readonly everyMs: number;
+  readonly auditLogRetentionMs: number;
+}
+
+/** Forgets request ids, handled events, dead letters and audited actions that are past their retention. */
+export function forgetOldIds(
+  db: Database,
+  log: Logger,
+  { everyMs, auditLogRetentionMs }: Forgetting,
+): { stop(): Promise<void> } {
   return startPurges({
     everyMs,
     log,
@@ -11,6 +20,7 @@ export function forgetOldIds(db: Database, log: Logger, everyMs: number): { stop
       'request ids': (most) => purgeRequestIds(db, most),
       'handled events': (most) => purgeInbox(db, most),
       'dead letters': (most) => purgeDeadLetters(db, most),
+      'audit log': (most) => purgeAuditLog(db, auditLogRetentionMs, most),
     },
   });
 }
