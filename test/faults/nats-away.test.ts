@@ -29,6 +29,15 @@ function readsHit({ bobId, conversationId, sessionId }: Chat) {
   return session.getInitialSession({ conversationId, sessionId });
 }
 
+function endedRequests() {
+  return rowsOf(
+    world.constellation,
+    'session',
+    'SELECT state, ended_because FROM key_requests WHERE ended_at IS NOT NULL',
+    [],
+  );
+}
+
 /** The outage lasts longer than all attempts of a request would. */
 async function requestsAreOlderThan(ms: number): Promise<void> {
   const text = `SELECT 1 FROM key_requests WHERE requested_at > now() - $1 * interval '1 millisecond'`;
@@ -60,6 +69,7 @@ test('while NATS is away writes are acknowledged and hits served; when it is bac
   });
   await messages.advances(40);
   await requestsAreOlderThan(13_000);
+  expect(await endedRequests()).toEqual([]);
   expect((await readsHit(first)).sessionId).toBe(first.sessionId);
   expect(await unready(constellation)).toEqual([]);
 

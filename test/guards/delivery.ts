@@ -18,7 +18,6 @@ export const delivery: readonly Guard[] = [
     test: {
       file: 'test/faults/nats-away.test.ts',
       name: 'while NATS is away writes are acknowledged and hits served; when it is back all flows, in order, and nothing is lost',
-      hangs: true,
     },
   },
   {

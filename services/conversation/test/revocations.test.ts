@@ -21,7 +21,7 @@ import {
 } from '@keytrail/events';
 import { readSettings } from '@keytrail/settings';
 import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
-import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it, onTestFinished, vi } from 'vitest';
 import { reachNextPage } from '../src/jobs/reach-conversations.ts';
 import { conversationSettings } from '../src/service.ts';
 import { noteRevokedDevices, revokedUntilCommit } from '../src/store/revoked-devices.ts';
@@ -348,6 +348,7 @@ describe('a session that was checked before a revocation and is committed after 
     const phone = alice.devices[1] as TestDevice;
     const committed = Promise.withResolvers<void>();
     const looked = Promise.withResolvers<void>();
+    onTestFinished(committed.resolve);
     const committing = harness.db.transaction(async (tx) => {
       expect(await revokedUntilCommit(tx, [phone])).toEqual([]);
       looked.resolve();

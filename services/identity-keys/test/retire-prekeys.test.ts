@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { PrekeyBundle } from '@keytrail/contracts';
 import { statement, type Transaction } from '@keytrail/storage';
-import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { digestDevices } from '../src/domain/claim-request.ts';
 import { claimWaiting } from '../src/store/claims.ts';
 import { makeKemPrekeys, makeOneTimePrekeys, type TestDevice } from './device-keys.ts';
@@ -94,6 +94,7 @@ describe('a prekey that a claim holds', () => {
     async (how) => {
       const device = await newDevice(2);
       const end = Promise.withResolvers<void>();
+      onTestFinished(end.resolve);
       const taken = Promise.withResolvers<void>();
       const claiming = service.db
         .transaction(async (tx: Transaction) => {
