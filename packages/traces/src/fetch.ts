@@ -1,4 +1,5 @@
 import { setTimeout as pause } from 'node:timers/promises';
+import { readTrace } from './backend.ts';
 import type { TraceSpan } from './span.ts';
 import type { TraceTree } from './tree.ts';
 import { assembleTrace } from './tree.ts';
@@ -8,6 +9,8 @@ export interface FetchTraceOptions {
   readonly until?: (tree: TraceTree) => boolean;
   /** How long to wait for that; the tree as it is then is returned. 5,000 ms by default. */
   readonly timeoutMs?: number;
+  /** Between two looks, in ms; 50 by default. */
+  readonly pollMs?: number;
 }
 
 /** Thrown when the store knows no span of the trace by the end of the wait. */
@@ -21,24 +24,29 @@ export class TraceNotFound extends Error {
   }
 }
 
-const pollMs = 50;
 const quietMs = 500;
 
 /** Reads a trace from a trace store, waiting until it is complete: spans arrive in batches. Throws TraceNotFound. */
-export async function fetchTrace(url: string, id: string, options: FetchTraceOptions = {}): Promise<TraceTree> {
-  const endsAt = performance.now() + (options.timeoutMs ?? 5_000);
+export function fetchTrace(url: string, id: string, options: FetchTraceOptions = {}): Promise<TraceTree> {
+  return awaitTrace(() => readTrace({ url, dialect: 'keytrail' }, id), id, options);
+}
+
+/** As fetchTrace, of spans from anywhere. */
+export async function awaitTrace(
+  read: () => Promise<TraceSpan[]>,
+  id: string,
+  { until, timeoutMs = 5_000, pollMs = 50 }: FetchTraceOptions = {},
+): Promise<TraceTree> {
+  const endsAt = performance.now() + timeoutMs;
   let tree: TraceTree | undefined;
   let grewAt = performance.now();
   for (;;) {
-    const spans = await readSpans(url, id);
+    const spans = await read();
     if (spans.length > (tree?.spans.length ?? 0)) {
       tree = assembleTrace(spans);
       grewAt = performance.now();
     }
-    if (
-      tree !== undefined &&
-      (options.until?.(tree) ?? (tree.orphans.length === 0 && performance.now() - grewAt >= quietMs))
-    )
+    if (tree !== undefined && (until?.(tree) ?? (tree.orphans.length === 0 && performance.now() - grewAt >= quietMs)))
       return tree;
     if (performance.now() >= endsAt) {
       if (tree === undefined) throw new TraceNotFound(id);
@@ -46,11 +54,4 @@ export async function fetchTrace(url: string, id: string, options: FetchTraceOpt
     }
     await pause(pollMs);
   }
-}
-
-async function readSpans(url: string, id: string): Promise<TraceSpan[]> {
-  const response = await fetch(new URL(`traces/${id}`, url.endsWith('/') ? url : `${url}/`));
-  const body = (await response.json()) as { spans?: TraceSpan[] };
-  if (!response.ok && response.status !== 404) throw new Error(`the trace store answered ${response.status}`);
-  return body.spans ?? [];
 }

@@ -1,112 +1,129 @@
+import { BodyReader, type Fields, MalformedTrace } from './malformed.ts';
 import type { SpanKindName, TraceAttributes, TraceSpan } from './span.ts';
 
-/** Thrown when a body is not an OTLP/JSON trace request. */
-export class NotOtlp extends Error {
+/** Thrown when a body is not OTLP/JSON. */
+export class NotOtlp extends MalformedTrace {
   constructor(problem: string) {
-    super(`not an OTLP/JSON trace request: ${problem}`);
+    super('an OTLP/JSON trace request', problem);
     this.name = 'NotOtlp';
   }
 }
 
+const read = new BodyReader((problem) => new NotOtlp(problem));
 const kinds: readonly SpanKindName[] = ['internal', 'internal', 'server', 'client', 'producer', 'consumer'];
+const kindNames = ['UNSPECIFIED', 'INTERNAL', 'SERVER', 'CLIENT', 'PRODUCER', 'CONSUMER'];
 const statuses = ['unset', 'ok', 'error'] as const;
+const statusNames = ['UNSET', 'OK', 'ERROR'];
 
-/** The spans of an ExportTraceServiceRequest in OTLP/JSON (opentelemetry-proto, JSON encoding). Throws NotOtlp. */
+/**
+ * The spans of OTLP/JSON (opentelemetry-proto, JSON encoding): an ExportTraceServiceRequest or TracesData, also as Grafana Tempo writes them
+ * (`batches`, names of enums, ids in base64) and as Jaeger's query API v3 does (within `result`). Throws NotOtlp.
+ */
 export function readOtlpSpans(body: unknown): TraceSpan[] {
-  return list(record(body, 'body').resourceSpans, 'resourceSpans').flatMap((resourceSpans) => {
-    const { resource, scopeSpans } = record(resourceSpans, 'resourceSpans');
-    const process = resource === undefined ? {} : readAttributes(record(resource, 'resource').attributes);
-    const service = String(process['service.name'] ?? 'unknown');
-    const instance = String(process['service.instance.id'] ?? '');
-    return list(scopeSpans, 'scopeSpans').flatMap((scope) =>
-      list(record(scope, 'scopeSpans').spans, 'spans').map((span) => readSpan(record(span, 'span'), service, instance)),
-    );
+  const { resourceSpans, batches } = read.fields(body, 'body');
+  const name = resourceSpans === undefined && batches !== undefined ? 'batches' : 'resourceSpans';
+  return read.list(resourceSpans ?? batches, name).flatMap((item, at) => readResource(item, `${name}[${at}]`));
+}
+
+function readResource(item: unknown, place: string): TraceSpan[] {
+  const { resource, scopeSpans, instrumentationLibrarySpans } = read.fields(item, place);
+  const said =
+    resource === undefined
+      ? {}
+      : readAttributes(read.fields(resource, `${place}.resource`).attributes, `${place}.resource.attributes`);
+  const process = {
+    service: text(said['service.name'], 'unknown'),
+    instance: text(said['service.instance.id'], ''),
+    build: text(said['keytrail.build'], ''),
+  };
+  return read.list(scopeSpans ?? instrumentationLibrarySpans ?? [], `${place}.scopeSpans`).flatMap((scope, at) => {
+    const below = `${place}.scopeSpans[${at}]`;
+    return read
+      .list(read.fields(scope, below).spans ?? [], `${below}.spans`)
+      .map((span, index) =>
+        readSpan(read.fields(span, `${below}.spans[${index}]`), process, `${below}.spans[${index}]`),
+      );
   });
 }
 
-function readSpan(span: Record<string, unknown>, service: string, instance: string): TraceSpan {
-  const start = readNanos(span.startTimeUnixNano);
-  const status = span.status === undefined ? {} : record(span.status, 'status');
+function readSpan(span: Fields, process: Pick<TraceSpan, 'service' | 'instance' | 'build'>, place: string): TraceSpan {
+  const start = read.nanos(span.startTimeUnixNano, `${place}.startTimeUnixNano`);
+  const end = read.nanos(span.endTimeUnixNano, `${place}.endTimeUnixNano`);
+  const status = span.status === undefined ? {} : read.fields(span.status, `${place}.status`);
   return {
-    traceId: readId(span.traceId, 32, 'traceId'),
-    spanId: readId(span.spanId, 16, 'spanId'),
-    parentSpanId: span.parentSpanId ? readId(span.parentSpanId, 16, 'parentSpanId') : '',
-    name: String(span.name ?? ''),
-    kind: kinds[Number(span.kind ?? 0)] ?? 'internal',
-    service,
-    instance,
+    traceId: read.id(span.traceId, 16, `${place}.traceId`),
+    spanId: read.id(span.spanId, 8, `${place}.spanId`),
+    parentSpanId: readParent(span.parentSpanId, `${place}.parentSpanId`),
+    name: text(span.name, ''),
+    kind: kinds[enumOf(span.kind, 'SPAN_KIND_', kindNames)] ?? 'internal',
+    ...process,
     startMs: milliseconds(start),
-    durationMs: milliseconds(readNanos(span.endTimeUnixNano) - start),
-    status: statuses[Number(status.code ?? 0)] ?? 'unset',
-    statusMessage: String(status.message ?? ''),
-    attributes: readAttributes(span.attributes),
-    events: list(span.events ?? [], 'events').map((item) => {
-      const event = record(item, 'event');
+    durationMs: Math.max(0, milliseconds(end - start)),
+    status: statuses[enumOf(status.code, 'STATUS_CODE_', statusNames)] ?? 'unset',
+    statusMessage: text(status.message, ''),
+    attributes: readAttributes(span.attributes, `${place}.attributes`),
+    events: read.list(span.events ?? [], `${place}.events`).map((item, at) => {
+      const event = read.fields(item, `${place}.events[${at}]`);
       return {
-        name: String(event.name ?? ''),
-        atMs: milliseconds(readNanos(event.timeUnixNano)),
-        attributes: readAttributes(event.attributes),
+        name: text(event.name, ''),
+        atMs: milliseconds(read.nanos(event.timeUnixNano, `${place}.events[${at}].timeUnixNano`)),
+        attributes: readAttributes(event.attributes, `${place}.events[${at}].attributes`),
       };
     }),
-    links: list(span.links ?? [], 'links').map((item) => {
-      const link = record(item, 'link');
+    links: read.list(span.links ?? [], `${place}.links`).map((item, at) => {
+      const link = read.fields(item, `${place}.links[${at}]`);
       return {
-        traceId: readId(link.traceId, 32, 'link.traceId'),
-        spanId: readId(link.spanId, 16, 'link.spanId'),
-        attributes: readAttributes(link.attributes),
+        traceId: read.id(link.traceId, 16, `${place}.links[${at}].traceId`),
+        spanId: read.id(link.spanId, 8, `${place}.links[${at}].spanId`),
+        attributes: readAttributes(link.attributes, `${place}.links[${at}].attributes`),
       };
     }),
   };
 }
 
-function readAttributes(attributes: unknown): TraceAttributes {
+/** Some write the absence of a parent as zeros. */
+function readParent(id: unknown, place: string): string {
+  if (!id) return '';
+  const parent = read.id(id, 8, place);
+  return parent === '0000000000000000' ? '' : parent;
+}
+
+function readAttributes(attributes: unknown, place: string): TraceAttributes {
   return Object.fromEntries(
-    list(attributes ?? [], 'attributes').map((item) => {
-      const { key, value } = record(item, 'attribute');
-      return [String(key), readValue(value)];
+    read.list(attributes ?? [], place).map((item, at) => {
+      const { key, value } = read.fields(item, `${place}[${at}]`);
+      return [String(key), readValue(value, `${place}[${at}].value`)];
     }),
   );
 }
 
-function readValue(value: unknown): unknown {
+function readValue(value: unknown, place: string): unknown {
   if (value === undefined || value === null) return null;
-  const [kind, content] = Object.entries(record(value, 'value'))[0] ?? ['', null];
+  const [kind, content] = Object.entries(read.fields(value, place))[0] ?? ['', null];
   switch (kind) {
     case 'intValue':
     case 'doubleValue':
       return Number(content);
     case 'arrayValue':
-      return list(record(content, 'arrayValue').values ?? [], 'values').map(readValue);
+      return read.list(read.fields(content, place).values ?? [], place).map((one) => readValue(one, place));
     case 'kvlistValue':
-      return readAttributes(record(content, 'kvlistValue').values);
+      return readAttributes(read.fields(content, place).values, place);
     default:
       return content;
   }
 }
 
-function readId(id: unknown, digits: number, name: string): string {
-  if (typeof id !== 'string' || id.length !== digits || !/^[0-9a-f]+$/i.test(id))
-    throw new NotOtlp(`${name} is not ${digits} hex digits`);
-  return id.toLowerCase();
+/** An enum is its number, or, as some backends write it, its name. */
+function enumOf(value: unknown, prefix: string, names: readonly string[]): number {
+  if (typeof value !== 'string') return Number(value ?? 0);
+  const named = names.indexOf(value.startsWith(prefix) ? value.slice(prefix.length) : value);
+  return named === -1 ? Number(value) : named;
 }
 
-function readNanos(value: unknown): bigint {
-  if (typeof value === 'number' && Number.isFinite(value)) return BigInt(Math.trunc(value));
-  if (typeof value === 'string' && /^\d{1,20}$/.test(value)) return BigInt(value);
-  throw new NotOtlp('a time is not a number of nanoseconds');
+function text(value: unknown, otherwise: string): string {
+  return value === undefined || value === null ? otherwise : String(value);
 }
 
 function milliseconds(nanos: bigint): number {
   return Number(nanos / 1_000n) / 1_000;
-}
-
-function record(value: unknown, name: string): Record<string, unknown> {
-  if (typeof value !== 'object' || value === null || Array.isArray(value))
-    throw new NotOtlp(`${name} is not an object`);
-  return value as Record<string, unknown>;
-}
-
-function list(value: unknown, name: string): unknown[] {
-  if (!Array.isArray(value)) throw new NotOtlp(`${name} is not a list`);
-  return value;
 }

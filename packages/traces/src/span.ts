@@ -9,6 +9,8 @@ export interface TraceSpan {
   readonly service: string;
   /** `service.instance.id` of the process. */
   readonly instance: string;
+  /** `keytrail.build` of the process, '' where it says none. */
+  readonly build: string;
   readonly startMs: number;
   readonly durationMs: number;
   readonly status: 'unset' | 'ok' | 'error';

@@ -23,13 +23,18 @@ export interface TraceStore {
   stop(): Promise<void>;
 }
 
-const defaultBounds: TraceBounds = { traces: 2_000, bytes: 64 * 2 ** 20, spansPerTrace: 5_000 };
+const defaultBounds: TraceBounds = {
+  traces: 2_000,
+  bytes: 64 * 2 ** 20,
+  spansPerTrace: 5_000,
+  bytesPerSpan: 256 * 2 ** 10,
+};
 const maxBodyBytes = 16 * 2 ** 20;
 const unzip = promisify(gunzip);
 
 /**
  * An OTLP/HTTP JSON receiver on the loopback interface that remembers the newest traces, for one machine:
- * `POST /v1/traces`; `GET /traces/<id>` → `{ id, spans }`, 404 when unknown; `GET /traces?limit=` → summaries, newest first.
+ * `POST /v1/traces`; `GET /traces/<id>` → `{ id, spans, dropped }`, 404 when unknown; `GET /traces?limit=&misses=true` → summaries, newest first.
  * Metrics and logs are accepted and discarded.
  */
 export async function startTraceStore({ port = 0, folder, bounds }: TraceStoreOptions = {}): Promise<TraceStore> {
@@ -78,18 +83,25 @@ async function serve(
     }
   } else if (request.method === 'GET') {
     if (pathname === '/traces')
-      return answer(response, 200, { traces: memory.list(Number(searchParams.get('limit') ?? 20)) });
+      return answer(response, 200, {
+        traces: memory.list({ limit: readLimit(searchParams), misses: searchParams.get('misses') === 'true' }),
+      });
     const id = /^\/traces\/([0-9a-f]{32})$/i.exec(pathname)?.[1]?.toLowerCase();
     if (id !== undefined) {
-      const spans = memory.spans(id);
+      const { spans, dropped } = memory.read(id);
       return answer(
         response,
         spans.length > 0 ? 200 : 404,
-        spans.length > 0 ? { id, spans } : { error: 'no such trace' },
+        spans.length > 0 ? { id, spans, dropped } : { error: 'no such trace' },
       );
     }
   }
-  answer(response, 404, { error: 'POST /v1/traces, GET /traces?limit=, GET /traces/<32 hex digits>' });
+  answer(response, 404, { error: 'POST /v1/traces, GET /traces?limit=&misses=true, GET /traces/<32 hex digits>' });
+}
+
+function readLimit(searchParams: URLSearchParams): number {
+  const limit = Number(searchParams.get('limit') ?? 20);
+  return Number.isInteger(limit) && limit > 0 ? Math.min(limit, 1_000) : 20;
 }
 
 async function readBody(request: IncomingMessage): Promise<Buffer | undefined> {

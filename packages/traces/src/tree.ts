@@ -32,12 +32,14 @@ export function assembleTrace(spans: readonly TraceSpan[]): TraceTree {
   for (const span of own.toSorted((a, b) => a.startMs - b.startMs || b.durationMs - a.durationMs))
     if (!nodes.has(span.spanId)) nodes.set(span.spanId, { span, children: [], orphan: false });
 
-  const roots: TraceNode[] = [];
+  const roots: GrowingNode[] = [];
   for (const node of nodes.values()) {
-    const parent = nodes.get(node.span.parentSpanId);
-    if (parent !== undefined && !descends(parent, node, nodes)) parent.children.push(node);
+    const parent = node.span.parentSpanId === node.span.spanId ? undefined : nodes.get(node.span.parentSpanId);
+    if (parent !== undefined) parent.children.push(node);
     else roots.push(node.span.parentSpanId === '' ? node : Object.assign(node, { orphan: true }));
   }
+  roots.push(...cutCircles(nodes, roots));
+  roots.sort((a, b) => a.span.startMs - b.span.startMs);
   const sorted = [...nodes.values()].map((node) => node.span);
   return {
     id,
@@ -48,20 +50,35 @@ export function assembleTrace(spans: readonly TraceSpan[]): TraceTree {
   };
 }
 
-/** Whether a span is its own ancestor, which only broken input says. */
-function descends(from: GrowingNode, node: GrowingNode, nodes: ReadonlyMap<string, GrowingNode>): boolean {
-  const seen = new Set<GrowingNode>();
-  for (let at: GrowingNode | undefined = from; at !== undefined; at = nodes.get(at.span.parentSpanId)) {
-    if (at === node || seen.has(at)) return true;
-    seen.add(at);
+/** Spans that are their own ancestors, which only broken input says, are reached from no root: the first of each circle becomes one. */
+function cutCircles(nodes: ReadonlyMap<string, GrowingNode>, roots: readonly GrowingNode[]): GrowingNode[] {
+  const reached = new Set<TraceNode>();
+  for (const { node } of walkTrace(roots)) reached.add(node);
+  const cut: GrowingNode[] = [];
+  for (const node of nodes.values()) {
+    if (reached.has(node)) continue;
+    // Above it is a circle; the climb ends where it comes back.
+    const climbed = new Set<GrowingNode>();
+    let at = node;
+    for (let up = nodes.get(at.span.parentSpanId); up && !climbed.has(at); up = nodes.get(at.span.parentSpanId)) {
+      climbed.add(at);
+      at = up;
+    }
+    const parent = nodes.get(at.span.parentSpanId);
+    if (parent) parent.children = parent.children.filter((child) => child !== at);
+    cut.push(Object.assign(at, { orphan: true }));
+    for (const { node: below } of walkTrace([at])) reached.add(below);
   }
-  return false;
+  return cut;
 }
 
 /** All nodes, each before its children, with its depth. */
-export function* walkTrace(nodes: readonly TraceNode[], depth = 0): Generator<{ node: TraceNode; depth: number }> {
-  for (const node of nodes) {
-    yield { node, depth };
-    yield* walkTrace(node.children, depth + 1);
+export function* walkTrace(roots: readonly TraceNode[]): Generator<{ node: TraceNode; depth: number }> {
+  const waiting = roots.map((node) => ({ node, depth: 0 })).reverse();
+  for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
+    yield next;
+    const { children } = next.node;
+    for (let at = children.length - 1; at >= 0; at--)
+      waiting.push({ node: children[at] as TraceNode, depth: next.depth + 1 });
   }
 }

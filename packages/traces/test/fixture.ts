@@ -20,6 +20,7 @@ export function span(
     kind: 'internal',
     service,
     instance: `${service}-1`,
+    build: '0.1.0+3f2a9c0d1e4b',
     startMs: startMs + at,
     durationMs,
     status: 'unset',
