@@ -1,7 +1,7 @@
 import type { ServiceName } from '@keytrail/auth';
 import type { EventBus } from '@keytrail/events';
 import type { Readiness } from '@keytrail/rpc';
-import type { Database } from '@keytrail/storage';
+import type { Database, SchemaReadiness } from '@keytrail/storage';
 import type { Telemetry } from '@keytrail/telemetry';
 import type { DatabaseCheck, Probe } from './check.ts';
 
@@ -17,4 +17,9 @@ export interface DiagnosticsParts {
   readonly databaseChecks?: readonly DatabaseCheck[];
   /** Of this service's own affairs that are not rows. */
   readonly probes?: readonly Probe[];
+}
+
+/** The migrations of this process's code against those of its database; undefined without one. Rejects while that cannot be asked. */
+export function compareSchema({ database }: DiagnosticsParts): Promise<SchemaReadiness> | undefined {
+  return database?.db.schema.check();
 }

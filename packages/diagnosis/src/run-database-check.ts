@@ -13,7 +13,7 @@ export async function runDatabaseCheck(
   { statement: reading, values = () => [], judge }: DatabaseCheck,
   subjects: readonly string[] = [],
 ): Promise<Outcome> {
-  const rows = await db.transaction(async (tx) => {
+  const rows = await db.asItIs.transaction(async (tx) => {
     await tx.query(readOnly, []);
     await tx.query(bound, [String(checkStatementTimeoutMs)]);
     return tx.query(reading, values(subjects));

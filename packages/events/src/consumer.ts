@@ -37,7 +37,7 @@ export interface ConsumerOptions {
 }
 
 export interface Consumer {
-  /** Resolves once the consumer receives from all its streams. */
+  /** Resolves once the consumer receives from all its streams, or waits until its database fits the build. */
   readonly ready: Promise<void>;
   /** Takes no more events, and resolves when those at hand are handled. */
   stop(): Promise<void>;
@@ -46,10 +46,14 @@ export interface Consumer {
 // Silence for two of these means that the subscription is dead; the client's default notices after half a minute.
 const idleHeartbeatMs = 2500;
 
+// It is woken when the database fits; this is for nothing but a wake-up that was missed.
+const shutRestMs = 5000;
+
 /**
  * Starts handling the events of a consumer; replicas share them. An event is acknowledged when its handler resolves;
  * when it throws, or nothing knows the subject or can decode it, it is delivered again later, and after maxDeliveries
- * kept as a dead letter. A handler in a transaction has effect exactly once; any other at least once.
+ * kept as a dead letter. A handler in a transaction has effect exactly once; any other at least once. While the database does not fit the
+ * build it receives nothing: the events are for replicas of a build that does.
  */
 export function startConsumer({
   bus,
@@ -71,7 +75,15 @@ export function startConsumer({
   const chains = new Map<string, Promise<void>>();
   const subscriptions = new Set<ConsumerMessages>();
   let stopping = false;
-  let wakeLoops = () => {};
+  const wakers = new Set<() => void>();
+  const wakeLoops = () => {
+    for (const wake of [...wakers]) wake();
+  };
+  const isShut = () => db?.schema.closed !== undefined;
+  const forgetSchema = db?.schema.onChange(() => {
+    if (isShut()) for (const messages of subscriptions) void messages.close();
+    else wakeLoops();
+  });
 
   async function handle(event: DeliveredEvent): Promise<void> {
     const handler = handlers[event.subject];
@@ -170,15 +182,22 @@ export function startConsumer({
 
   async function receive(stream: string, ready: () => void): Promise<void> {
     for (let failures = 0; !stopping; failures++) {
+      if (isShut()) {
+        ready();
+        failures = 0;
+        await pause(shutRestMs);
+        continue;
+      }
       try {
         const source = await bus.jetstream.consumers.get(stream, consumer.name);
         const messages = await source.consume({ max_messages: concurrency * 2, idle_heartbeat: idleHeartbeatMs });
         subscriptions.add(messages);
+        if (isShut()) void messages.close();
         void restoreWhenMissing(messages);
         ready();
         failures = 0;
         for await (const message of messages) {
-          if (stopping) message.nak();
+          if (stopping || isShut()) message.nak();
           else begin(message);
           if (running.size >= concurrency) await Promise.race(running);
         }
@@ -202,13 +221,13 @@ export function startConsumer({
 
   function pause(ms: number): Promise<void> {
     return new Promise((resolve) => {
-      const timer = setTimeout(resolve, ms);
-      const others = wakeLoops;
-      wakeLoops = () => {
+      const wake = () => {
         clearTimeout(timer);
+        wakers.delete(wake);
         resolve();
-        others();
       };
+      const timer = setTimeout(wake, ms);
+      wakers.add(wake);
     });
   }
 
@@ -220,6 +239,7 @@ export function startConsumer({
     ready: Promise.all(sources.map(({ ready }) => ready)).then(() => {}),
     async stop() {
       stopping = true;
+      forgetSchema?.();
       wakeLoops();
       await Promise.all([...subscriptions].map((messages) => messages.close()));
       await Promise.all(sources.map(({ done }) => done));

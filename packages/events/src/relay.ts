@@ -56,6 +56,8 @@ export function startRelay({ db, bus, service, log, pollMs = 500, rebalanceMs = 
   let fruitless = 0;
   /** No longer once NATS is away or does not store; again when the backlog is published. */
   let flowing = true;
+  /** While the database does not fit the build its partitions are free for a relay of another build. */
+  const isShut = () => db.schema.closed !== undefined;
   const warnOfSession = warnSparingly(log, 'the relay lost its database session');
   const warnOfPublishing = warnSparingly(log, 'events could not be published yet');
 
@@ -95,6 +97,7 @@ export function startRelay({ db, bus, service, log, pollMs = 500, rebalanceMs = 
   });
   const forgetEvents = onEventsAdded(db, nudgeHolder);
   const forgetReconnect = bus.onReconnect(nudge);
+  const forgetSchema = db.schema.onChange(nudge);
   const stopReporting = reportOutboxLag(db);
 
   /** Publishes what is waiting, having deleted what was published before. */
@@ -128,7 +131,7 @@ export function startRelay({ db, bus, service, log, pollMs = 500, rebalanceMs = 
     let rebalanceAt = 0;
     /** Published, and still in the outbox. */
     let done: bigint[] = [];
-    while (!stopping) {
+    while (!stopping && !isShut()) {
       if (broken) throw broken;
       awake = false;
       if (rebalanceDue || Date.now() >= rebalanceAt) {
@@ -167,6 +170,11 @@ export function startRelay({ db, bus, service, log, pollMs = 500, rebalanceMs = 
 
   async function run(): Promise<void> {
     while (!stopping) {
+      if (isShut()) {
+        awake = false;
+        await rest(longestBackoffMs);
+        continue;
+      }
       let session: DedicatedConnection | undefined;
       try {
         session = await db.dedicatedConnection();
@@ -180,7 +188,7 @@ export function startRelay({ db, bus, service, log, pollMs = 500, rebalanceMs = 
         partitions = undefined;
         const ended = session?.end().catch(() => {});
         // One that was lost may never answer; after a stop the locks must be free.
-        if (stopping) await ended;
+        if (stopping || isShut()) await ended;
       }
     }
   }
@@ -189,7 +197,7 @@ export function startRelay({ db, bus, service, log, pollMs = 500, rebalanceMs = 
   const finished = context.with(ROOT_CONTEXT, run);
   return {
     nudge,
-    isFlowing: () => flowing && bus.isConnected(),
+    isFlowing: () => flowing && bus.isConnected() && !isShut(),
     async stop() {
       stopping = true;
       wake();
@@ -197,6 +205,7 @@ export function startRelay({ db, bus, service, log, pollMs = 500, rebalanceMs = 
       stopReporting();
       forgetEvents();
       forgetReconnect();
+      forgetSchema();
       heard.unsubscribe();
       tellOthers('rebalance');
     },

@@ -1,4 +1,4 @@
-import { context, type Logger, ROOT_CONTEXT } from '@keytrail/telemetry';
+import { context, DatabaseUnfit, type Logger, ROOT_CONTEXT } from '@keytrail/telemetry';
 import { warnSparingly } from './warn-sparingly.ts';
 
 export interface RoundsOptions {
@@ -18,29 +18,37 @@ export interface Rounds {
   stop(): Promise<void>;
 }
 
+/** How often a round that found the database unfit looks again: it costs no statement. */
+const unfitRestMs = 250;
+
 /**
  * What events only make sooner: work on state, done again and again, so that a lost event costs time and nothing else. The first
- * round begins at once. A round that fails is told sparingly and tried again after the interval.
+ * round begins at once. A round that fails is told sparingly and tried again after the interval; one that finds the database unfit (see
+ * SchemaGate) waits until that is over, and for no longer, without a word.
  */
 export function startRounds({ what, everyMs, log, round }: RoundsOptions): Rounds {
   const failed = warnSparingly(log, `${what} failed; it tries again`);
   let stopping = false;
   let wanted = false;
   let wake = () => {};
+  /** What the last round met, when it found the database unfit. */
+  let unfit: DatabaseUnfit | undefined;
   const proceed = () => !stopping;
 
   async function run(): Promise<void> {
     while (!stopping) {
       wanted = false;
+      unfit = undefined;
       try {
         while (!stopping && (await round(proceed)));
       } catch (error) {
-        failed(error);
+        if (error instanceof DatabaseUnfit) unfit = error;
+        else failed(error);
       }
       if (stopping) return;
       if (wanted) continue;
       await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, everyMs);
+        const timer = setTimeout(resolve, unfit ? Math.min(everyMs, unfitRestMs) : everyMs);
         wake = () => {
           clearTimeout(timer);
           resolve();

@@ -19,7 +19,7 @@ import {
   type Status,
   StatusSchema,
 } from '@keytrail/contracts';
-import { isDatabaseAway } from '@keytrail/telemetry';
+import { DatabaseUnfit, isDatabaseAway } from '@keytrail/telemetry';
 import { type RefusalDetail, refuse } from './refusal.ts';
 
 /** A refusal as both wires send it. */
@@ -101,6 +101,8 @@ function asRefusal(error: unknown): ConnectError | undefined {
       retryAfterMs: 1000,
       cause: error,
     });
+  if (error instanceof DatabaseUnfit)
+    return refuse(error.reason, error.message, { metadata: error.metadata, retryAfterMs: 1000, cause: error });
   if (isDatabaseAway(error))
     return refuse('PEER_UNAVAILABLE', 'the database could not be asked', {
       metadata: { peer: 'database' },

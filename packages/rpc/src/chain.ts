@@ -26,6 +26,8 @@ async function answerInContext(call: ServerCall): Promise<void> {
     const caller = identify(call);
     call.caller = caller instanceof Promise ? await caller : caller;
     if (!call.endpoint.allows(call.caller)) throw notAllowed(call);
+    const { closed } = call.endpoint.parts.gate;
+    if (closed !== undefined && rpc.whileClosed !== true) throw closed;
 
     const reading = call.read();
     const request = reading instanceof Promise ? await reading : reading;

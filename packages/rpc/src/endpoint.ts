@@ -18,6 +18,12 @@ export interface ServerParts {
   readonly draining: AbortSignal;
   /** Calls that have not been answered. */
   readonly open: Set<ServerCall>;
+  readonly gate: Gate;
+}
+
+/** Why calls are not answered now; undefined while they are. */
+export interface Gate {
+  readonly closed: Error | undefined;
 }
 
 /** A method as a server serves it, on either wire. */

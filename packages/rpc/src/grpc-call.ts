@@ -46,6 +46,7 @@ abstract class GrpcCall extends ServerCall {
     const trailers = new Metadata();
     trailers.set('keytrail-trace-id', this.traceId);
     trailers.set('keytrail-build', this.build);
+    trailers.set('keytrail-contract', this.contract);
     return trailers;
   }
 

@@ -29,6 +29,7 @@ import { currentCall } from './call.ts';
 import { type CallMeasure, createCallMeasure } from './call-metrics.ts';
 import { codeName, okCode } from './codes.ts';
 import { errorOfStatus, type HeaderValues, headersOf, metadataOf } from './grpc-status.ts';
+import { notePeerBuild } from './peer-builds.ts';
 import { readRefusal } from './refusal.ts';
 import { methodName } from './rpc.ts';
 
@@ -207,13 +208,14 @@ async function callUnary<I extends DescMessage, O extends DescMessage>(
 }
 
 function attempt<I extends DescMessage, O extends DescMessage>(
-  { client, path }: Calling,
+  calling: Calling,
   method: DescMethodUnary<I, O>,
   bytes: Buffer,
   metadata: Metadata,
   deadline: number,
   signal: AbortSignal | undefined,
 ): Promise<UnaryResponse<I, O>> {
+  const { client, path } = calling;
   return new Promise((resolve, reject) => {
     const header = new Headers();
     const trailer = new Headers();
@@ -228,6 +230,7 @@ function attempt<I extends DescMessage, O extends DescMessage>(
     wire.on('metadata', (received: Metadata) => headersOf(received, header));
     // Comes after the callback, with the trailers.
     wire.on('status', (status: StatusObject) => {
+      noteBuild(calling, status);
       headersOf(status.metadata, trailer);
       if (message !== undefined) resolve({ stream: false, service: method.parent, method, header, trailer, message });
     });
@@ -263,6 +266,7 @@ async function openStream<I extends DescMessage, O extends DescMessage>(
       // Stays on after the first answer: an error that nobody iterates must not end the process.
       wire.on('error', (error) => reject(errorOfStatus(error as Error & StatusObject, signal)));
       wire.on('status', (status: StatusObject) => {
+        noteBuild(call.calling, status);
         headersOf(status.metadata, trailer);
         if (status.code === 0) resolve();
       });
@@ -283,6 +287,15 @@ async function openStream<I extends DescMessage, O extends DescMessage>(
   } catch (thrown) {
     throw call.fail(thrown);
   }
+}
+
+/** What answers says in its trailers which build it is, refusals too. */
+function noteBuild({ options: { peer } }: Calling, { metadata }: StatusObject): void {
+  if (peer === undefined) return;
+  const [build] = metadata.get('keytrail-build');
+  if (typeof build !== 'string') return;
+  const [contract] = metadata.get('keytrail-contract');
+  notePeerBuild(peer, build, typeof contract === 'string' ? contract : '');
 }
 
 async function firstOf<T>(input: AsyncIterable<T>): Promise<T> {

@@ -7,6 +7,7 @@ export {
   type RetryPolicy,
 } from './grpc-transport.ts';
 export { connectPeer, type Peer, type PeerOptions } from './peer.ts';
+export { type PeerBuildSeen, peerBuildsSeen } from './peer-builds.ts';
 export { allReady, type Readiness } from './readiness.ts';
 export { codeOfReason } from './reason-codes.ts';
 export {

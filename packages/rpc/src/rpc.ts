@@ -27,6 +27,8 @@ export interface RpcOptions {
   readonly maxRequestBytes?: number;
   /** Largest answer, or message of an answer, in bytes; by default `maxMessageBytes`. */
   readonly maxAnswerBytes?: number;
+  /** Answered also while the server's `gate` is closed: for what tells why it is. */
+  readonly whileClosed?: boolean;
 }
 
 export interface UnaryRpc extends RpcOptions {

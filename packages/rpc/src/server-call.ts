@@ -107,6 +107,11 @@ export abstract class ServerCall implements Call {
     return this.endpoint.parts.telemetry.build.writerBuild;
   }
 
+  /** The digest of the contracts that it was made with, for the trailers. */
+  get contract(): string {
+    return this.endpoint.parts.telemetry.build.contractDigest;
+  }
+
   startDeadline(): void {
     if (Number.isNaN(this.deadlineAt)) throw invalidTimeout();
     if (this.deadlineAt === Number.POSITIVE_INFINITY) return;

@@ -2,9 +2,10 @@ import type { DescService } from '@bufbuild/protobuf';
 import type { Authenticator, ServiceName } from '@keytrail/auth';
 import type { Telemetry } from '@keytrail/telemetry';
 import type { ServerConfig } from './config.ts';
-import { createEndpoint, createRpcEndpoint, type Endpoint, type ServerParts } from './endpoint.ts';
+import { createEndpoint, createRpcEndpoint, type Endpoint, type Gate, type ServerParts } from './endpoint.ts';
 import { startGrpcServer } from './grpc-server.ts';
 import { createCallerLimiter } from './limits.ts';
+import { onPeerBuild } from './peer-builds.ts';
 import { type Readiness, watchReadiness } from './readiness.ts';
 import type { Rpc } from './rpc.ts';
 import type { ServerCall } from './server-call.ts';
@@ -20,6 +21,8 @@ export interface ServerOptions {
   readonly telemetry: Telemetry;
   /** Asked every second and at each /readyz; by default the server is ready once it listens. */
   readonly readiness?: () => Promise<Readiness>;
+  /** While it has something in `closed`, calls are refused with that, but for methods that are answered `whileClosed`. */
+  readonly gate?: Gate | undefined;
 }
 
 export interface RunningServer {
@@ -45,6 +48,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
       inFlight: config.callerInFlight,
     }),
     draining: drain.signal,
+    gate: options.gate ?? open,
     open: new Set<ServerCall>(),
   };
   const endpoints = new Map<string, Endpoint>();
@@ -61,6 +65,12 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const readiness = watchReadiness(options.readiness ?? (async () => ({ ready: true })), ({ ready, why }) => {
     grpc.health.set(ready);
     telemetry.log.info({ ready, why }, ready ? 'ready' : 'not ready');
+  });
+  const forgetPeers = onPeerBuild(({ peer, build, otherContract }) => {
+    if (otherContract)
+      telemetry.log.warn({ peer, peer_build: build }, 'a peer has other contracts: this is a mixed fleet');
+    else if (build !== telemetry.build.writerBuild)
+      telemetry.log.info({ peer, peer_build: build }, 'a peer runs another build');
   });
   const build = telemetry.build.writerBuild;
   const web = await startWebServer({ config, endpoints, unknown, build, readiness: readiness.check }).catch((error) => {
@@ -85,6 +95,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     }, ms);
     await drained;
     clearTimeout(forced);
+    forgetPeers();
   }
 
   let stopped: Promise<void> | undefined;
@@ -100,3 +111,4 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
 }
 
 const lastWordMs = 100;
+const open: Gate = { closed: undefined };

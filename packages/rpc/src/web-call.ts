@@ -65,6 +65,7 @@ abstract class WebCall extends ServerCall {
     this.response = response;
     response.setHeader('keytrail-trace-id', this.traceId);
     response.setHeader('keytrail-build', this.build);
+    response.setHeader('keytrail-contract', this.contract);
     response.on('close', () => this.giveUp());
   }
 

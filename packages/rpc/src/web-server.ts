@@ -158,7 +158,7 @@ function unsupported(supported: string[]) {
 }
 
 const requestHeaders = [...cors.allowedHeaders, 'authorization', 'traceparent', 'tracestate'].join(', ');
-const answerHeaders = [...cors.exposedHeaders, 'keytrail-trace-id', 'keytrail-build'].join(', ');
+const answerHeaders = [...cors.exposedHeaders, 'keytrail-trace-id', 'keytrail-build', 'keytrail-contract'].join(', ');
 
 /** Sets what a browser needs to let an allowed origin read the answer, and tells whether it is allowed. */
 function allowedOrigins(list: readonly string[]): (request: IncomingMessage, response: ServerResponse) => boolean {

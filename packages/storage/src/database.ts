@@ -11,6 +11,7 @@ import {
   withoutValues,
 } from './errors.ts';
 import { openLanes } from './lanes.ts';
+import { createSchemaGate, openGate, type SchemaGate } from './schema-gate.ts';
 import { type Statement, statement } from './statement.ts';
 import { typeParsers } from './type-parsers.ts';
 
@@ -25,6 +26,8 @@ export interface DatabaseOptions {
    * plan: for a service whose statements find rows by key, and for which planning costs more than such a guess is worth.
    */
   readonly planOnce?: boolean;
+  /** Folder of the migrations of the build: see `schema`. */
+  readonly migrations?: string;
 }
 
 /** Runs statements. Columns: int8 → bigint, bytea → Buffer, timestamptz → Date, json → parsed. */
@@ -55,6 +58,10 @@ export type DedicatedConnection = pg.Client;
 export interface Database extends Queryable {
   readonly service: string;
   readonly pool: pg.Pool;
+  /** Whether it fits the build; always, when it was opened without `migrations`. While closed, all here but `asItIs` throws why. */
+  readonly schema: SchemaGate;
+  /** Also while the schema does not fit: for diagnosis, which only reads. */
+  readonly asItIs: Pick<Database, 'query' | 'transaction'>;
   /**
    * For small single statements that come often: a few connections of their own, with several on their way on each at once, which costs
    * both sides half of what a connection for each does. One that waits for a lock holds up those behind it, so it fails after 100 ms
@@ -81,7 +88,8 @@ const commit = statement('commit', 'COMMIT');
 const rollback = statement('rollback', 'ROLLBACK');
 
 /** Opens the pool; connects on first use. */
-export function openDatabase({ url, service, connections, statementTimeoutMs, planOnce }: DatabaseOptions): Database {
+export function openDatabase(options: DatabaseOptions): Database {
+  const { url, service, connections, statementTimeoutMs, planOnce, migrations } = options;
   const connection = {
     connectionString: url,
     application_name: `keytrail-${service}`,
@@ -204,15 +212,9 @@ export function openDatabase({ url, service, connections, statementTimeoutMs, pl
     return result;
   }
 
-  const database: Database = {
-    service,
-    pool,
+  const asItIs: Database['asItIs'] = {
     query: <R>(stmt: Statement, values: readonly unknown[]) =>
       orAway(async () => (await run<R>(pool, stmt, values)).rows as R[]),
-    pipelined: {
-      query: <R>(stmt: Statement, values: readonly unknown[]) =>
-        orAway(() => lanes.use(async (client) => (await run<R>(client, stmt, values)).rows as R[])),
-    },
     async transaction(work) {
       for (let left = attempts - 1; ; left--) {
         try {
@@ -224,8 +226,36 @@ export function openDatabase({ url, service, connections, statementTimeoutMs, pl
         }
       }
     },
+  };
+  const schema = migrations === undefined ? openGate : createSchemaGate((asked) => asItIs.query(asked, []), migrations);
+  const mustFit = () => {
+    if (schema.closed) throw schema.closed;
+  };
+
+  const database: Database = {
+    service,
+    pool,
+    schema,
+    asItIs,
+    query: <R>(stmt: Statement, values: readonly unknown[]) =>
+      orAway(async () => {
+        mustFit();
+        return (await run<R>(pool, stmt, values)).rows as R[];
+      }),
+    pipelined: {
+      query: <R>(stmt: Statement, values: readonly unknown[]) =>
+        orAway(() => {
+          mustFit();
+          return lanes.use(async (client) => (await run<R>(client, stmt, values)).rows as R[]);
+        }),
+    },
+    async transaction(work) {
+      mustFit();
+      return asItIs.transaction(work);
+    },
     prismaAdapter: () => new PrismaPg(pool, { onPoolError: () => {}, onConnectionError: () => {} }),
     async dedicatedConnection() {
+      mustFit();
       const client = new pg.Client(connection);
       client.on('error', () => {});
       await client.connect();

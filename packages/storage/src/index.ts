@@ -45,6 +45,7 @@ export {
   requestIdsMigration,
 } from './request-ids.ts';
 export { MigrationFailed } from './schema-engine.ts';
+export type { SchemaGate } from './schema-gate.ts';
 export { type SchemaReadiness, schemaFloorMigration, schemaReadiness } from './schema-readiness.ts';
 export { createServiceDatabase, type ServiceDatabase } from './service-database.ts';
 export { databaseSettings } from './settings.ts';

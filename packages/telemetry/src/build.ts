@@ -2,6 +2,8 @@ import { createHash } from 'node:crypto';
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join, relative, resolve } from 'node:path';
+import { contractDigest } from '@keytrail/contracts/digest';
+import { detectSupervisor, restartAdvice, type Supervisor, surroundings } from './supervisor.ts';
 
 /** Which build a process runs, as it was when it started. */
 export interface BuildIdentity {
@@ -11,13 +13,32 @@ export interface BuildIdentity {
   readonly revision: string;
   /** SHA-256 over the sorted paths and contents of the service's sources and all packages, 64 hex digits. */
   readonly sourcesDigest: string;
-  /** The short form that rows and answers carry: version, '+', 12 digits of the revision, or of the digest when that is unknown. */
+  /**
+   * The short form that rows and answers carry: version, '+', 12 digits of the revision, or when that is unknown of a digest over the
+   * sources of all services, so that it is one for the release.
+   */
   readonly writerBuild: string;
+  /** The newest migration that the code of the service had when it started; empty for a service without any. */
+  readonly newestMigration: string;
+  /** SHA-256 over the contracts, 64 hex digits. */
+  readonly contractDigest: string;
   readonly nodeVersion: string;
   readonly pid: number;
   readonly host: string;
   /** ISO 8601. */
   readonly startedAt: string;
+  /** That it was started from; empty when unknown. */
+  readonly image: string;
+  readonly supervisor: Supervisor;
+  /** How to restart it, one line. */
+  readonly restartAdvice: string;
+}
+
+export interface BuildOptions {
+  readonly revision?: string | undefined;
+  readonly image?: string | undefined;
+  /** Found out when not given. */
+  readonly supervisor?: Supervisor | undefined;
 }
 
 const repository = resolve(import.meta.dirname, '../../..');
@@ -25,30 +46,64 @@ const startedAt = new Date(Date.now() - process.uptime() * 1_000).toISOString();
 const identities = new Map<string, BuildIdentity>();
 
 /** The identity of this process for a service. Computed once; later calls give the same. */
-export function buildIdentity(service: string, options: { revision?: string | undefined } = {}): BuildIdentity {
+export function buildIdentity(service: string, options: BuildOptions = {}): BuildIdentity {
   const known = identities.get(service);
   if (known !== undefined) return known;
   const { version } = JSON.parse(readFileSync(join(repository, 'package.json'), 'utf8')) as { version: string };
   const revision = options.revision ?? readRevision(repository);
-  const sourcesDigest = digestSources(service);
+  const [pid, host] = [process.pid, hostname()];
+  const supervisor = options.supervisor ?? detectSupervisor(surroundings());
   const identity: BuildIdentity = {
     service,
     version,
     revision,
-    sourcesDigest,
-    writerBuild: `${version}+${(revision === 'unknown' ? sourcesDigest : revision).slice(0, 12)}`,
+    sourcesDigest: digestSources(service),
+    writerBuild: `${version}+${(revision === 'unknown' ? digestFolders(repository, ['services', 'packages']) : revision).slice(0, 12)}`,
+    newestMigration: newestMigration(service),
+    contractDigest: contractDigest(),
     nodeVersion: process.version,
-    pid: process.pid,
-    host: hostname(),
+    pid,
+    host,
     startedAt,
+    image: options.image ?? '',
+    supervisor,
+    restartAdvice: restartAdvice(supervisor, { service, host, pid }),
   };
   identities.set(service, identity);
   return identity;
 }
 
+function newestMigration(service: string): string {
+  const folder = join(repository, 'services', service, 'prisma', 'migrations');
+  if (!existsSync(folder)) return '';
+  const names = readdirSync(folder, { withFileTypes: true }).filter((entry) => entry.isDirectory());
+  return (
+    names
+      .map(({ name }) => name)
+      .sort()
+      .at(-1) ?? ''
+  );
+}
+
 /** The digest of the sources as they are on disk now; differs from the identity's when they changed after the start. */
 export function digestSources(service: string, root = repository): string {
-  const files = [join(root, 'services', service), join(root, 'packages')].flatMap((folder) => sourceFiles(folder));
+  return digestFolders(root, [join('services', service), 'packages']);
+}
+
+const rememberedMs = 5_000;
+const onDisk = new Map<string, { readonly digest: string; readonly until: number }>();
+
+/** The same, remembered for some seconds: for whoever is asked often. */
+export function sourcesOnDisk(service: string): string {
+  const known = onDisk.get(service);
+  if (known !== undefined && known.until > performance.now()) return known.digest;
+  const digest = digestSources(service);
+  onDisk.set(service, { digest, until: performance.now() + rememberedMs });
+  return digest;
+}
+
+function digestFolders(root: string, folders: readonly string[]): string {
+  const files = folders.flatMap((folder) => sourceFiles(join(root, folder)));
   const digest = createHash('sha256');
   for (const file of files.sort()) {
     const content = readFileSync(file);

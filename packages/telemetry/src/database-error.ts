@@ -27,6 +27,20 @@ export class DatabaseAway extends Error {
   }
 }
 
+/** The database has another schema than the build needs, so that nothing may be asked of it; that ends when it is migrated, or another build runs. */
+export class DatabaseUnfit extends Error {
+  readonly reason: 'SCHEMA_BEHIND' | 'BUILD_BEHIND';
+  /** Names of migrations by what is wrong with them, as a refusal carries them. */
+  readonly metadata: Readonly<Record<string, string>>;
+
+  constructor(reason: DatabaseUnfit['reason'], message: string, metadata: Readonly<Record<string, string>>) {
+    super(message);
+    this.name = 'DatabaseUnfit';
+    this.reason = reason;
+    this.metadata = metadata;
+  }
+}
+
 // Not reachable, timed out, closed the connection, no connection free in time.
 const prismaAway = ['P1001', 'P1002', 'P1008', 'P1017', 'P2024'];
 

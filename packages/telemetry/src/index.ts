@@ -4,8 +4,8 @@ export type { DestinationStream, Logger } from 'pino';
 export type { AttributeName } from './attributes.ts';
 export { attr, attributeReference } from './attributes.ts';
 export type { BuildIdentity } from './build.ts';
-export { buildIdentity, digestSources } from './build.ts';
-export { DatabaseAway, databaseErrorText, isDatabaseAway } from './database-error.ts';
+export { buildIdentity, digestSources, sourcesOnDisk } from './build.ts';
+export { DatabaseAway, DatabaseUnfit, databaseErrorText, isDatabaseAway } from './database-error.ts';
 export { meter } from './metrics.ts';
 export { pseudonym } from './pseudonym.ts';
 export { describeError, redactText } from './redaction.ts';
@@ -25,5 +25,6 @@ export {
   tracer,
   withSpan,
 } from './spans.ts';
+export { type Supervisor, supervisors } from './supervisor.ts';
 export type { Telemetry, TelemetryOptions } from './telemetry.ts';
 export { startTelemetry } from './telemetry.ts';

@@ -1,5 +1,6 @@
 import type { SettingsValues } from '@keytrail/settings';
 import { rule, secretSetting, setting, z } from '@keytrail/settings';
+import { supervisors } from './supervisor.ts';
 
 /** What every process needs to be observable. */
 export const telemetrySettings = {
@@ -33,6 +34,16 @@ export const telemetrySettings = {
     'KEYTRAIL_REVISION',
     rule.text().optional(),
     'Revision of the sources, for images without a .git folder',
+  ),
+  image: setting(
+    'KEYTRAIL_IMAGE',
+    rule.text().optional(),
+    'Image that the process was started from, with its digest when that is known; told in diagnostics',
+  ),
+  supervisor: setting(
+    'KEYTRAIL_SUPERVISOR',
+    z.enum(supervisors).optional(),
+    'What starts the process again when it ends: kubernetes, systemd, container, launcher or none; found out when unset',
   ),
 };
 

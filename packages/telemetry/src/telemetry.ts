@@ -23,6 +23,8 @@ import { record } from './spans.ts';
 export interface Telemetry {
   readonly log: Logger;
   readonly build: BuildIdentity;
+  /** Distinguishes replicas: `service.instance.id` of its traces. */
+  readonly instance: string;
   /** Resolves when the spans that are certain to be exported have been sent, or given up. */
   flush(): Promise<void>;
   /** Sends what waits. Later spans are no-ops. Safe to call twice. */
@@ -55,8 +57,10 @@ let running: { users: number; readonly signals: Signals } | undefined;
  */
 export function startTelemetry({ service, config, instance = randomUUID(), logTo }: TelemetryOptions): Telemetry {
   setPseudonymKey(pseudonymKey(config));
-  const build = buildIdentity(service, { revision: config.revision });
+  const { revision, image, supervisor } = config;
+  const build = buildIdentity(service, { revision, image, supervisor });
   const log = createLog(config, build, instance, logTo);
+  tellIdentity(log, build);
   running ??= { users: 0, signals: startSignals(build, config, instance) };
   running.users += 1;
   const shared = running;
@@ -64,6 +68,7 @@ export function startTelemetry({ service, config, instance = randomUUID(), logTo
   return {
     log,
     build,
+    instance,
     flush: () => shared.signals.flush(),
     async shutdown() {
       if (stopped) return;
@@ -74,6 +79,27 @@ export function startTelemetry({ service, config, instance = randomUUID(), logTo
       await shared.signals.stop();
     },
   };
+}
+
+/** The first line of a log says what wrote the others. */
+function tellIdentity(log: Logger, build: BuildIdentity): void {
+  const { version, revision, sourcesDigest, newestMigration, contractDigest, nodeVersion } = build;
+  const { startedAt, image, supervisor, restartAdvice } = build;
+  log.info(
+    {
+      version,
+      revision,
+      sources_digest: sourcesDigest,
+      newest_migration: newestMigration,
+      contract_digest: contractDigest,
+      node_version: nodeVersion,
+      started_at: startedAt,
+      image,
+      supervisor,
+      restart_advice: restartAdvice,
+    },
+    `${build.service} ${build.writerBuild} starts`,
+  );
 }
 
 function pseudonymKey(config: TelemetryConfig): string {
@@ -138,6 +164,10 @@ function resourceAttributes(build: BuildIdentity, config: TelemetryConfig, insta
     'process.creation.time': build.startedAt,
     'keytrail.build': build.writerBuild,
     'keytrail.build.sources_digest': build.sourcesDigest,
+    'keytrail.build.newest_migration': build.newestMigration,
+    'keytrail.build.contract_digest': build.contractDigest,
+    'keytrail.supervisor': build.supervisor,
+    ...(build.image !== '' && { 'container.image.name': build.image }),
   };
 }
 
@@ -156,9 +186,15 @@ function measure(build: BuildIdentity, parts: LocalParts, queue: SpanQueue): () 
       service: build.service,
       version: build.version,
       revision: build.revision,
+      build: build.writerBuild,
       sources_digest: build.sourcesDigest,
+      newest_migration: build.newestMigration,
+      contract_digest: build.contractDigest,
       node_version: build.nodeVersion,
       started_at: build.startedAt,
+      host: build.host,
+      image: build.image,
+      supervisor: build.supervisor,
     });
     result.observe(spans, queue.exported, { fate: 'exported' });
     result.observe(spans, parts.unsampled, { fate: 'unsampled' });

@@ -11,7 +11,7 @@ import {
 import { diagnosticsRpcs } from '@keytrail/diagnosis';
 import { connectEvents, pullRevocations, startRelay } from '@keytrail/events';
 import { allReady, connectPeer, startServer } from '@keytrail/rpc';
-import { openDatabase, schemaReadiness } from '@keytrail/storage';
+import { openDatabase } from '@keytrail/storage';
 import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
 import { databaseChecks } from './checks/index.ts';
 import type { ConversationConfig } from './config.ts';
@@ -91,8 +91,11 @@ export function createConversationServer(
       connections: config.databaseConnections,
       statementTimeoutMs: config.statementTimeoutMs,
       planOnce: true,
+      migrations: migrationsFolder,
     });
     closing.push(() => db.close());
+    // Before anything else is asked or written; when it cannot be found out yet, the watch over readiness does.
+    await db.schema.check().catch(() => {});
     const prisma = new PrismaClient({ adapter: db.prismaAdapter() });
     closing.push(() => prisma.$disconnect());
     const bus = await connectEvents({ config, log, name: `keytrail-${service}` });
@@ -159,7 +162,7 @@ export function createConversationServer(
     const erasing = eraseUsers({ ...parts, bus, log, config });
     closing.push(() => erasing.stop());
 
-    const readiness = allReady(() => schemaReadiness(db, migrationsFolder), bus.readiness);
+    const readiness = allReady(db.schema.check, bus.readiness);
     const server = await startServer({
       service,
       services: [ConversationService, ConversationOperatorService, DiagnosticsService],
@@ -200,6 +203,7 @@ export function createConversationServer(
       authenticator: createAuthenticator(config),
       telemetry,
       readiness,
+      gate: db.schema,
     });
     closing.push(() => server.stop());
     return { grpcPort: server.grpcPort, webPort: server.webPort };

@@ -10,7 +10,7 @@ import {
 import { diagnosticsRpcs } from '@keytrail/diagnosis';
 import { connectEvents, startRelay } from '@keytrail/events';
 import { allReady, connectPeer, startServer } from '@keytrail/rpc';
-import { openDatabase, schemaReadiness } from '@keytrail/storage';
+import { openDatabase } from '@keytrail/storage';
 import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
 import { databaseChecks } from './checks/index.ts';
 import { createClaimLimits } from './claim-limits.ts';
@@ -76,8 +76,11 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
       service,
       connections: config.databaseConnections,
       statementTimeoutMs: config.statementTimeoutMs,
+      migrations: migrationsFolder,
     });
     closing.push(() => db.close());
+    // Before anything else is asked or written; when it cannot be found out yet, the watch over readiness does.
+    await db.schema.check().catch(() => {});
     const prisma = new PrismaClient({ adapter: db.prismaAdapter() });
     closing.push(() => prisma.$disconnect());
     const bus = await connectEvents({ config, log, name: `keytrail-${service}` });
@@ -132,7 +135,7 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
     const sharing = createSharing(conversation, { rememberMs, formerMembers: false });
     // What a former member wrote must stay verifiable: lists and logs are also told to those who are still where the member was.
     const readers = createSharing(conversation, { rememberMs, formerMembers: true });
-    const readiness = allReady(() => schemaReadiness(db, migrationsFolder), bus.readiness);
+    const readiness = allReady(db.schema.check, bus.readiness);
     const server = await startServer({
       service,
       services: [IdentityKeysService, IdentityKeysOperatorService, DiagnosticsService],
@@ -193,6 +196,7 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
       authenticator: createAuthenticator(config),
       telemetry,
       readiness,
+      gate: db.schema,
     });
     closing.push(() => server.stop());
     return { grpcPort: server.grpcPort, webPort: server.webPort };

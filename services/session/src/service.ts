@@ -12,7 +12,7 @@ import {
   startRelay,
 } from '@keytrail/events';
 import { allReady, type Rpc, type RunningServer, startServer } from '@keytrail/rpc';
-import { type Database, migrationNames, openDatabase, schemaReadiness } from '@keytrail/storage';
+import { type Database, migrationNames, openDatabase } from '@keytrail/storage';
 import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
 import { databaseChecks } from './checks/index.ts';
 import type { SessionConfig } from './config.ts';
@@ -76,6 +76,7 @@ export function createSession(config: SessionConfig, overrides: Overrides = {}):
     connections: config.databaseConnections,
     statementTimeoutMs: config.statementTimeoutMs,
     planOnce: true,
+    migrations: migrationsFolder,
   });
   const prisma = new PrismaClient({ adapter: db.prismaAdapter() });
   const peers = connectPeers(config, createServiceIdentity(config, 'session'));
@@ -100,6 +101,8 @@ export function createSession(config: SessionConfig, overrides: Overrides = {}):
   let stopped: Promise<void> | undefined;
 
   async function start(): Promise<{ grpcPort: number; webPort: number }> {
+    // Before anything else is asked or written; when it cannot be found out yet, the watch over readiness does.
+    await db.schema.check().catch(() => {});
     bus = await connectEvents({ config, log, name: 'session' });
     await bus.ensure();
     relay = startRelay({ db, bus, service: 'session', log });
@@ -118,7 +121,7 @@ export function createSession(config: SessionConfig, overrides: Overrides = {}):
       auditLogRetentionMs: config.auditLogRetentionMs,
     });
     await Promise.all(consumers.map(({ ready }) => ready));
-    const readiness = allReady(() => schemaReadiness(db, migrationsFolder), bus.readiness);
+    const readiness = allReady(db.schema.check, bus.readiness);
     server = await startServer({
       service: 'session',
       services: [SessionService, SessionOperatorService, DiagnosticsService],
@@ -137,6 +140,7 @@ export function createSession(config: SessionConfig, overrides: Overrides = {}):
       authenticator: overrides.authenticator ?? createAuthenticator(config),
       telemetry,
       readiness,
+      gate: db.schema,
     });
     const { grpcPort, webPort } = server;
     return { grpcPort, webPort };

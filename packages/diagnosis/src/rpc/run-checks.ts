@@ -26,6 +26,7 @@ export function runChecks(parts: DiagnosticsParts): Rpc {
   );
   return unary(DiagnosticsService.method.runChecks, {
     allow: ['operator'],
+    whileClosed: true,
     async handle({ codes, subjects: asked }, call) {
       const results = [];
       for (const check of checks) {
@@ -49,7 +50,7 @@ export function runChecks(parts: DiagnosticsParts): Rpc {
           subjects: [...subjects],
         });
       }
-      return { results, process: processIdentity(parts.telemetry.build) };
+      return { results, process: processIdentity(parts.telemetry) };
     },
   });
 }
