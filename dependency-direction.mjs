@@ -11,8 +11,23 @@ export default {
     {
       name: 'packages-never-import-services',
       severity: 'error',
-      from: { path: '^packages/' },
+      from: { path: '^packages/', pathNot: '^packages/cli/src/doctor/' },
       to: { path: '^(services|deploy|test)/' },
+    },
+    {
+      name: 'doctor-imports-only-checks',
+      comment:
+        'The doctor runs the statements of a service itself when that is down (decision 0038): its checks, and nothing else of it.',
+      severity: 'error',
+      from: { path: '^packages/cli/src/doctor/' },
+      to: { path: '^(services|deploy|test)/', pathNot: '^services/[^/]+/src/checks/' },
+    },
+    {
+      name: 'checks-stand-alone',
+      comment: 'What the doctor imports of a service brings nothing else of it along; presence has no rows, and its probes ask it.',
+      severity: 'error',
+      from: { path: '^services/(identity-keys|session|conversation)/src/checks/' },
+      to: { path: '^services/', pathNot: '^services/[^/]+/src/checks/' },
     },
     {
       name: 'domain-does-no-io',

@@ -1,5 +1,6 @@
 import { Command, CommanderError, Option } from 'commander';
 import { parseDuration } from './arguments.ts';
+import { addDoctor } from './commands/doctor.ts';
 import { addRequests } from './commands/requests.ts';
 import { type ConnectionOptions, openConnections, serviceNames, targetVariable } from './connection.ts';
 import { exitCodes, UsageError } from './exit-codes.ts';
@@ -69,13 +70,14 @@ function describeProgram(terminal: Terminal, endWith: (exitCode: number) => void
       say: (text: string) => terminal.say(`${text}\n`),
     };
     try {
-      const ended: unknown = await work({ connections, options, environment, output });
+      const ended: unknown = await work({ connections, options, environment, output, columns: terminal.columns });
       if (typeof ended === 'number') endWith(ended);
     } finally {
       connections.close();
     }
   };
 
+  addDoctor(program, runCommand);
   addRequests(program, runCommand);
   return program;
 }

@@ -22,6 +22,8 @@ export interface Session {
   readonly options: ConnectionOptions;
   readonly environment: Environment;
   readonly output: Output;
+  /** Of stdout; undefined when it is no terminal. */
+  readonly columns: number | undefined;
 }
 
 /** Runs the work of a command, then closes its connections. A number that it returns is the exit code. */

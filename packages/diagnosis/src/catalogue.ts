@@ -31,7 +31,7 @@ export const checkCatalogue = [
     of: withDatabase,
   },
   { code: 'DATABASE_RESTORED', title: 'The database did not go back in time', place: 'process', of: withDatabase },
-  { code: 'CLOCKS', title: 'Clocks agree', place: 'process', of: all },
+  { code: 'CLOCKS', title: 'Clocks agree', place: 'process', of: withDatabase },
   { code: 'NATS', title: 'NATS answers', place: 'process', of: all },
   { code: 'REDIS', title: 'Redis answers', place: 'process', of: ['presence'] },
   // Who is online.

@@ -1,22 +1,37 @@
-import { type Database, statement } from '@keytrail/storage';
+import { type Database, isConnectionFailure } from '@keytrail/storage';
+import { DatabaseAway } from '@keytrail/telemetry';
 import type { DatabaseCheck, Outcome } from './check.ts';
-
-const readOnly = statement('check_reads_only', 'SET TRANSACTION READ ONLY');
-const bound = statement('check_is_bounded', "SELECT set_config('statement_timeout', $1, true)");
 
 /** The longest that the statement of one check may take, in ms. */
 export const checkStatementTimeoutMs = 3_000;
 
-/** Runs a check's statement in a transaction that can only read, and judges its rows. Throws what the database says. */
+/**
+ * Runs a check's statement in a transaction that can only read, and judges its rows. Past the gate of migrations: a database that does
+ * not fit the build is looked at too. Throws what the database says, or DatabaseAway.
+ */
 export async function runDatabaseCheck(
-  db: Database,
-  { statement: reading, values = () => [], judge }: DatabaseCheck,
+  { pool }: Pick<Database, 'pool'>,
+  { statement, values = () => [], judge }: DatabaseCheck,
   subjects: readonly string[] = [],
 ): Promise<Outcome> {
-  const rows = await db.asItIs.transaction(async (tx) => {
-    await tx.query(readOnly, []);
-    await tx.query(bound, [String(checkStatementTimeoutMs)]);
-    return tx.query(reading, values(subjects));
+  return judge(await readRows(pool, statement.text, [...values(subjects)]));
+}
+
+async function readRows(pool: Database['pool'], text: string, values: unknown[]): Promise<unknown[]> {
+  let failure: Error | undefined;
+  const client = await pool.connect().catch((error: Error) => {
+    throw isConnectionFailure(error) ? new DatabaseAway(error) : error;
   });
-  return judge(rows);
+  try {
+    await client.query(`BEGIN READ ONLY; SET LOCAL statement_timeout = ${checkStatementTimeoutMs}`);
+    const { rows } = await client.query(text, values);
+    await client.query('COMMIT');
+    return rows;
+  } catch (error) {
+    // A connection whose transaction may be open is not given back.
+    failure = error as Error;
+    throw isConnectionFailure(error) ? new DatabaseAway(failure) : failure;
+  } finally {
+    client.release(failure);
+  }
 }

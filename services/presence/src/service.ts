@@ -7,7 +7,7 @@ import {
   PresenceService,
   SessionService,
 } from '@keytrail/contracts';
-import { diagnosticsRpcs } from '@keytrail/diagnosis';
+import { diagnosticsRpcs, startProcessGauges } from '@keytrail/diagnosis';
 import {
   connectEvents,
   consumers,
@@ -19,7 +19,8 @@ import {
   warnSparingly,
 } from '@keytrail/events';
 import { allReady, connectPeer, startServer } from '@keytrail/rpc';
-import { startTelemetry } from '@keytrail/telemetry';
+import { report, startTelemetry } from '@keytrail/telemetry';
+import { presenceProbes } from './checks/index.ts';
 import type { PresenceConfig } from './config.ts';
 import { endRevokedDevice } from './consumers/end-revoked-devices.ts';
 import { eraseUser } from './consumers/erase-users.ts';
@@ -110,6 +111,8 @@ export async function startPresence(
     handlers: on(userErasureRequested, (requested) => eraseUser({ gateway, leases, bus, log }, requested)),
     log,
   });
+  const stopReporting = report(['attachedDevices'], (observe) => observe('attachedDevices', gateway.attachments.size));
+  const gauges = startProcessGauges({ service: 'presence', bus, everyMs: config.gaugesMs, log });
   const healing = healDevices(gateway, config.gatewayRenewMs, log);
   const jobs = [
     keepLease(gateway, config.gatewayRenewMs, healing, log),
@@ -154,7 +157,13 @@ export async function startPresence(
       }),
       heartbeat({ gateway }),
       listOnline({ leases, conversation }),
-      ...diagnosticsRpcs({ service: 'presence', telemetry, bus, readiness }),
+      ...diagnosticsRpcs({
+        service: 'presence',
+        telemetry,
+        bus,
+        readiness,
+        probes: presenceProbes({ leases, gateway }),
+      }),
     ],
     config,
     authenticator: overrides.authenticator ?? createAuthenticator(config),
@@ -169,7 +178,8 @@ export async function startPresence(
       await server.stop();
       await Promise.all([notifier.stop(), revocationEvents.stop(), erasures.stop()]);
       await Promise.all([revocations.stop(), standings.stop()]);
-      await Promise.all(jobs.map((job) => job.stop()));
+      await Promise.all([...jobs, gauges].map((job) => job.stop()));
+      stopReporting();
       // Without Redis its lease runs out by itself.
       await gateway.close().catch((error: unknown) => log.warn({ err: error }, 'the gateway lease was not given back'));
       conversation.close();

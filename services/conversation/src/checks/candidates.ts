@@ -17,7 +17,7 @@ export const stuckCandidates = databaseCheck<Row>({
   code: 'CANDIDATES',
   statement: statement(
     'check_candidates',
-    `SELECT (SELECT count(*)::int FROM (SELECT FROM candidates LIMIT 10000) AS some) AS candidates,
+    `SELECT (SELECT count(*)::int FROM (SELECT FROM candidates LIMIT 10000) AS few) AS candidates,
             coalesce(extract(epoch FROM now() - o.started_at) * 1000, 0)::float8 AS "oldestMs",
             o.conversation_id || '/' || o.session_id AS oldest, o.writer_build AS "writerBuild"
        FROM (SELECT) AS one LEFT JOIN LATERAL (SELECT * FROM candidates ORDER BY started_at LIMIT 1) AS o ON true`,

@@ -19,8 +19,8 @@ export const prekeyPools = databaseCheck<Row>({
     'check_prekey_pools',
     `WITH looked AS (SELECT device_number FROM ${somePages('devices', 64)} WHERE revoked_at IS NULL LIMIT 1000),
        counted AS MATERIALIZED (
-         SELECT (SELECT count(*) FROM (SELECT FROM unclaimed_one_time_prekeys p WHERE p.device_number = l.device_number LIMIT ${lowBelow}) AS some) AS one_time,
-                (SELECT count(*) FROM (SELECT FROM unclaimed_one_time_kem_prekeys p WHERE p.device_number = l.device_number LIMIT ${lowBelow}) AS some) AS kem
+         SELECT (SELECT count(*) FROM (SELECT FROM unclaimed_one_time_prekeys p WHERE p.device_number = l.device_number LIMIT ${lowBelow}) AS few) AS one_time,
+                (SELECT count(*) FROM (SELECT FROM unclaimed_one_time_kem_prekeys p WHERE p.device_number = l.device_number LIMIT ${lowBelow}) AS few) AS kem
            FROM looked l)
      SELECT count(*)::int AS looked, count(*) FILTER (WHERE one_time = 0)::int AS "emptyOneTime", count(*) FILTER (WHERE kem = 0)::int AS "emptyKem",
             count(*) FILTER (WHERE least(one_time, kem) BETWEEN 1 AND ${lowBelow - 1})::int AS low

@@ -1,0 +1,40 @@
+import type { ServiceName } from '../../connection.ts';
+import type { Place } from '../finding.ts';
+import { type Asked, placeOf, type Unnamed } from '../processes.ts';
+
+const hint =
+  'is the process there, and does it stand still? Its supervisor, its log and `kill -0` tell; with --database-url the doctor looks at its rows meanwhile';
+
+/** SERVICES_REACHABLE: a place for each process, and for each service that none could be named of. */
+export function judgeReachable(
+  asked: readonly Asked[],
+  unnamed: readonly Unnamed[],
+  withoutTarget: readonly ServiceName[],
+): Place[] {
+  return [
+    ...asked.map((process): Place => {
+      const where = placeOf(process);
+      const { described, problem } = process;
+      if (!described) return { where, status: 'fail', summary: problem ?? 'it does not answer', hint };
+      if (!described.ready)
+        return {
+          where,
+          status: 'fail',
+          summary: `it is not ready: ${described.notReadyBecause}`,
+          hint: 'it gets no traffic until that is mended',
+        };
+      if (described.notReadyBecause)
+        return { where, status: 'warn', summary: `it is ready, and warns: ${described.notReadyBecause}`, hint: '' };
+      return { where, status: 'ok', summary: 'it answers, and is ready' };
+    }),
+    ...unnamed.map(({ service, problem }): Place => ({ where: service, status: 'fail', summary: problem, hint })),
+    ...withoutTarget.map(
+      (service): Place => ({
+        where: service,
+        status: 'unknown',
+        summary: 'no target was given',
+        hint: `give --${service} <host:port>, or its environment variable`,
+      }),
+    ),
+  ];
+}
