@@ -3,9 +3,12 @@ import {
   attr,
   context,
   contextFromTraceparent,
+  count,
   describeError,
   type Logger,
   linkFromTraceparent,
+  measure,
+  metricAttr,
   ROOT_CONTEXT,
   SpanKind,
   withSpan,
@@ -110,6 +113,16 @@ export function startConsumer({
     };
     const fresh = !event.redelivered && Date.now() - publishedAt.getTime() < freshMs;
     const link = fresh ? undefined : linkFromTraceparent(traceparent);
+    if (event.redelivered) count('redeliveries', 1, { [attr.messagingConsumer]: consumer.name });
+    const from = performance.now();
+    const handled = (outcome: 'handled' | 'again' | 'dead_letter') =>
+      measure('messageProcessing', (performance.now() - from) / 1000, {
+        [attr.messagingSystem]: 'nats',
+        [attr.messagingConsumer]: consumer.name,
+        // What nothing here knows may be anything.
+        [attr.messagingDestination]: handlers[subject] ? subject : '_OTHER',
+        [metricAttr.messagingOutcome]: outcome,
+      });
     const alive = setInterval(() => message.working(), bus.ackWaitMs / 3);
     try {
       await withSpan(
@@ -131,14 +144,20 @@ export function startConsumer({
         () => handle(event),
       );
       message.ack();
+      handled('handled');
     } catch (error) {
-      await failed(message, event, traceparent, error);
+      handled(await failed(message, event, traceparent, error));
     } finally {
       clearInterval(alive);
     }
   }
 
-  async function failed(message: JsMsg, event: DeliveredEvent, traceparent: string, error: unknown): Promise<void> {
+  async function failed(
+    message: JsMsg,
+    event: DeliveredEvent,
+    traceparent: string,
+    error: unknown,
+  ): Promise<'again' | 'dead_letter'> {
     const told = {
       err: error,
       consumer: consumer.name,
@@ -149,7 +168,7 @@ export function startConsumer({
     if (event.delivery < maxDeliveries) {
       log.warn(told, 'an event could not be handled; it comes again');
       message.nak(retryDelayMs(event.delivery));
-      return;
+      return 'again';
     }
     const { type, message: why } = describeError(error);
     const reason = `${type}: ${why}`;
@@ -161,10 +180,11 @@ export function startConsumer({
     } catch (unkept) {
       log.error({ ...told, unkept }, 'a dead letter could not be kept; the event comes again');
       message.nak(retryDelayMs(event.delivery));
-      return;
+      return 'again';
     }
     log.error(told, 'an event is a dead letter');
     message.term(reason.slice(0, 200));
+    return 'dead_letter';
   }
 
   function begin(message: JsMsg): void {

@@ -1,5 +1,4 @@
 import { type Database, statement } from '@keytrail/storage';
-import { meter } from '@keytrail/telemetry';
 
 export interface OutboxLag {
   /** Events that wait to be published; counted up to 100,000. */
@@ -19,25 +18,4 @@ const read = statement(
 export async function readOutboxLag(db: Database): Promise<OutboxLag> {
   const [lag] = await db.query<OutboxLag>(read, []);
   return lag ?? { pending: 0, oldestAgeMs: 0 };
-}
-
-/** Reports the lag as metrics, at each export; returns how to stop that. Every replica of a service reports the same. */
-export function reportOutboxLag(db: Database): () => void {
-  const pending = meter().createObservableGauge('keytrail.outbox.pending', {
-    description: 'Events that wait to be published, counted up to 100,000',
-    unit: '{event}',
-  });
-  const oldestAge = meter().createObservableGauge('keytrail.outbox.oldest_age', {
-    description: 'Since the oldest event that waits was written',
-    unit: 'ms',
-  });
-  const observe: Parameters<ReturnType<typeof meter>['addBatchObservableCallback']>[0] = async (result) => {
-    // While the database is away there is nothing to tell, and that is told elsewhere.
-    const lag = await readOutboxLag(db).catch(() => undefined);
-    if (!lag) return;
-    result.observe(pending, lag.pending);
-    result.observe(oldestAge, lag.oldestAgeMs);
-  };
-  meter().addBatchObservableCallback(observe, [pending, oldestAge]);
-  return () => meter().removeBatchObservableCallback(observe, [pending, oldestAge]);
 }

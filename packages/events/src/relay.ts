@@ -2,7 +2,6 @@ import type { Database, DedicatedConnection } from '@keytrail/storage';
 import { context, type Logger, ROOT_CONTEXT } from '@keytrail/telemetry';
 import type { EventBus } from './bus.ts';
 import { onEventsAdded } from './outbox.ts';
-import { reportOutboxLag } from './outbox-lag.ts';
 import { type OutboxRow, publishInOrder } from './publish.ts';
 import { type HeldPartitions, joinRelays } from './relay-partitions.ts';
 import { warnSparingly } from './warn-sparingly.ts';
@@ -98,7 +97,6 @@ export function startRelay({ db, bus, service, log, pollMs = 500, rebalanceMs = 
   const forgetEvents = onEventsAdded(db, nudgeHolder);
   const forgetReconnect = bus.onReconnect(nudge);
   const forgetSchema = db.schema.onChange(nudge);
-  const stopReporting = reportOutboxLag(db);
 
   /** Publishes what is waiting, having deleted what was published before. */
   async function relayBatch(
@@ -202,7 +200,6 @@ export function startRelay({ db, bus, service, log, pollMs = 500, rebalanceMs = 
       stopping = true;
       wake();
       await finished;
-      stopReporting();
       forgetEvents();
       forgetReconnect();
       forgetSchema();

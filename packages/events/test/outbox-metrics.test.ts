@@ -6,7 +6,16 @@ import { readSettings } from '@keytrail/settings';
 import { startTelemetry, telemetrySettings } from '@keytrail/telemetry';
 import { expect, test } from 'vitest';
 import { startTestPostgres } from '../../storage/test/own-database.ts';
-import { addEvent, connectEvents, eventSettings, messageAdded, outboxMigration, startRelay } from '../src/index.ts';
+import {
+  addEvent,
+  connectEvents,
+  eventSettings,
+  inboxMigration,
+  messageAdded,
+  outboxMigration,
+  startEventGauges,
+  startRelay,
+} from '../src/index.ts';
 
 interface Metric {
   readonly name: string;
@@ -14,7 +23,7 @@ interface Metric {
   readonly gauge?: { readonly dataPoints: readonly { readonly asDouble?: number; readonly asInt?: number }[] };
 }
 
-test('a relay exports how many events wait, and since when', async () => {
+test('a service exports how many events wait, since when, and how many were given up', async () => {
   const received: Metric[] = [];
   const receiver = createServer(async (request, response) => {
     const chunks: Buffer[] = [];
@@ -41,7 +50,7 @@ test('a relay exports how many events wait, and since when', async () => {
   const telemetry = startTelemetry({ service: 'conversation', config: settings });
   // Without streams nothing is stored, so that what is written stays in the outbox.
   const bus = await connectEvents({ config: settings, log: telemetry.log });
-  const db = await postgres.openDatabase(outboxMigration);
+  const db = await postgres.openDatabase(outboxMigration + inboxMigration);
   const relay = startRelay({ db, bus, service: 'test', log: telemetry.log });
   try {
     const conversationId = randomUUID();
@@ -50,8 +59,14 @@ test('a relay exports how many events wait, and since when', async () => {
         addEvent(tx, messageAdded, { conversationId, sequence }, { aggregate: conversationId }),
       );
     await db.pool.query(`UPDATE outbox SET created_at = created_at - interval '1 hour'`);
-    // What a shutdown sends is what is there then.
+    await db.pool.query(
+      `INSERT INTO dead_letters (consumer, subject, event_id, payload, traceparent, reason) VALUES ('test', 's', 'e', '', '', 'why')`,
+    );
+    const gauges = startEventGauges({ bus, db, service: 'test', everyMs: 60_000, log: telemetry.log });
+    await gauges.looked;
+    // What a shutdown sends is what was found last.
     await telemetry.shutdown();
+    await gauges.stop();
     const exported = (wanted: string) => {
       const found = received.find(({ name }) => name === wanted);
       const [point] = found?.gauge?.dataPoints ?? [];
@@ -59,8 +74,9 @@ test('a relay exports how many events wait, and since when', async () => {
     };
     expect(exported('keytrail.outbox.pending')).toEqual({ unit: '{event}', value: 2 });
     const { unit, value } = exported('keytrail.outbox.oldest_age');
-    expect(unit).toBe('ms');
-    expect(value).toBeGreaterThan(3_600_000);
+    expect(unit).toBe('s');
+    expect(value).toBeGreaterThan(3_600);
+    expect(exported('keytrail.dead_letters')).toEqual({ unit: '{event}', value: 1 });
   } finally {
     await relay.stop();
     await bus.close();

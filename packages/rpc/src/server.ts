@@ -1,6 +1,6 @@
 import type { DescService } from '@bufbuild/protobuf';
 import type { Authenticator, ServiceName } from '@keytrail/auth';
-import type { Telemetry } from '@keytrail/telemetry';
+import { report, type Telemetry } from '@keytrail/telemetry';
 import type { ServerConfig } from './config.ts';
 import { createEndpoint, createRpcEndpoint, type Endpoint, type Gate, type ServerParts } from './endpoint.ts';
 import { startGrpcServer } from './grpc-server.ts';
@@ -62,7 +62,10 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const unknown = createEndpoint('_OTHER', undefined, parts);
 
   const grpc = await startGrpcServer({ config, services, endpoints, unknown });
+  let serves = false;
+  const stopReporting = report(['ready'], (observe) => observe('ready', serves ? 1 : 0));
   const readiness = watchReadiness(options.readiness ?? (async () => ({ ready: true })), ({ ready, why }) => {
+    serves = ready;
     grpc.health.set(ready);
     telemetry.log.info({ ready, why }, ready ? 'ready' : 'not ready');
   });
@@ -75,6 +78,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const build = telemetry.build.writerBuild;
   const web = await startWebServer({ config, endpoints, unknown, build, readiness: readiness.check }).catch((error) => {
     readiness.stop();
+    stopReporting();
     grpc.close();
     throw error;
   });
@@ -96,6 +100,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     await drained;
     clearTimeout(forced);
     forgetPeers();
+    stopReporting();
   }
 
   let stopped: Promise<void> | undefined;

@@ -2,10 +2,28 @@ export type { Attributes, Context, Counter, Histogram, Link, Meter, Span, Tracer
 export { context, ROOT_CONTEXT, SpanKind, SpanStatusCode, trace } from '@opentelemetry/api';
 export type { DestinationStream, Logger } from 'pino';
 export type { AttributeName } from './attributes.ts';
-export { attr, attributeReference } from './attributes.ts';
+export { attr, attributeReference, eventAttr, eventReference, resourceAttr, resourceReference } from './attributes.ts';
 export type { BuildIdentity } from './build.ts';
 export { buildIdentity, digestSources, sourcesOnDisk } from './build.ts';
 export { DatabaseAway, DatabaseUnfit, databaseErrorText, isDatabaseAway } from './database-error.ts';
+export {
+  type AttributesOf,
+  type CounterName,
+  count,
+  type GaugeName,
+  type HistogramName,
+  measure,
+  type Observe,
+  report,
+} from './instruments.ts';
+export {
+  type InstrumentDeclaration,
+  metricAttr,
+  metricRegistry,
+  prometheusLabel,
+  prometheusName,
+  prometheusSeries,
+} from './metric-registry.ts';
 export { meter } from './metrics.ts';
 export { pseudonym } from './pseudonym.ts';
 export { describeError, redactText } from './redaction.ts';
@@ -17,8 +35,11 @@ export {
   contextFromTraceparent,
   currentTraceId,
   currentTraceparent,
+  followSampling,
+  isSampled,
   keepTrace,
   linkFromTraceparent,
+  linkToTrace,
   markMiss,
   recordError,
   traceparentOf,
@@ -26,5 +47,5 @@ export {
   withSpan,
 } from './spans.ts';
 export { type Supervisor, supervisors } from './supervisor.ts';
-export type { Telemetry, TelemetryOptions } from './telemetry.ts';
+export type { Telemetry, TelemetryArrivals, TelemetryOptions } from './telemetry.ts';
 export { startTelemetry } from './telemetry.ts';

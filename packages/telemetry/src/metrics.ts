@@ -3,6 +3,13 @@ import { OTLPMetricExporter } from '@opentelemetry/exporter-metrics-otlp-http';
 import type { Resource } from '@opentelemetry/resources';
 import type { PushMetricExporter } from '@opentelemetry/sdk-metrics';
 import { MeterProvider, PeriodicExportingMetricReader } from '@opentelemetry/sdk-metrics';
+import type { Deliveries } from './span-queue.ts';
+
+/** Of the metrics of this process. */
+export const metricDeliveries: Deliveries = {};
+
+/** Exports since the start of this process. */
+export const counted = { sent: 0, failed: 0 };
 
 /** Where metrics go; they may be recorded before it is known. */
 class Destination implements PushMetricExporter {
@@ -22,7 +29,12 @@ class Destination implements PushMetricExporter {
 
   export(...[metrics, done]: Parameters<PushMetricExporter['export']>): void {
     if (this.#exporter === undefined) done({ code: 0 });
-    else this.#exporter.export({ ...metrics, resource: this.#resource ?? metrics.resource }, done);
+    else
+      this.#exporter.export({ ...metrics, resource: this.#resource ?? metrics.resource }, (result) => {
+        counted[result.code === 0 ? 'sent' : 'failed'] += 1;
+        metricDeliveries[result.code === 0 ? 'lastTakenAt' : 'lastFailedAt'] = new Date();
+        done(result);
+      });
   }
 
   async forceFlush(): Promise<void> {
@@ -40,17 +52,26 @@ let provider: MeterProvider | undefined;
 /** The meter of this process. Instruments may be made at any time, before startTelemetry too. */
 export function meter(): Meter {
   provider ??= new MeterProvider({
-    readers: [new PeriodicExportingMetricReader({ exporter: destination, exportIntervalMillis: 15_000 })],
+    readers: [new PeriodicExportingMetricReader({ exporter: destination, exportIntervalMillis: never })],
   });
   return provider.getMeter('keytrail');
 }
 
-export function exportMetrics(url: string, resource: Resource): void {
+// How often is known only from the configuration, and instruments are made before.
+const never = 2 ** 31 - 1;
+let timer: NodeJS.Timeout | undefined;
+
+export function exportMetrics(url: string, resource: Resource, everyMs: number): void {
   destination.connect(url, resource);
+  clearInterval(timer);
+  // One that fails is counted; the next sends what it would have sent.
+  timer = setInterval(() => void provider?.forceFlush().catch(() => {}), everyMs);
+  timer.unref();
 }
 
 /** Sends what was recorded so far, then stops sending. */
 export async function stopMetrics(): Promise<void> {
+  clearInterval(timer);
   // A receiver that is away must not fail the shutdown.
   await provider?.forceFlush().catch(() => {});
   await destination.disconnect();

@@ -30,6 +30,16 @@ export const telemetrySettings = {
     z.string().min(16).optional(),
     'Key of the pseudonyms that stand for user and device ids in telemetry; the same for all services; required in production',
   ),
+  metricsExportMs: setting(
+    'KEYTRAIL_METRICS_EXPORT_MS',
+    rule.durationMs().default(15_000),
+    'How often metrics are exported',
+  ),
+  gaugesMs: setting(
+    'KEYTRAIL_GAUGES_MS',
+    rule.durationMs().default(30_000),
+    'How often the database and NATS are asked for the figures that are gauges, such as the age of the oldest open key request',
+  ),
   revision: setting(
     'KEYTRAIL_REVISION',
     rule.text().optional(),

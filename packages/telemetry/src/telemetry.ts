@@ -1,22 +1,25 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as pause } from 'node:timers/promises';
-import type { Attributes, BatchObservableCallback } from '@opentelemetry/api';
+import type { Attributes } from '@opentelemetry/api';
 import { context, trace } from '@opentelemetry/api';
 import { AsyncLocalStorageContextManager } from '@opentelemetry/context-async-hooks';
 import { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-http';
 import type { Resource } from '@opentelemetry/resources';
 import { resourceFromAttributes } from '@opentelemetry/resources';
 import type { DestinationStream, Logger } from 'pino';
+import { resourceAttr } from './attributes.ts';
 import type { BuildIdentity } from './build.ts';
 import { buildIdentity } from './build.ts';
+import { report } from './instruments.ts';
 import { LocalParts } from './local-parts.ts';
 import { createLog } from './log.ts';
-import { exportMetrics, meter, stopMetrics } from './metrics.ts';
+import { metricAttr } from './metric-registry.ts';
+import { counted, exportMetrics, metricDeliveries, stopMetrics } from './metrics.ts';
 import { setPseudonymKey } from './pseudonym.ts';
 import { readableSpan } from './readable-span.ts';
 import { Recorder } from './recorder.ts';
 import type { TelemetryConfig } from './settings.ts';
-import type { SendSpans } from './span-queue.ts';
+import type { Deliveries, SendSpans } from './span-queue.ts';
 import { SpanQueue } from './span-queue.ts';
 import { record } from './spans.ts';
 
@@ -25,10 +28,20 @@ export interface Telemetry {
   readonly build: BuildIdentity;
   /** Distinguishes replicas: `service.instance.id` of its traces. */
   readonly instance: string;
+  /** How telemetry itself gets out. */
+  arrivals(): TelemetryArrivals;
   /** Resolves when the spans that are certain to be exported have been sent, or given up. */
   flush(): Promise<void>;
   /** Sends what waits. Later spans are no-ops. Safe to call twice. */
   shutdown(): Promise<void>;
+}
+
+/** How the spans and metrics of a process get out of it. */
+export interface TelemetryArrivals {
+  /** False where nobody said where to. */
+  readonly exporting: boolean;
+  readonly spans: Deliveries & { readonly exported: number; readonly failed: number; readonly overflowed: number };
+  readonly metrics: Deliveries;
 }
 
 export interface TelemetryOptions {
@@ -45,6 +58,7 @@ const shutdownMs = 2_000;
 const developmentPseudonymKey = 'keytrail-development-pseudonyms';
 
 interface Signals {
+  arrivals(): TelemetryArrivals;
   flush(): Promise<void>;
   stop(): Promise<void>;
 }
@@ -69,6 +83,7 @@ export function startTelemetry({ service, config, instance = randomUUID(), logTo
     log,
     build,
     instance,
+    arrivals: () => shared.signals.arrivals(),
     flush: () => shared.signals.flush(),
     async shutdown() {
       if (stopped) return;
@@ -117,10 +132,20 @@ function startSignals(build: BuildIdentity, config: TelemetryConfig, instance: s
   context.setGlobalContextManager(new AsyncLocalStorageContextManager().enable());
   trace.setGlobalTracerProvider(recorder);
   record(recorder);
-  if (config.otlpUrl !== undefined) exportMetrics(config.otlpUrl, resource);
+  if (config.otlpUrl !== undefined) exportMetrics(config.otlpUrl, resource, config.metricsExportMs);
   const forgetMeasures = measure(build, parts, queue);
   const sendTheRest = () => Promise.all([queue.close().then(() => exporter?.shutdown()), stopMetrics()]);
   return {
+    arrivals: () => ({
+      exporting: exporter !== undefined,
+      spans: {
+        ...queue.deliveries,
+        exported: queue.exported,
+        failed: queue.failed,
+        overflowed: queue.overflowed,
+      },
+      metrics: { ...metricDeliveries },
+    }),
     flush: () => queue.flush(),
     async stop() {
       record(undefined);
@@ -151,38 +176,29 @@ function sendThrough(exporter: OTLPTraceExporter, resource: Resource, build: Bui
 
 function resourceAttributes(build: BuildIdentity, config: TelemetryConfig, instance: string): Attributes {
   return {
-    'service.namespace': 'keytrail',
-    'service.name': build.service,
-    'service.version': build.version,
-    'service.instance.id': instance,
-    'deployment.environment.name': config.environment,
-    'vcs.ref.head.revision': build.revision,
-    'host.name': build.host,
-    'process.pid': build.pid,
-    'process.runtime.name': 'nodejs',
-    'process.runtime.version': build.nodeVersion,
-    'process.creation.time': build.startedAt,
-    'keytrail.build': build.writerBuild,
-    'keytrail.build.sources_digest': build.sourcesDigest,
-    'keytrail.build.newest_migration': build.newestMigration,
-    'keytrail.build.contract_digest': build.contractDigest,
-    'keytrail.supervisor': build.supervisor,
-    ...(build.image !== '' && { 'container.image.name': build.image }),
+    [resourceAttr.namespace]: 'keytrail',
+    [resourceAttr.service]: build.service,
+    [resourceAttr.version]: build.version,
+    [resourceAttr.instance]: instance,
+    [resourceAttr.environment]: config.environment,
+    [resourceAttr.revision]: build.revision,
+    [resourceAttr.host]: build.host,
+    [resourceAttr.pid]: build.pid,
+    [resourceAttr.runtime]: 'nodejs',
+    [resourceAttr.runtimeVersion]: build.nodeVersion,
+    [resourceAttr.startedAt]: build.startedAt,
+    [resourceAttr.build]: build.writerBuild,
+    [resourceAttr.sourcesDigest]: build.sourcesDigest,
+    [resourceAttr.newestMigration]: build.newestMigration,
+    [resourceAttr.contractDigest]: build.contractDigest,
+    [resourceAttr.supervisor]: build.supervisor,
+    ...(build.image !== '' && { [resourceAttr.image]: build.image }),
   };
 }
 
 function measure(build: BuildIdentity, parts: LocalParts, queue: SpanQueue): () => void {
-  const info = meter().createObservableGauge('build_info', {
-    description: 'The build that runs; the value is always 1',
-  });
-  const spans = meter().createObservableCounter('keytrail.telemetry.spans', {
-    description: 'Ended spans by their fate',
-  });
-  const waiting = meter().createObservableGauge('keytrail.telemetry.spans.waiting', {
-    description: 'Spans in memory by what they wait for',
-  });
-  const observe: BatchObservableCallback = (result) => {
-    result.observe(info, 1, {
+  return report(['buildInfo', 'spans', 'spansWaiting', 'metricExports'], (observe) => {
+    observe('buildInfo', 1, {
       service: build.service,
       version: build.version,
       revision: build.revision,
@@ -196,15 +212,17 @@ function measure(build: BuildIdentity, parts: LocalParts, queue: SpanQueue): () 
       image: build.image,
       supervisor: build.supervisor,
     });
-    result.observe(spans, queue.exported, { fate: 'exported' });
-    result.observe(spans, parts.unsampled, { fate: 'unsampled' });
-    result.observe(spans, parts.overflowed, { fate: 'buffer_full' });
-    result.observe(spans, queue.overflowed, { fate: 'queue_full' });
-    result.observe(spans, queue.failed, { fate: 'export_failed' });
-    result.observe(waiting, parts.waiting, { for: 'root' });
-    result.observe(waiting, queue.length, { for: 'export' });
-  };
-  const observed = [info, spans, waiting];
-  meter().addBatchObservableCallback(observe, observed);
-  return () => meter().removeBatchObservableCallback(observe, observed);
+    for (const [fate, spans] of Object.entries({
+      exported: queue.exported,
+      unsampled: parts.unsampled,
+      buffer_full: parts.overflowed,
+      queue_full: queue.overflowed,
+      export_failed: queue.failed,
+    }))
+      observe('spans', spans, { [metricAttr.spanFate]: fate });
+    observe('spansWaiting', parts.waiting, { [metricAttr.spanWaitsFor]: 'root' });
+    observe('spansWaiting', queue.length, { [metricAttr.spanWaitsFor]: 'export' });
+    for (const [outcome, exports] of Object.entries(counted))
+      observe('metricExports', exports, { [metricAttr.exportOutcome]: outcome });
+  });
 }

@@ -2,11 +2,12 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { expect, test } from 'vitest';
 import {
+  attr,
+  count,
   currentTraceId,
   currentTraceparent,
   keepTrace,
   markMiss,
-  meter,
   startTelemetry,
   withSpan,
 } from '../src/index.ts';
@@ -36,8 +37,7 @@ test('instruments made before the start are exported after it, beside the build'
     response.writeHead(200, { 'content-type': 'application/json' }).end('{}');
   });
   await new Promise<void>((resolve) => receiver.listen(0, '127.0.0.1', resolve));
-  const misses = meter().createCounter('keytrail.misses');
-  misses.add(2, { cause: 'SESSION_UNKNOWN' });
+  count('misses', 2, { [attr.missCause]: 'SESSION_UNKNOWN' });
 
   const url = `http://127.0.0.1:${(receiver.address() as AddressInfo).port}`;
   const telemetry = startTelemetry({ service: 'session', config: config({ KEYTRAIL_OTLP_URL: url }) });
@@ -50,7 +50,12 @@ test('instruments made before the start are exported after it, beside the build'
   receiver.close();
 
   const sent = bodies.join('');
-  for (const part of ['"keytrail.misses"', '"build_info"', telemetry.build.sourcesDigest, '"keytrail.telemetry.spans"'])
+  for (const part of [
+    '"keytrail.misses"',
+    '"keytrail.build_info"',
+    telemetry.build.sourcesDigest,
+    '"keytrail.telemetry.spans"',
+  ])
     expect(sent).toContain(part);
   expect(sent).toContain('{"key":"service.name","value":{"stringValue":"session"}}');
 });

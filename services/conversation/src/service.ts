@@ -8,8 +8,8 @@ import {
   PresenceService,
   SessionService,
 } from '@keytrail/contracts';
-import { diagnosticsRpcs } from '@keytrail/diagnosis';
-import { connectEvents, pullRevocations, startRelay } from '@keytrail/events';
+import { diagnosticsRpcs, startProcessGauges } from '@keytrail/diagnosis';
+import { connectEvents, pullRevocations, startRelay, startRestoreFence } from '@keytrail/events';
 import { allReady, connectPeer, startServer } from '@keytrail/rpc';
 import { openDatabase } from '@keytrail/storage';
 import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
@@ -101,6 +101,8 @@ export function createConversationServer(
     const bus = await connectEvents({ config, log, name: `keytrail-${service}` });
     closing.push(() => bus.close());
     await bus.ensure();
+    const fence = await startRestoreFence({ db, bus, log, config });
+    closing.push(() => fence.stop());
     const relay = startRelay({ db, bus, service, log });
     closing.push(() => relay.stop());
 
@@ -162,6 +164,14 @@ export function createConversationServer(
     const erasing = eraseUsers({ ...parts, bus, log, config });
     closing.push(() => erasing.stop());
 
+    const gauges = startProcessGauges({
+      service,
+      bus,
+      database: { db, migrationsFolder },
+      everyMs: config.gaugesMs,
+      log,
+    });
+    closing.push(() => gauges.stop());
     const readiness = allReady(db.schema.check, bus.readiness);
     const server = await startServer({
       service,
@@ -195,7 +205,7 @@ export function createConversationServer(
           telemetry,
           bus,
           readiness,
-          database: { db, migrationsFolder },
+          database: { db, migrationsFolder, fence },
           databaseChecks,
         }),
       ],

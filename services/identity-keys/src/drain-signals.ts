@@ -2,7 +2,7 @@ import { timestampFromDate } from '@bufbuild/protobuf/wkt';
 import type { Ref } from '@keytrail/crypto';
 import { addEvent, prekeysDrained } from '@keytrail/events';
 import type { Database } from '@keytrail/storage';
-import { attr, type Counter, type Logger, meter, pseudonym } from '@keytrail/telemetry';
+import { attr, count, type Logger, pseudonym } from '@keytrail/telemetry';
 import { LRUCache } from 'lru-cache';
 import type { Scope } from './domain/claim-bill.ts';
 import { noteDrained } from './store/drain-notices.ts';
@@ -24,19 +24,6 @@ const quietMs = 3_600_000;
 export function createDrainSignals({ db, log }: { db: Database; log: Pick<Logger, 'warn'> }): DrainSignals {
   // Spares the question whether it was told; the table has the answer for all replicas.
   const told = new LRUCache<string, true>({ max: 10_000, ttl: quietMs });
-  let counters: Readonly<Record<'claims' | 'limited' | 'lastResort', Counter>> | undefined;
-  const counter = () => {
-    counters ??= {
-      claims: meter().createCounter('keytrail.claims', { description: 'Claims of prekey bundles, by outcome' }),
-      limited: meter().createCounter('keytrail.claims.limited', {
-        description: 'Claims refused by a limit, by its scope',
-      }),
-      lastResort: meter().createCounter('keytrail.claims.last_resort', {
-        description: 'Bundles with the last-resort prekey: no one-time KEM prekey was left',
-      }),
-    };
-    return counters;
-  };
 
   /** A signal that is lost must not cost the answer. */
   async function tell(devices: readonly Ref[], limited: boolean): Promise<void> {
@@ -60,14 +47,14 @@ export function createDrainSignals({ db, log }: { db: Database; log: Pick<Logger
   }
 
   return {
-    claimed: (outcome) => counter().claims.add(1, { [attr.claimOutcome]: outcome }),
+    claimed: (outcome) => count('claims', 1, { [attr.claimOutcome]: outcome }),
     async limited(scope, target) {
-      counter().limited.add(1, { [attr.claimLimitedBy]: scope });
+      count('claimsLimited', 1, { [attr.claimLimitedBy]: scope });
       if (target !== undefined) await tell([target], true);
     },
     async lastResort(devices) {
       if (devices.length === 0) return;
-      counter().lastResort.add(devices.length);
+      count('lastResortClaims', devices.length);
       await tell(devices, false);
     },
   };

@@ -7,8 +7,8 @@ import {
   IdentityKeysService,
   SessionService,
 } from '@keytrail/contracts';
-import { diagnosticsRpcs } from '@keytrail/diagnosis';
-import { connectEvents, startRelay } from '@keytrail/events';
+import { diagnosticsRpcs, startProcessGauges } from '@keytrail/diagnosis';
+import { connectEvents, startRelay, startRestoreFence } from '@keytrail/events';
 import { allReady, connectPeer, startServer } from '@keytrail/rpc';
 import { openDatabase } from '@keytrail/storage';
 import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
@@ -23,6 +23,7 @@ import { completeErasures } from './jobs/complete-erasures.ts';
 import { startForgetting } from './jobs/forget-old-claims.ts';
 import { startWatchingPrekeys } from './jobs/watch-prekeys.ts';
 import { createLowPrekeys } from './low-prekeys.ts';
+import { startPrekeyGauges } from './prekey-metrics.ts';
 import { changeRootKey } from './rpc/change-root-key.ts';
 import { checkKeys } from './rpc/check-keys.ts';
 import { claimPrekeyBundles } from './rpc/claim-prekey-bundles.ts';
@@ -44,6 +45,7 @@ import { createSharing } from './sharing.ts';
 import { createStandings } from './standings.ts';
 import { PrismaClient } from './store/generated/client.ts';
 import { RedisLimits } from './store/redis-limits.ts';
+import { voidUnclaimedPrekeys } from './store/void-prekeys.ts';
 
 export { type IdentityKeysConfig, identityKeysSettings, readConfig } from './config.ts';
 
@@ -86,6 +88,8 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
     const bus = await connectEvents({ config, log, name: `keytrail-${service}` });
     closing.push(() => bus.close());
     await bus.ensure();
+    const fence = await startRestoreFence({ db, bus, log, config, recover: voidUnclaimedPrekeys });
+    closing.push(() => fence.stop());
     const relay = startRelay({ db, bus, service, log });
     closing.push(() => relay.stop());
     const forgetting = startForgetting({
@@ -135,6 +139,11 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
     const sharing = createSharing(conversation, { rememberMs, formerMembers: false });
     // What a former member wrote must stay verifiable: lists and logs are also told to those who are still where the member was.
     const readers = createSharing(conversation, { rememberMs, formerMembers: true });
+    const telling = { everyMs: config.gaugesMs, log };
+    const gauges = startProcessGauges({ service, bus, database: { db, migrationsFolder }, ...telling });
+    closing.push(() => gauges.stop());
+    const prekeyGauges = startPrekeyGauges(db, telling);
+    closing.push(() => prekeyGauges.stop());
     const readiness = allReady(db.schema.check, bus.readiness);
     const server = await startServer({
       service,
@@ -157,6 +166,7 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
             sharing,
             standings,
             session,
+            fence,
             policy: createClaimPolicy({ name: config.claimPolicy, db, sharing }),
             rates: {
               caller: ratePerHour(config.claimsPerCaller, config.claimsPerCallerBurst),
@@ -188,7 +198,7 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
           telemetry,
           bus,
           readiness,
-          database: { db, migrationsFolder },
+          database: { db, migrationsFolder, fence },
           databaseChecks,
         }),
       ],

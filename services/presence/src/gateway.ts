@@ -7,7 +7,7 @@ import {
   UserErasureRequestedSchema,
 } from '@keytrail/contracts';
 import { answerCore, type EventBus, publishCore, requestCore, subscribeCore } from '@keytrail/events';
-import { attr, currentTraceparent, SpanKind, withSpan } from '@keytrail/telemetry';
+import { attr, count, currentTraceparent, metricAttr, SpanKind, withSpan } from '@keytrail/telemetry';
 import type { Attachment } from './domain/attachment.ts';
 import { Attachments } from './domain/attachments.ts';
 import type { DeviceEntry } from './domain/device-entry.ts';
@@ -94,7 +94,8 @@ export class Gateway {
    * by now: it takes a new id, which nothing points to until each stream has been asserted again, by compare-and-set.
    */
   async renew(): Promise<boolean> {
-    if (!(await this.#leases.renewGateway(this.id, this.#leaseMs))) {
+    const renewed = await this.#renewLease();
+    if (!renewed) {
       const lost = this.id;
       this.#generation += 1;
       this.#lostAll = true;
@@ -121,6 +122,17 @@ export class Gateway {
       for (const range of lostRanges) for (const near of [range - 1, range, range + 1]) this.#lostRanges.add(near);
     }
     return this.#lostAll || this.#lostRanges.size > 0 || this.#left.size > 0;
+  }
+
+  async #renewLease(): Promise<boolean> {
+    let outcome = 'failed';
+    try {
+      const renewed = await this.#leases.renewGateway(this.id, this.#leaseMs);
+      outcome = renewed ? 'renewed' : 'lost';
+      return renewed;
+    } finally {
+      count('leaseRenewals', 1, { [metricAttr.leaseOutcome]: outcome });
+    }
   }
 
   /** Asserts those again whose entries Redis has lost, and deletes the entries of those that left while it was away. What fails is to be healed still. */

@@ -18,6 +18,7 @@ import { type DeviceId, deviceKey, sameDevice } from './domain/device.ts';
 import { whyNotEntitled } from './domain/explain-miss.ts';
 import { advance, isOpen, type KeyRequest } from './domain/key-request.ts';
 import { announceDeliveries } from './key-request-events.ts';
+import { measureHolder } from './key-request-metrics.ts';
 import type { Parts } from './parts.ts';
 import { askDeviceLists, askEntitlements, entitledUsers, findDevice } from './peers.ts';
 import {
@@ -212,9 +213,14 @@ export async function acceptEnvelopes(
     return outcome(() => writtenOf(result.request, written.get(result.request.keyRequestId)));
   });
 
+  const offeredAts = new Map(checked.map(({ sent, offered }) => [sent.keyRequestId, offered.offeredAt]));
   const ofRequester = Map.groupBy(results.filter(isChecked), ({ requester }) => deviceKey(requester));
   for (const [key, requests] of ofRequester) {
     await announceDeliveries(tx, requests, holder);
+    for (const request of requests) {
+      const offeredAt = offeredAts.get(request.keyRequestId);
+      if (offeredAt) measureHolder(tx, offeredAt, request);
+    }
     await callNext(tx, requesters.get(key) as DeviceId, requests.length);
   }
   return results;

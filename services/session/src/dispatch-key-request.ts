@@ -20,6 +20,7 @@ import {
 import { type Look, type Planned, type StandingOffers, shareRoom } from './domain/share-room.ts';
 import { holderViews, rankedHolders } from './holder-views.ts';
 import { announceDue, announceEnd, announceHolderWanted, announceOffers } from './key-request-events.ts';
+import { countMade, measureFirstOffer } from './key-request-metrics.ts';
 import { askPeers, entitledUsers, findDevice, type PeerAnswers, type Peers } from './peers.ts';
 import {
   type HolderRows,
@@ -214,7 +215,7 @@ async function takeSteps(
   );
   const taken = planned.filter(({ next }) => saved.has(next.keyRequestId));
   insertOffers(tx, taken.flatMap(newOffers), now);
-  await announceSteps(tx, taken);
+  await announceSteps(tx, taken, now);
   return taken.map(({ next }) => next);
 }
 
@@ -266,7 +267,9 @@ export async function openKeyRequests(
       const next = stored.get(plan.next.keyRequestId);
       return next ? [{ ...plan, next }] : [];
     }),
+    now,
   );
+  countMade(tx, opened);
   const firstDue = due.find(({ keyRequestId }) => stored.has(keyRequestId));
   if (firstDue) await announceDue(tx, firstDue);
   return opened;
@@ -292,12 +295,13 @@ export async function callNext(tx: Transaction, requester: DeviceId, room: numbe
   if (first) await announceDue(tx, first);
 }
 
-async function announceSteps(tx: Transaction, taken: readonly Planned[]): Promise<void> {
+async function announceSteps(tx: Transaction, taken: readonly Planned[], now: Date): Promise<void> {
   await announceOffers(
     tx,
     taken.flatMap(({ next, offers }) => offers.map(({ to }) => ({ request: next, to }))),
   );
-  for (const { next, step, look } of taken) {
+  for (const { next, step, look, offers } of taken) {
+    if (offers.length > 0 && look.request.attempt === look.request.attemptBase) measureFirstOffer(tx, next, now);
     if (step.kind === 'wait' && step.announce) await announceHolderWanted(tx, next, willing(look.views));
     if (step.kind === 'end') await announceEnd(tx, next);
   }

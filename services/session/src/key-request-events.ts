@@ -13,6 +13,7 @@ import type { Transaction } from '@keytrail/storage';
 import { currentTraceparent } from '@keytrail/telemetry';
 import { type DeviceId, deviceKey } from './domain/device.ts';
 import type { KeyRequest } from './domain/key-request.ts';
+import { measureEnd } from './key-request-metrics.ts';
 
 const wantedHoldersAtMost = 100;
 
@@ -86,6 +87,7 @@ export async function announceDeliveries(
   if (first && requests.length > deliveriesNamedAtMost)
     await notify(tx, first.keyRequestId, [first.requester], { kind: NotificationKind.KEY_DELIVERED });
   for (const request of requests) {
+    measureEnd(tx, request);
     const { keyRequestId, conversationId, sessionId, requester, acceptedAttempt = 0, requestedAt } = request;
     if (requests.length <= deliveriesNamedAtMost)
       await notify(tx, keyRequestId, [requester], {
@@ -114,6 +116,7 @@ export async function announceDeliveries(
 /** Tells a requester that its request ended without a key. */
 export async function announceEnd(tx: Transaction, request: KeyRequest): Promise<void> {
   const { keyRequestId, conversationId, sessionId, requester, state, endedBecause = '' } = request;
+  measureEnd(tx, request);
   await notify(tx, keyRequestId, [requester], {
     kind: NotificationKind.KEY_REQUEST_ENDED,
     keyRequestId,

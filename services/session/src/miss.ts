@@ -4,7 +4,7 @@ import type { ConnectError } from '@connectrpc/connect';
 import { helpUrl, MissCause, missCauseName, RecoverySchema, SessionHeaderSchema } from '@keytrail/contracts';
 import { type Call, refuse, refuseMiss } from '@keytrail/rpc';
 import type { Queryable } from '@keytrail/storage';
-import { attr, type Counter, linkFromTraceparent, markMiss, meter, trace } from '@keytrail/telemetry';
+import { attr, count, type Link, linkFromTraceparent, linkToTrace, markMiss, trace } from '@keytrail/telemetry';
 import type { DeviceId } from './domain/device.ts';
 import {
   type Answer,
@@ -94,8 +94,6 @@ export function explain(
   );
 }
 
-let missCounter: Counter | undefined;
-
 /** The refusal that tells the miss, having recorded it: metric, span attributes, and a link to the write that may be its cause. */
 export function refuseExplained(
   explanation: Explanation | Incomplete,
@@ -110,17 +108,14 @@ export function refuseExplained(
     });
   const cause = missCauseName(explanation.cause);
   markMiss(cause);
-  missCounter ??= meter().createCounter('keytrail.misses', {
-    description: 'Reads of keys that were not there, by cause',
-  });
-  missCounter.add(1, { [attr.missCause]: cause });
+  const recovery = RecoverySchema.value[explanation.recovery]?.localName ?? '';
+  count('misses', 1, { [attr.missCause]: cause, [attr.recovery]: recovery });
+  const conversationTraceId = answers.entitlement.known ? answers.entitlement.value.lastWriteTraceId : '';
   const span = trace.getActiveSpan();
-  span?.setAttribute(attr.recovery, RecoverySchema.value[explanation.recovery]?.localName ?? '');
-  const link = local.session && linkFromTraceparent(local.session.createdTraceparent);
-  if (link) span?.addLink(link);
+  span?.setAttribute(attr.recovery, recovery);
+  for (const link of linksToWrites(local.session?.createdTraceparent ?? '', conversationTraceId)) span?.addLink(link);
   if (explanation.cause === MissCause.NOT_FOUND_OR_NOT_PERMITTED)
     return refuse('NOT_FOUND_OR_NOT_PERMITTED', 'there is no such thing, or it is not yours to know');
-  const conversationTraceId = answers.entitlement.known ? answers.entitlement.value.lastWriteTraceId : '';
   return refuseMiss({
     cause: explanation.cause,
     recovery: explanation.recovery,
@@ -132,6 +127,16 @@ export function refuseExplained(
     causedByTraceId: local.session?.createdTraceId || conversationTraceId,
     helpUrl: helpUrl(cause, config.helpBaseUrl),
   });
+}
+
+/** The last writes that the miss may come from: of the session, and of the conversation where that is another trace. */
+function linksToWrites(sessionTraceparent: string, conversationTraceId: string): Link[] {
+  const session = linkFromTraceparent(sessionTraceparent, { [attr.link]: 'session_written' });
+  const ofConversation = conversationTraceId !== session?.context.traceId;
+  const conversation = ofConversation
+    ? linkToTrace(conversationTraceId, { [attr.link]: 'conversation_written' })
+    : undefined;
+  return [session, conversation].filter((link) => link !== undefined);
 }
 
 function storedFacts(session: LocalSession, userId: string): StoredSessionFacts {

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { type Authenticator, createAuthenticator, createServiceIdentity } from '@keytrail/auth';
 import { DiagnosticsService, SessionOperatorService, SessionService } from '@keytrail/contracts';
-import { diagnosticsRpcs } from '@keytrail/diagnosis';
+import { diagnosticsRpcs, startProcessGauges } from '@keytrail/diagnosis';
 import {
   type Consumer,
   connectEvents,
@@ -9,7 +9,9 @@ import {
   pullRevocations,
   type Relay,
   type Rounds,
+  type RunningFence,
   startRelay,
+  startRestoreFence,
 } from '@keytrail/events';
 import { allReady, type Rpc, type RunningServer, startServer } from '@keytrail/rpc';
 import { type Database, migrationNames, openDatabase } from '@keytrail/storage';
@@ -23,6 +25,7 @@ import { resumeForHolder } from './consumers/resume-for-holder.ts';
 import type { Dispatcher } from './dispatch-key-request.ts';
 import { startForgetting } from './jobs/forget-old-ids.ts';
 import { startSweep } from './jobs/sweep-key-requests.ts';
+import { startKeyRequestGauges } from './key-request-metrics.ts';
 import type { Parts } from './parts.ts';
 import { connectPeers } from './peers.ts';
 import { ackKey } from './rpc/ack-key.ts';
@@ -94,10 +97,12 @@ export function createSession(config: SessionConfig, overrides: Overrides = {}):
   let bus: EventBus | undefined;
   let server: RunningServer | undefined;
   let relay: Relay | undefined;
+  let fence: RunningFence | undefined;
   let consumers: Pick<Consumer, 'ready' | 'stop'>[] = [];
   let sweep: Rounds | undefined;
   let pull: Rounds | undefined;
   let forgetting: { stop(): Promise<void> } | undefined;
+  let gauges: { stop(): Promise<void> }[] = [];
   let stopped: Promise<void> | undefined;
 
   async function start(): Promise<{ grpcPort: number; webPort: number }> {
@@ -105,6 +110,8 @@ export function createSession(config: SessionConfig, overrides: Overrides = {}):
     await db.schema.check().catch(() => {});
     bus = await connectEvents({ config, log, name: 'session' });
     await bus.ensure();
+    const running = await startRestoreFence({ db, bus, log, config });
+    fence = running;
     relay = startRelay({ db, bus, service: 'session', log });
     if (overrides.run?.consumers ?? true) consumers = [...startConsumers(dispatcher, bus), eraseUsers(parts, bus)];
     if (overrides.run?.sweep ?? true) sweep = startSweep(dispatcher, config.sweepMs);
@@ -121,6 +128,11 @@ export function createSession(config: SessionConfig, overrides: Overrides = {}):
       auditLogRetentionMs: config.auditLogRetentionMs,
     });
     await Promise.all(consumers.map(({ ready }) => ready));
+    const telling = { everyMs: config.gaugesMs, log };
+    gauges = [
+      startProcessGauges({ service: 'session', bus, database: { db, migrationsFolder }, ...telling }),
+      startKeyRequestGauges(db, telling),
+    ];
     const readiness = allReady(db.schema.check, bus.readiness);
     server = await startServer({
       service: 'session',
@@ -132,7 +144,7 @@ export function createSession(config: SessionConfig, overrides: Overrides = {}):
           telemetry,
           bus,
           readiness,
-          database: { db, migrationsFolder },
+          database: { db, migrationsFolder, fence: running },
           databaseChecks,
         }),
       ],
@@ -149,8 +161,9 @@ export function createSession(config: SessionConfig, overrides: Overrides = {}):
   async function stop(): Promise<void> {
     try {
       await server?.stop();
-      await Promise.all([...consumers, sweep, pull, forgetting].map((running) => running?.stop()));
+      await Promise.all([...consumers, sweep, pull, forgetting, ...gauges].map((running) => running?.stop()));
       await relay?.stop();
+      await fence?.stop();
       await bus?.close();
     } finally {
       peers.close();

@@ -441,6 +441,7 @@ export function insertOffers(tx: Transaction, offers: readonly NewOffer[], offer
 export interface OfferedRequest {
   readonly request: KeyRequest;
   readonly declined: boolean;
+  readonly offeredAt: Date;
   readonly headerHash: Uint8Array | undefined;
   readonly now: Date;
 }
@@ -450,7 +451,7 @@ const readOffers = statement(
   `SELECT asked.place::integer, ${columns
     .split(',')
     .map((column) => `k.${column.trim()}`)
-    .join(', ')}, o.declined_at IS NOT NULL AS declined, s.header_hash, now() AS now
+    .join(', ')}, o.declined_at IS NOT NULL AS declined, o.offered_at, s.header_hash, now() AS now
    FROM unnest($1::uuid[], $2::integer[]) WITH ORDINALITY AS asked (key_request_id, attempt, place)
    JOIN offers o ON o.key_request_id = asked.key_request_id AND o.attempt = asked.attempt AND o.user_id = $3 AND o.device_id = $4
    JOIN key_requests k ON k.key_request_id = o.key_request_id JOIN sessions s USING (conversation_id, session_id)`,
@@ -462,15 +463,14 @@ export async function readOfferedRequests(
   asked: readonly { readonly keyRequestId: string; readonly attempt: number }[],
   holder: DeviceId,
 ): Promise<(OfferedRequest | undefined)[]> {
-  const rows = await db.query<Row & { place: number; declined: boolean; header_hash: Buffer | null; now: Date }>(
-    readOffers,
-    [
-      asked.map(({ keyRequestId }) => keyRequestId),
-      asked.map(({ attempt }) => attempt),
-      holder.userId,
-      holder.deviceId,
-    ],
-  );
+  const rows = await db.query<
+    Row & { place: number; declined: boolean; offered_at: Date; header_hash: Buffer | null; now: Date }
+  >(readOffers, [
+    asked.map(({ keyRequestId }) => keyRequestId),
+    asked.map(({ attempt }) => attempt),
+    holder.userId,
+    holder.deviceId,
+  ]);
   const byPlace = new Map(rows.map((row) => [row.place - 1, row]));
   return asked.map((_, place) => {
     const row = byPlace.get(place);
@@ -478,6 +478,7 @@ export async function readOfferedRequests(
       row && {
         request: keyRequestOf(row),
         declined: row.declined,
+        offeredAt: row.offered_at,
         headerHash: row.header_hash ?? undefined,
         now: row.now,
       }

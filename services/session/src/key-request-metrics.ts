@@ -1,0 +1,57 @@
+import { startGauges } from '@keytrail/events';
+import type { Database, Transaction } from '@keytrail/storage';
+import { attr, count, type Logger, measure, metricAttr } from '@keytrail/telemetry';
+import { type KeyRequest, openStates } from './domain/key-request.ts';
+import { readOpenKeyRequests } from './store/open-key-requests.ts';
+
+function secondsBetween(from: Date, to: Date): number {
+  return Math.max(0, (to.getTime() - from.getTime()) / 1000);
+}
+
+/** Counts requests that are stored when the transaction commits. */
+export function countMade(tx: Transaction, requests: readonly KeyRequest[]): void {
+  tx.afterCommit(() => {
+    for (const { kind } of requests) count('keyRequestsMade', 1, { [metricAttr.keyRequestKind]: kind });
+  });
+}
+
+/** Measures the way of a request to its first offer. */
+export function measureFirstOffer(tx: Transaction, { requestedAt }: KeyRequest, offeredAt: Date): void {
+  tx.afterCommit(() => measure('timeToOffer', secondsBetween(requestedAt, offeredAt)));
+}
+
+/** Measures the whole life of a request that ends now, with a key or without one. */
+export function measureEnd(tx: Transaction, { requestedAt, endedAt, state }: KeyRequest): void {
+  tx.afterCommit(() =>
+    measure('timeToKey', secondsBetween(requestedAt, endedAt ?? new Date()), { [metricAttr.keyRequestOutcome]: state }),
+  );
+}
+
+/** Measures what a holder took, from its offer to its key. */
+export function measureHolder(tx: Transaction, offeredAt: Date, { endedAt }: KeyRequest): void {
+  tx.afterCommit(() => measure('offerToKey', secondsBetween(offeredAt, endedAt ?? new Date())));
+}
+
+/** Tells how many requests are open, how old the oldest is, and whether anybody looks at those that are due. */
+export function startKeyRequestGauges(
+  db: Database,
+  { everyMs, log }: { readonly everyMs: number; readonly log: Logger },
+): { stop(): Promise<void> } {
+  return startGauges({
+    what: 'the look at open key requests',
+    gauges: ['openKeyRequests', 'oldestOpenKeyRequest', 'overdueKeyRequests'],
+    everyMs,
+    log,
+    async read() {
+      const open = await readOpenKeyRequests(db);
+      return (observe) => {
+        for (const state of openStates) {
+          const found = open.find((each) => each.state === state);
+          observe('openKeyRequests', found?.requests ?? 0, { [attr.keyRequestState]: state });
+          observe('oldestOpenKeyRequest', found?.oldestS ?? 0, { [attr.keyRequestState]: state });
+        }
+        observe('overdueKeyRequests', Math.max(0, ...open.map(({ overdueS }) => overdueS)));
+      };
+    },
+  });
+}
