@@ -35,6 +35,7 @@ import { getPrekeyStatus } from './rpc/get-prekey-status.ts';
 import { getRecovery } from './rpc/get-recovery.ts';
 import { listDeviceLog } from './rpc/list-device-log.ts';
 import { listRevokedDevices } from './rpc/list-revoked-devices.ts';
+import { findDevices } from './rpc/operator/find-devices.ts';
 import { registerDevice } from './rpc/register-device.ts';
 import { replenishPrekeys } from './rpc/replenish-prekeys.ts';
 import { revokeDevice } from './rpc/revoke-device.ts';
@@ -193,6 +194,7 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
           deleteUser({ db }),
           getErasure({ db }),
         ].map((rpc) => forLivingUsers(standings, rpc)),
+        findDevices({ db }),
         ...diagnosticsRpcs({
           service,
           telemetry,

@@ -3,7 +3,7 @@ import { type Client, createClient, type Transport } from '@connectrpc/connect';
 import { createConnectTransport } from '@connectrpc/connect-node';
 import { createServiceIdentity, operatorScope } from '@keytrail/auth';
 import { type Issuer, startIssuer } from '@keytrail/auth/issuer';
-import { IdentityKeysService, type RegisterDeviceResponse } from '@keytrail/contracts';
+import { IdentityKeysOperatorService, IdentityKeysService, type RegisterDeviceResponse } from '@keytrail/contracts';
 import type { KeyPair } from '@keytrail/crypto';
 import { ensureNats, ensurePostgres, ensureRedis, type ServerHandle } from '@keytrail/local';
 import { createGrpcTransport } from '@keytrail/rpc';
@@ -39,6 +39,11 @@ export interface IdentityKeysUnderTest {
   /** The same, and the device is registered if the fixture has not done so before. */
   asRegistered: IdentityKeysUnderTest['asDevice'];
   asOperator(options?: { wire?: Wire; replica?: number }): Promise<IdentityKeysClient>;
+  /** The operators' view, as an operator, a device, a service, or with no token at all. */
+  view(
+    as: 'operator' | { userId: string; deviceId: string } | { service: 'session' | 'conversation' | 'presence' },
+    options?: { wire?: Wire },
+  ): Promise<Client<typeof IdentityKeysOperatorService>>;
   asService(service: 'session' | 'conversation' | 'presence', options?: { replica?: number }): IdentityKeysClient;
   /** Registers a new device with its own token. */
   register(options: TestDeviceOptions): Promise<{ device: TestDevice; response: RegisterDeviceResponse }>;
@@ -182,6 +187,15 @@ export async function startIdentityKeys({
       return asDevice(device, options);
     },
     asOperator,
+    async view(as, { wire = 'grpc' } = {}) {
+      const authorization =
+        as === 'operator'
+          ? `Bearer ${await issuer.token({ userId: 'operator', deviceId: 'console', scopes: [operatorScope] })}`
+          : 'service' in as
+            ? createServiceIdentity({ serviceCredential }, as.service).header()
+            : `Bearer ${await issuer.token(as)}`;
+      return createClient(IdentityKeysOperatorService, transport(authorization, wire, 0));
+    },
     asService(service, { replica = 0 } = {}) {
       const identity = createServiceIdentity({ serviceCredential }, service);
       return createClient(IdentityKeysService, transport(identity.header(), 'grpc', replica));

@@ -7,6 +7,7 @@ export const declared: DeclaredConstraints = {
       'audit_log_action_check',
       'audit_log_note_check',
       'audit_log_operator_check',
+      'audit_log_outcome_check',
       'audit_log_pkey',
       'audit_log_trace_id_check',
     ],
