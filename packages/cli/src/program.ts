@@ -1,6 +1,7 @@
 import { Command, CommanderError, Option } from 'commander';
 import { parseDuration } from './arguments.ts';
 import { addDoctor } from './commands/doctor.ts';
+import { addMigrate } from './commands/migrate.ts';
 import { addRequests } from './commands/requests.ts';
 import { type ConnectionOptions, openConnections, serviceNames, targetVariable } from './connection.ts';
 import { exitCodes, UsageError } from './exit-codes.ts';
@@ -78,6 +79,7 @@ function describeProgram(terminal: Terminal, endWith: (exitCode: number) => void
   };
 
   addDoctor(program, runCommand);
+  addMigrate(program, runCommand);
   addRequests(program, runCommand);
   return program;
 }

@@ -66,7 +66,8 @@ export function requestDetails({ keyRequest: request, ...view }: KeyRequestView)
   return `${table(lines)}\n\n${offered}`;
 }
 
-function table(rows: readonly (readonly string[])[]): string {
+/** Columns as wide as they must be. */
+export function table(rows: readonly (readonly string[])[]): string {
   const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
   const line = (row: readonly string[]) => row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join('  ');
   return rows.map((row) => line(row).trimEnd()).join('\n');

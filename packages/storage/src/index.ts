@@ -35,7 +35,14 @@ export {
   TransactionAborted,
 } from './errors.ts';
 export { type MigrationState, migrationNames } from './migration-history.ts';
-export { type MigrationOptions, MigrationsRefused, migrateDatabase, migrationState } from './migrations.ts';
+export {
+  type MigrateOptions,
+  type MigrationOptions,
+  MigrationsRefused,
+  migrateDatabase,
+  migrationReadiness,
+  migrationState,
+} from './migrations.ts';
 export {
   onceByRequestId,
   purgeRequestIds,

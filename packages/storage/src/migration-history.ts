@@ -18,6 +18,9 @@ export interface AppliedMigration {
   readonly rolled_back_at: Date | null;
 }
 
+export const appliedMigrationsText =
+  'SELECT migration_name, checksum, finished_at, rolled_back_at FROM _prisma_migrations ORDER BY started_at';
+
 export interface MigrationState {
   /** behind: the database lacks migrations; ahead: it has some that the folder does not know; diverged: both, or edited or failed ones. */
   readonly state: 'current' | 'behind' | 'ahead' | 'diverged';

@@ -30,10 +30,15 @@ export class MigrationFailed extends Error {
 const filters = { externalTables: [], externalEnums: [] };
 let instantiated = false;
 
-export async function openSchemaEngine(url: string): Promise<SchemaEngine> {
+/** `lockTimeoutMs` bounds how long each statement waits for a lock. */
+export async function openSchemaEngine(url: string, lockTimeoutMs?: number): Promise<SchemaEngine> {
   instantiate();
   // One connection: the engine's advisory lock belongs to a session, and has to guard the statements that follow it.
-  const pool = new pg.Pool({ connectionString: url, max: 1 });
+  const pool = new pg.Pool({
+    connectionString: url,
+    max: 1,
+    ...(lockTimeoutMs !== undefined && { lock_timeout: lockTimeoutMs }),
+  });
   pool.on('error', () => {});
   pool.on('connect', (client) => client.on('error', () => {}));
   const adapters = new WholeScripts(pool);

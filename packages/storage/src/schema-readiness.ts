@@ -2,12 +2,12 @@ import type { Database } from './database.ts';
 import { isDatabaseError } from './errors.ts';
 import {
   type AppliedMigration,
+  appliedMigrationsText,
   compareHistories,
   type LocalMigration,
   type MigrationState,
   readMigrations,
 } from './migration-history.ts';
-import { appliedMigrationsText } from './migrations.ts';
 import { type Statement, statement } from './statement.ts';
 
 /** Whether a build and its database fit together. */
@@ -93,7 +93,12 @@ export async function judgeSchema(ask: SchemaAsker, local: readonly LocalMigrati
 
 function newestOf(rows: readonly AppliedMigration[]): string {
   const done = rows.filter((row) => row.finished_at !== null && row.rolled_back_at === null);
-  return done.map((row) => row.migration_name).sort().at(-1) ?? '';
+  return (
+    done
+      .map((row) => row.migration_name)
+      .sort()
+      .at(-1) ?? ''
+  );
 }
 
 async function rowsOrNone<R>(rows: Promise<unknown[]>): Promise<R[]> {

@@ -127,6 +127,20 @@ test('two deployments at once apply each migration once', async () => {
   expect(applied.flat().sort()).toEqual([first, second, third]);
 });
 
+test('a migration that waits too long for a lock fails whole, and applies when it is tried again', async () => {
+  await migrateDatabase({ url, migrations: build({ [first]: devicesAndFunction }) });
+  const migrations = build(older);
+  const db = openDatabase({ url, service: 'test', connections: 1, statementTimeoutMs: 1000 });
+  const holder = await db.dedicatedConnection();
+  await holder.query('BEGIN; SELECT FROM devices');
+  const late = migrateDatabase({ url, migrations, lockTimeoutMs: 50 });
+  await expect(late).rejects.toThrow(`migration ${second} failed: canceling statement due to lock timeout`);
+  await holder.end();
+  await db.close();
+  await expect(migrateDatabase({ url, migrations })).rejects.toThrow(`failed: ${second}`);
+  expect(await migrateDatabase({ url, migrations, retryFailed: true })).toEqual([second]);
+});
+
 describe('readiness', () => {
   const floored = { ...older, [first]: devicesAndFunction + schemaFloorMigration };
 
@@ -160,6 +174,20 @@ describe('readiness', () => {
     const contracting = `ALTER TABLE devices DROP COLUMN version; UPDATE schema_floor SET migration = '${third}';`;
     await migrateDatabase({ url, migrations: build({ ...floored, [third]: contracting }) });
     expect(await readiness(build(floored))).toMatchObject({ ready: false, reason: 'BUILD_BEHIND', floor: third });
+  });
+
+  test('is kept by an older build while a newer migration is under way, and when that one failed', async () => {
+    await migrateDatabase({ url, migrations: build(floored) });
+    const failing = build({ ...floored, [third]: 'SELECT 1 / 0;' });
+    await expect(migrateDatabase({ url, migrations: failing })).rejects.toThrow(third);
+    const answer = await readiness(build(floored));
+    expect(answer).toMatchObject({ ready: true });
+    expect(answer.why).toContain(third);
+    expect(await readiness(failing)).toMatchObject({
+      ready: false,
+      reason: 'SCHEMA_BEHIND',
+      metadata: { failed: third },
+    });
   });
 
   test('is refused to an older build where no floor is set', async () => {
