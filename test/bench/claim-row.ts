@@ -3,7 +3,7 @@ import { createClient } from '@connectrpc/connect';
 import { IdentityKeysService, NoBundleReason, PrekeyKind } from '@keytrail/contracts';
 import { createGrpcTransport } from '@keytrail/rpc';
 import pg from 'pg';
-import { claimWithoutWaiting } from '../../services/identity-keys/src/store/claims.ts';
+import { claimWithoutWaiting, noPass } from '../../services/identity-keys/src/store/claims.ts';
 import type { Bench } from './bench.ts';
 import { type Measured, quantile, rounded, rowOf, WrongAnswers } from './measurement.ts';
 import { type SeededDevice, seedDevices } from './seed-devices.ts';
@@ -51,6 +51,7 @@ export async function measureClaims(
           devices.map(({ userId }) => userId),
           devices.map(({ deviceId }) => deviceId),
           20,
+          ...noPass,
         ],
       });
       if (rows.filter((row) => row.one_time_prekey !== null && row.kem_prekey_id !== null).length !== devicesPerClaim)

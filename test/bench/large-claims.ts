@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { checkoutFolder } from '@keytrail/local';
 import { createServiceDatabase, migrateDatabase } from '@keytrail/storage';
 import pg from 'pg';
-import { claimWithoutWaiting } from '../../services/identity-keys/src/store/claims.ts';
+import { claimWithoutWaiting, noPass } from '../../services/identity-keys/src/store/claims.ts';
 import { quantile, rounded, WrongAnswers } from './measurement.ts';
 import { type SeededDevice, seedDevices } from './seed-devices.ts';
 
@@ -78,7 +78,7 @@ export async function connectClaimer(url: string): Promise<Claimer> {
     const { rows } = await sql.query({
       name: claimWithoutWaiting.name,
       text: claimWithoutWaiting.text,
-      values: ['bench-large', randomUUID(), digest, [userId], [deviceId], 0],
+      values: ['bench-large', randomUUID(), digest, [userId], [deviceId], 0, ...noPass],
     });
     if (rows[0]?.one_time_prekey === null || rows[0]?.kem_prekey_id === null || rows.length !== 1)
       throw new WrongAnswers('a claim had no whole bundle');

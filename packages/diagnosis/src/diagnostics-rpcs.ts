@@ -1,9 +1,11 @@
 import type { Rpc } from '@keytrail/rpc';
 import type { DiagnosticsParts } from './parts.ts';
+import { acceptRestores } from './rpc/accept-restores.ts';
 import { describeProcess } from './rpc/describe-process.ts';
+import { getRestoreFence } from './rpc/get-restore-fence.ts';
 import { runChecks } from './rpc/run-checks.ts';
 
 /** The methods of DiagnosticsService, for the composition root of a service. */
 export function diagnosticsRpcs(parts: DiagnosticsParts): Rpc[] {
-  return [describeProcess(parts), runChecks(parts)];
+  return [describeProcess(parts), runChecks(parts), getRestoreFence(parts), acceptRestores(parts)];
 }

@@ -1,7 +1,7 @@
 import type { ServiceName } from '@keytrail/auth';
 import type { EventBus } from '@keytrail/events';
 import type { Readiness } from '@keytrail/rpc';
-import type { Database, SchemaReadiness } from '@keytrail/storage';
+import type { Database, RestoreFence, SchemaReadiness } from '@keytrail/storage';
 import type { Telemetry } from '@keytrail/telemetry';
 import type { DatabaseCheck, Probe } from './check.ts';
 
@@ -12,7 +12,7 @@ export interface DiagnosticsParts {
   readonly bus: EventBus;
   readonly readiness: () => Promise<Readiness>;
   /** Absent in services without a database. */
-  readonly database?: { readonly db: Database; readonly migrationsFolder: string };
+  readonly database?: { readonly db: Database; readonly migrationsFolder: string; readonly fence?: RestoreFence };
   /** Of this service's own tables. */
   readonly databaseChecks?: readonly DatabaseCheck[];
   /** Of this service's own affairs that are not rows. */

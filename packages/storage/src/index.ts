@@ -51,9 +51,27 @@ export {
   requestIdRetentionMs,
   requestIdsMigration,
 } from './request-ids.ts';
+export {
+  type Evidence,
+  type FenceRow,
+  judge,
+  type Seen,
+  type TimelineSwitch,
+  type Verdict,
+} from './restore-fence/judge.ts';
+export { restoreFenceMigration } from './restore-fence/migration.ts';
+export { OutsideMovedOn, type OutsideRecord, type OutsideState, type OutsideStore } from './restore-fence/outside.ts';
+export {
+  createRestoreFence,
+  type FencePass,
+  type RestoreFence,
+  type RestoreFenceOptions,
+} from './restore-fence/restore-fence.ts';
+export { acceptRestores, type DatabaseRestoreRow, listRestores } from './restore-fence/restores.ts';
+export { readFence } from './restore-fence/rows.ts';
 export { MigrationFailed } from './schema-engine.ts';
 export type { SchemaGate } from './schema-gate.ts';
 export { type SchemaReadiness, schemaFloorMigration, schemaReadiness } from './schema-readiness.ts';
 export { createServiceDatabase, type ServiceDatabase } from './service-database.ts';
-export { databaseSettings } from './settings.ts';
+export { databaseSettings, fenceSettings } from './settings.ts';
 export { type Statement, statement } from './statement.ts';

@@ -2,7 +2,7 @@ import { authSettings } from '@keytrail/auth';
 import { erasureSettings, eventSettings } from '@keytrail/events';
 import { serverSettings } from '@keytrail/rpc';
 import { readSettings, rule, type SettingsValues, setting, z } from '@keytrail/settings';
-import { auditSettings, databaseSettings } from '@keytrail/storage';
+import { auditSettings, databaseSettings, fenceSettings } from '@keytrail/storage';
 import { telemetrySettings } from '@keytrail/telemetry';
 import { faultPoints } from './fault-points.ts';
 
@@ -11,6 +11,7 @@ export const conversationSettings = {
   ...authSettings,
   ...telemetrySettings,
   ...databaseSettings,
+  ...fenceSettings,
   ...eventSettings,
   ...erasureSettings,
   ...auditSettings,

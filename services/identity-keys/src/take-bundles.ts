@@ -1,5 +1,5 @@
 import { type Call, refuse } from '@keytrail/rpc';
-import type { Database } from '@keytrail/storage';
+import type { Database, FencePass, RestoreFence } from '@keytrail/storage';
 import { attr, trace } from '@keytrail/telemetry';
 import type { ClaimExemption, SessionPeer } from './claim-exemption.ts';
 import type { ClaimLimits, Payment } from './claim-limits.ts';
@@ -9,7 +9,14 @@ import { never } from './domain/gcra.ts';
 import type { DrainSignals } from './drain-signals.ts';
 import type { LowPrekeys } from './low-prekeys.ts';
 import type { Sharing } from './sharing.ts';
-import { type Claim, type ClaimedRow, claimPrekeyBundles, type RecordedClaim, readClaim } from './store/claims.ts';
+import {
+  type Claim,
+  type ClaimedRow,
+  claimPrekeyBundles,
+  FenceNotPassed,
+  type RecordedClaim,
+  readClaim,
+} from './store/claims.ts';
 
 export interface TakeBundlesParts {
   readonly db: Database;
@@ -21,6 +28,7 @@ export interface TakeBundlesParts {
   readonly limits: ClaimLimits;
   readonly signals: DrainSignals;
   readonly session: SessionPeer;
+  readonly fence: RestoreFence;
 }
 
 export interface Taking extends Claim {
@@ -45,7 +53,7 @@ export async function forbiddenUsers(
  * Takes the bundles of a claim within the limits. What was paid is given back when nothing was taken: the claim failed, or was recorded
  * before. A repetition is answered also when the limits are reached.
  *
- * Throws LIMIT_EXCEEDED, PEER_UNAVAILABLE, ClaimIdReused, DeviceListsMoved.
+ * Throws LIMIT_EXCEEDED, PEER_UNAVAILABLE, DATABASE_RESTORED, ClaimIdReused, DeviceListsMoved.
  */
 export async function takeBundles(parts: TakeBundlesParts, call: Call, taking: Taking): Promise<RecordedClaim> {
   const { db, lowPrekeysBelow: lowBelow, signals } = parts;
@@ -55,7 +63,9 @@ export async function takeBundles(parts: TakeBundlesParts, call: Call, taking: T
     taken = { rows: paid, repeated: true };
   } else {
     try {
-      taken = await claimPrekeyBundles(db, taking, { lowBelow, signal: call.signal });
+      taken = await passing(parts.fence, (pass) =>
+        claimPrekeyBundles(db, { ...taking, pass }, { lowBelow, signal: call.signal }),
+      );
     } catch (error) {
       await paid.refund();
       throw error;
@@ -69,6 +79,28 @@ export async function takeBundles(parts: TakeBundlesParts, call: Call, taking: T
   if (!taken.repeated)
     await signals.lastResort(taking.devices.filter((_, i) => isNumber(taken.rows[i]?.last_resort_prekey_id)));
   return taken;
+}
+
+/**
+ * Claims from the database that this process knows. When it is another one, as after each restart of its server, where it stands is looked up
+ * first; what went back in time is dealt with by then, or the claim has to wait.
+ */
+async function passing<T>(fence: RestoreFence, claim: (pass: FencePass) => Promise<T>): Promise<T> {
+  for (let attempt = 0; attempt < 3; attempt += 1) {
+    if (!fence.pass) await fence.look();
+    const { pass } = fence;
+    if (!pass) break;
+    try {
+      return await claim(pass);
+    } catch (error) {
+      if (!(error instanceof FenceNotPassed)) throw error;
+      await fence.look();
+    }
+  }
+  throw refuse('DATABASE_RESTORED', 'the database went back in time, or that cannot be ruled out: claims wait', {
+    metadata: { service: 'identity-keys' },
+    retryAfterMs: 1_000,
+  });
 }
 
 /** The payment, or the rows of the claim when it was recorded before and cannot be paid for again. */

@@ -23,6 +23,17 @@ export const serviceCredential = 'shared-by-these-services-in-development';
 /** The service as it is, in as many replicas as wanted, over its own PostgreSQL and NATS. */
 export interface IdentityKeysUnderTest {
   readonly natsUrl: string;
+  /** Its own where the test wanted that: then it can be stopped, and its files set back. */
+  readonly postgres: ServerHandle;
+  /** Its own. */
+  readonly nats: ServerHandle;
+  /** Of the database of the service, with the rights of its server's administrator. */
+  readonly adminUrl: string;
+  /** The name of the database, and of its role. */
+  readonly databaseName: string;
+  /** Starts one more replica, as after a deployment; its number. */
+  addReplica(): Promise<number>;
+  stopReplica(replica: number): Promise<void>;
   /** Its own, for tests that stop it. */
   readonly redis: ServerHandle;
   /** How many keys Redis has. */
@@ -54,14 +65,16 @@ export interface IdentityKeysUnderTest {
 
 export async function startIdentityKeys({
   replicas = 1,
+  ownPostgres = false,
   settings = {},
 }: {
   replicas?: number;
+  ownPostgres?: boolean;
   settings?: Record<string, string>;
 } = {}): Promise<IdentityKeysUnderTest> {
   const closing: (() => Promise<unknown> | unknown)[] = [];
   const [postgres, nats, redis] = await Promise.all([
-    ensurePostgres(),
+    ensurePostgres({ own: ownPostgres }),
     ensureNats({ own: true }),
     ensureRedis({ own: true }),
   ]);
@@ -99,11 +112,14 @@ export async function startIdentityKeys({
   closing.push(() => peers.stop());
   const config = readConfig({ ...environment, ...peers.targets, ...settings });
   const ports: { grpcPort: number; webPort: number }[] = [];
-  for (let i = 0; i < replicas; i++) {
+  const running: { stop(): Promise<void> }[] = [];
+  async function addReplica(): Promise<number> {
     const replica = createIdentityKeys(config);
     closing.push(() => replica.stop());
-    ports.push(await replica.start());
+    running.push(replica);
+    return ports.push(await replica.start()) - 1;
   }
+  for (let i = 0; i < replicas; i++) await addReplica();
 
   function transport(authorization: string, wire: Wire, replica: number, json = false): Transport {
     const { grpcPort, webPort } = ports[replica] ?? { grpcPort: 0, webPort: 0 };
@@ -168,8 +184,17 @@ export async function startIdentityKeys({
     return rows.map(({ device_id }) => device_id);
   }
 
+  const adminUrl = new URL(postgres.url);
+  adminUrl.pathname = `/${name}`;
+
   return {
     natsUrl: nats.url,
+    postgres,
+    nats,
+    adminUrl: adminUrl.href,
+    databaseName: name,
+    addReplica,
+    stopReplica: (replica) => (running[replica] as (typeof running)[0]).stop(),
     redis,
     async redisKeys() {
       const direct = new Redis(redis.url);

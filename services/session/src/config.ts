@@ -2,7 +2,7 @@ import { authSettings } from '@keytrail/auth';
 import { erasureSettings, eventSettings } from '@keytrail/events';
 import { serverSettings } from '@keytrail/rpc';
 import { readSettings, rule, type SettingsValues, setting } from '@keytrail/settings';
-import { auditSettings, databaseSettings } from '@keytrail/storage';
+import { auditSettings, databaseSettings, fenceSettings } from '@keytrail/storage';
 import { telemetrySettings } from '@keytrail/telemetry';
 
 export const sessionSettings = {
@@ -10,6 +10,7 @@ export const sessionSettings = {
   ...authSettings,
   ...telemetrySettings,
   ...databaseSettings,
+  ...fenceSettings,
   ...eventSettings,
   ...erasureSettings,
   ...auditSettings,

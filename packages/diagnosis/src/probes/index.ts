@@ -5,6 +5,7 @@ import { probeBuildRunning } from './build-running.ts';
 import { probeClocks } from './clocks.ts';
 import { probeConsumers } from './consumers.ts';
 import { probeDatabase } from './database.ts';
+import { probeDatabaseRestored } from './database-restored.ts';
 import { probeMigrations } from './migrations.ts';
 import { probeNats } from './nats.ts';
 import { probeSourcesOnDisk } from './sources-on-disk.ts';
@@ -13,7 +14,8 @@ import { probeTelemetry } from './telemetry.ts';
 
 function probesOfDatabase(parts: DiagnosticsParts, db: Database): Probe[] {
   const compare = () => compareSchema(parts) ?? Promise.reject(new Error('there is no database'));
-  return [probeDatabase(db), probeMigrations(compare), probeClocks(db)];
+  const restored = probeDatabaseRestored(db, parts.database?.fence);
+  return [probeDatabase(db), restored, probeMigrations(compare), probeClocks(db)];
 }
 
 /** What every process is asked about itself and about what it stands on. */

@@ -1,6 +1,7 @@
 import type { Ref } from '@keytrail/crypto';
 import {
   type Database,
+  type FencePass,
   isCheckViolation,
   isLockTimeout,
   isStatementTimeout,
@@ -23,6 +24,8 @@ export interface Claim {
   readonly users?: readonly { readonly userId: string; readonly version: bigint }[];
   /** Positions in `devices`, from 1, that the claim policy keeps from the caller. They are told as such in every repetition. */
   readonly notPermitted?: readonly number[];
+  /** The database that this process knows; without it only what the database itself knows is compared. */
+  readonly pass?: FencePass;
 }
 
 export interface ClaimOptions {
@@ -81,6 +84,14 @@ export class ClaimIdReused extends Error {
   }
 }
 
+/** The database does not stand where this process knows it to have stood, or is being dealt with: nothing was taken. */
+export class FenceNotPassed extends Error {
+  constructor() {
+    super('the database may have gone back in time');
+    this.name = 'FenceNotPassed';
+  }
+}
+
 // Two things are for the planner alone, in all of these statements. LIMIT 1 in the lateral look-ups keeps it from joining whole tables when it has
 // not seen their size yet. Arrays in sub-selects hide their length, else it would plan every call anew: 0.9 ms a claim instead of 0.3.
 const answer = `
@@ -100,7 +111,11 @@ SELECT t.device_number, t.suite, t.identity_key, t.signing_key, t.certificate_ro
                       WHERE p.device_number = t.device_number AND p.key_id = t.last_resort_prekey_id LIMIT 1) l ON true
  ORDER BY t.position`;
 
-// $1 caller, $2 claim id, $3 devices digest, $4 user ids, $5 device ids, $6 low below.
+// Runs once in a statement, and throws: what a database hands out that went back in time has been handed out before.
+const passFence = (incarnation: string, position: string, started: string) =>
+  `(SELECT pass_restore_fence(${incarnation}::uuid, ${position}::bigint, ${started}::text))`;
+
+// $1 caller, $2 claim id, $3 devices digest, $4 user ids, $5 device ids, $6 low below, $7 to $9 the pass of the fence.
 // Takes the oldest prekey of each pool that nobody holds locked, records the claim and answers: one statement, one commit, and it
 // never waits for a prekey. The last-resort and signed prekeys are only read. docs/decisions/0003-claims.md has the reasons.
 const claiming = ({
@@ -116,7 +131,7 @@ const claiming = ({
                               certificate_signature, certified_at, current_signed_prekey_id, current_last_resort_prekey_id,
                               one_time_prekeys_added, kem_prekeys_added
                          FROM devices WHERE user_id = a.asked_user AND device_id = a.asked_device LIMIT 1) d ON true
-   WHERE NOT EXISTS (SELECT FROM claims WHERE caller = $1 AND claim_id = $2)${fresh}
+   WHERE ${passFence('$7', '$8', '$9')} AND NOT EXISTS (SELECT FROM claims WHERE caller = $1 AND claim_id = $2)${fresh}
 ), taken AS MATERIALIZED (
   SELECT a.position, a.device_number, a.suite, a.identity_key, a.signing_key, a.certificate_root_key, a.certificate_signature,
          a.certified_at, o.seq AS one_time_seq, o.key_id AS one_time_prekey_id, k.seq AS kem_seq, k.key_id AS kem_prekey_id,
@@ -157,15 +172,15 @@ const listsMoved = (userIds: string, versions: string) => `EXISTS (
       CROSS JOIN LATERAL (SELECT device_list_version FROM users u WHERE u.user_id = r.user_id LIMIT 1) u
       WHERE r.version > 0 AND u.device_list_version <> r.version)`;
 
-// Besides: $7 user ids and $8 the versions of their device lists, or NULL; $9 positions that are not permitted, or NULL.
+// Besides: $10 user ids and $11 the versions of their device lists, or NULL; $12 positions that are not permitted, or NULL.
 const claimFromUsers = statement(
   'claim_prekey_bundles_from_users',
   claiming({
-    permitted: " AND a.position <> ALL (coalesce((SELECT $9::integer[]), '{}'))",
-    fresh: ` AND NOT ${listsMoved('$7', '$8')}`,
+    permitted: " AND a.position <> ALL (coalesce((SELECT $12::integer[]), '{}'))",
+    fresh: ` AND NOT ${listsMoved('$10', '$11')}`,
     columns: 'user_ids, device_list_versions, not_permitted, ',
-    values: '(SELECT $7::text[]), (SELECT $8::bigint[]), (SELECT $9::integer[]), ',
-    notPermitted: "a.position = ANY (coalesce((SELECT $9::integer[]), '{}'))",
+    values: '(SELECT $10::text[]), (SELECT $11::bigint[]), (SELECT $12::integer[]), ',
+    notPermitted: "a.position = ANY (coalesce((SELECT $12::integer[]), '{}'))",
   }),
 );
 
@@ -174,7 +189,8 @@ const recordNoDevices = statement(
   'claim_record_no_devices',
   `INSERT INTO claims (caller, claim_id, devices_digest, device_numbers, signed_prekey_ids, last_resort_prekey_ids,
                        one_time_prekey_ids, kem_prekey_ids, passed_over, user_ids, device_list_versions)
-   VALUES ($1, $2, $3, '{}', '{}', '{}', '{}', '{}', false, $4, $5) ON CONFLICT DO NOTHING RETURNING claim_id`,
+   SELECT $1, $2, $3, '{}', '{}', '{}', '{}', '{}', false, $4::text[], $5::bigint[] WHERE ${passFence('$6', '$7', '$8')}
+   ON CONFLICT DO NOTHING RETURNING claim_id`,
 );
 
 const readDigest = statement(
@@ -240,16 +256,25 @@ const record = statement(
               WHERE signed_prekey_id IS NOT NULL
                 AND (one_time_prekey_id IS NULL AND EXISTS (SELECT FROM unclaimed_one_time_prekeys p WHERE p.device_number = t.device_number OFFSET 0)
                   OR kem_prekey_id IS NULL AND EXISTS (SELECT FROM unclaimed_one_time_kem_prekeys p WHERE p.device_number = t.device_number OFFSET 0)))
-    WHERE NOT ${listsMoved('$9', '$10')}
+    WHERE ${passFence('$12', '$13', '$14')} AND NOT ${listsMoved('$9', '$10')}
    RETURNING claim_id`,
 );
 
 /**
  * Takes a bundle of each device. Idempotent by caller and claim id: a repetition, also a concurrent one, gets the same rows.
  * A device is left without a one-time prekey only when none is unclaimed: prekeys that other claims hold are waited for.
- * Throws ClaimIdReused, DeviceListsMoved, and the signal's reason when it aborts while waiting.
+ * Throws ClaimIdReused, DeviceListsMoved, FenceNotPassed, and the signal's reason when it aborts while waiting.
  */
 export async function claimPrekeyBundles(db: Database, claim: Claim, options: ClaimOptions): Promise<RecordedClaim> {
+  try {
+    return await takeOrRead(db, claim, options);
+  } catch (error) {
+    if (isCheckViolation(error, 'restore_fence_is_passed')) throw new FenceNotPassed();
+    throw error;
+  }
+}
+
+async function takeOrRead(db: Database, claim: Claim, options: ClaimOptions): Promise<RecordedClaim> {
   for (;;) {
     options.signal.throwIfAborted();
     const rows = await takeAtOnce(db, claim, options);
@@ -264,13 +289,14 @@ export async function claimPrekeyBundles(db: Database, claim: Claim, options: Cl
 async function takeAtOnce(db: Database, claim: Claim, { lowBelow }: ClaimOptions): Promise<ClaimedRow[] | undefined> {
   const { caller, claimId, devicesDigest, devices, users, notPermitted } = claim;
   const versions = versionsOf(users);
+  const pass = passOf(claim);
   if (devices.length === 0) {
-    const [recorded] = await db.query(recordNoDevices, [caller, claimId, devicesDigest, ...versions]);
+    const [recorded] = await db.query(recordNoDevices, [caller, claimId, devicesDigest, ...versions, ...pass]);
     return recorded ? [] : undefined;
   }
   const userIds = devices.map(({ userId }) => userId);
   const deviceIds = devices.map(({ deviceId }) => deviceId);
-  const values = [caller, claimId, devicesDigest, userIds, deviceIds, lowBelow];
+  const values = [caller, claimId, devicesDigest, userIds, deviceIds, lowBelow, ...pass];
   try {
     const rows =
       users === undefined && notPermitted === undefined
@@ -295,6 +321,13 @@ async function takeBy(db: Database, devices: number, taking: Statement, values: 
     if (!isLockTimeout(error)) throw error;
     return db.query<ClaimedRow>(taking, values);
   }
+}
+
+/** Where nothing is known of the database but what it knows itself. */
+export const noPass = [null, null, null] as const;
+
+function passOf({ pass }: Claim): readonly (string | bigint | null)[] {
+  return pass ? [pass.incarnation, pass.position, pass.serverStarted] : noPass;
 }
 
 function versionsOf(users: Claim['users']): [string[] | null, bigint[] | null] {
@@ -350,6 +383,7 @@ export async function claimWaiting(tx: Transaction, claim: Claim): Promise<void>
     kemIds,
     ...versionsOf(claim.users),
     claim.notPermitted ?? null,
+    ...passOf(claim),
   ]);
   if (!recorded) throw new DeviceListsMoved();
 }
