@@ -7,6 +7,8 @@ export const exitCodes = {
   usage: 2,
   /** Nothing answered. */
   unreachable: 3,
+  /** What was looked at is not whole: hops of a trace are missing. */
+  incomplete: 4,
 } as const;
 
 /** Ends the command with 2. */

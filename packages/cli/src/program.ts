@@ -3,6 +3,7 @@ import { parseDuration } from './arguments.ts';
 import { addDoctor } from './commands/doctor.ts';
 import { addMigrate } from './commands/migrate.ts';
 import { addRequests } from './commands/requests.ts';
+import { addTrace } from './commands/trace.ts';
 import { type ConnectionOptions, openConnections, serviceNames, targetVariable } from './connection.ts';
 import { exitCodes, UsageError } from './exit-codes.ts';
 import { describeFailure } from './failure.ts';
@@ -20,7 +21,7 @@ The token is an operator's (scope keytrail:operator). It is never given as an ar
 What is asked of a service is written to its audit log, also where it only looks.
 
 Data goes to stdout, words to stderr.
-Exit codes: 0 ok, 1 refused or failed (the reason and the trace id are on stderr), 2 usage, 3 unreachable.`;
+Exit codes: 0 ok, 1 refused or failed (the reason and the trace id are on stderr), 2 usage, 3 unreachable, 4 not whole.`;
 
 /** Runs the command line `args` (without node and script), and returns the exit code. */
 export async function run(args: readonly string[], terminal: Terminal): Promise<number> {
@@ -81,5 +82,6 @@ function describeProgram(terminal: Terminal, endWith: (exitCode: number) => void
   addDoctor(program, runCommand);
   addMigrate(program, runCommand);
   addRequests(program, runCommand);
+  addTrace(program, runCommand);
   return program;
 }

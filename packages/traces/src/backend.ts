@@ -76,7 +76,11 @@ export async function readTrace(backend: Backend, traceId: string): Promise<Trac
   throw new BackendRefused(`${originOf(backend)} has no API of traces that is known here: ${told}`);
 }
 
-async function ask(backend: Backend, path: string): Promise<Answer> {
+/** An answer in full, within the bounds. Throws BackendUnreachable, and BackendRefused where it wants credentials or redirects. */
+export async function readBackend(
+  backend: Backend,
+  path: string,
+): Promise<{ readonly status: number; readonly text: string }> {
   const response = await get(backend, path);
   const { status } = response;
   const text = await readBounded(response, backend);
@@ -84,6 +88,11 @@ async function ask(backend: Backend, path: string): Promise<Answer> {
     throw new BackendRefused(`${originOf(backend)} refuses with ${status}: it wants credentials, or others`);
   if (status >= 300 && status < 400)
     throw new BackendRefused(`${originOf(backend)} redirects with ${status}, as to a login; give the URL of its API`);
+  return { status, text };
+}
+
+async function ask(backend: Backend, path: string): Promise<Answer> {
+  const { status, text } = await readBackend(backend, path);
   if (status === 429 || status >= 500)
     return { kind: 'something else', why: `failed with ${status}${firstLine(text)}` };
   if (status === 404 && saysNoSuchTrace(text)) return { kind: 'unknown trace' };

@@ -1,4 +1,4 @@
-import { buildsOf, missFinders, operationOf, roleOf, statusOf } from './describe-span.ts';
+import { buildsOf, missFinders, operationOf, type Role, roleOf, statusOf } from './describe-span.ts';
 import type { MissingHop } from './expected-hops.ts';
 import { findMissingHops } from './expected-hops.ts';
 import type { TraceAttributes, TraceSpan } from './span.ts';
@@ -13,8 +13,7 @@ export interface Hop {
   readonly service: string;
   readonly instance: string;
   readonly build: string;
-  /** serves, calls, store, publishes, processes, works */
-  readonly kind: string;
+  readonly kind: Role;
   readonly operation: string;
   /** From the start of the trace, in ms. */
   readonly startMs: number;

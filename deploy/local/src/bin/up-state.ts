@@ -35,6 +35,8 @@ export function writeUpState(state: UpState): void {
     }),
     `ISSUER=${state.issuer}`,
     `TRACES=${state.traces}`,
+    // Exported, so that bin/keytrail asks this store.
+    `export KEYTRAIL_TRACE_BACKEND=${state.traces}`,
   ];
   writeFileSync(upEnvironmentFile, `${lines.join('\n')}\n`);
 }
