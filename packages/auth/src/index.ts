@@ -13,5 +13,5 @@ export {
   type Wire,
 } from './caller.ts';
 export { type AuthConfig, authSettings } from './config.ts';
-export { createServiceIdentity, type ServiceIdentity } from './service-identity.ts';
+export { createServiceIdentity, type ServiceIdentity, serviceScheme } from './service-identity.ts';
 export { operatorScope } from './token-verifier.ts';

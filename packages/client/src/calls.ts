@@ -1,11 +1,20 @@
-import { type CallOptions, type Client, Code, ConnectError, createClient, type Transport } from '@connectrpc/connect';
+import {
+  type CallOptions,
+  type Client,
+  Code,
+  ConnectError,
+  createClient,
+  createContextValues,
+  type Transport,
+} from '@connectrpc/connect';
 import { ConversationService, IdentityKeysService, PresenceService, SessionService } from '@keytrail/contracts';
 import type { Primitives } from '@keytrail/crypto';
 import { readRefusal } from '@keytrail/rpc/refusal';
 import { context } from '@opentelemetry/api';
 import { type Clock, pause } from './clock.ts';
 import { errorOfCall } from './errors.ts';
-import { type Operation, traceparentOf } from './tracing.ts';
+import { type Operation, traceIdOf, traceparentOf } from './tracing.ts';
+import { callingContext } from './web-spans.ts';
 
 /** One transport for each service; `close` is called when the client is closed. */
 export interface Transports {
@@ -69,7 +78,7 @@ export class Calls {
         if (operation.signal.aborted) throw operation.signal.reason;
         const waitMs = tried < this.#retry.retries ? this.#waitMs(thrown, tried) : undefined;
         if (waitMs === undefined) {
-          const error = errorOfCall(thrown);
+          const error = errorOfCall(thrown, traceIdOf(operation));
           this.#onFailure(error);
           throw error;
         }
@@ -81,7 +90,11 @@ export class Calls {
   /** Makes a call once; what it throws is the transport's. */
   once<T>(operation: Operation, rpc: (options: CallOptions) => T): T {
     const traceparent = traceparentOf(operation);
-    const options = { signal: operation.signal, ...(traceparent && { headers: { traceparent } }) };
+    const options = {
+      signal: operation.signal,
+      contextValues: createContextValues().set(callingContext, operation.context),
+      ...(traceparent && { headers: { traceparent } }),
+    };
     return context.with(operation.context, () => rpc(options));
   }
 

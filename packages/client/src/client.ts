@@ -320,9 +320,11 @@ export function createClient(options: ClientOptions): KeytrailClient {
     background(during, opener.open(name, { signal: closing.signal }, within));
   }
 
-  function onNotification(notification: Notification, signal: AbortSignal): void {
-    const { kind, conversationId, sessionId, keyRequestId } = notification;
-    log?.debug?.({ kind: enumName(NotificationKindSchema, kind), conversationId, sessionId, keyRequestId }, 'notified');
+  function onNotification(told: Notification, signal: AbortSignal): void {
+    const { kind, conversationId, sessionId, keyRequestId } = told;
+    const kindName = enumName(NotificationKindSchema, kind);
+    log?.debug?.({ kind: kindName, conversationId, sessionId, keyRequestId }, 'notified');
+    const notification = { ...told, traceparent: tracing.received(kindName, told.traceparent) };
     switch (kind) {
       case NotificationKind.KEY_OFFERED:
         background('answer offer', offers.answerOffer(notification, signal));
@@ -395,7 +397,7 @@ export function createClient(options: ClientOptions): KeytrailClient {
     if (open.origin !== 'read') return;
     const { attempt, sealer } = held;
     events.emit('keyDelivered', { ...name, keyRequestId, sealer, attempt });
-    await run('acknowledge key', (operation) =>
+    await tracing.run('acknowledge key', { within, signal: closing.signal }, (operation) =>
       calls.call(operation, (callOptions) => calls.session.ackKey({ ...name, attempt }, callOptions)),
     );
   }

@@ -60,6 +60,24 @@ export class Tracing {
     }
   }
 
+  /** Notes in its trace that a notification came; what it leads to hangs below that. The traceparent to go on with: '' of one that came with none. */
+  received(kind: string, traceparent: string): string {
+    const parent = contextOf(traceparent);
+    if (parent === undefined) return traceparent;
+    const attributes = {
+      'messaging.system.name': 'keytrail',
+      'messaging.operation.name': 'process',
+      'messaging.operation.type': 'process',
+      'keytrail.notification.kind': kind,
+    };
+    const span = trace
+      .getTracer('keytrail')
+      .startSpan('receive notification', { kind: SpanKind.CONSUMER, attributes }, parent);
+    const own = traceparentOfContext(trace.setSpan(parent, span));
+    span.end();
+    return own ?? traceparent;
+  }
+
   #inventedSpan() {
     return {
       traceId: toHex(this.#primitives.randomBytes(16)),
@@ -95,6 +113,10 @@ function tellError(span: Span, error: unknown): void {
 
 /** W3C Trace Context of the operation's span. */
 export function traceparentOf({ context: own }: Operation): string | undefined {
+  return traceparentOfContext(own);
+}
+
+export function traceparentOfContext(own: Context): string | undefined {
   const spanContext = trace.getSpanContext(own);
   if (spanContext === undefined || !isSpanContextValid(spanContext)) return undefined;
   const { traceId, spanId, traceFlags } = spanContext;

@@ -2,6 +2,7 @@ import type { Interceptor, Transport } from '@connectrpc/connect';
 import { createConnectTransport } from '@connectrpc/connect-web';
 import type { Transports } from './calls.ts';
 import { type Token, tokenSource } from './token.ts';
+import { traceCalls } from './web-spans.ts';
 
 export type { Token } from './token.ts';
 
@@ -29,7 +30,7 @@ export function createWebTransports(options: WebTransportOptions): Transports {
     const transport = createConnectTransport({
       baseUrl,
       useBinaryFormat: true,
-      interceptors: [authorize],
+      interceptors: [traceCalls, authorize],
       ...(fetch !== undefined && { fetch }),
     });
     return {

@@ -24,7 +24,7 @@ async function answerInContext(call: ServerCall): Promise<void> {
     call.startDeadline();
 
     const caller = identify(call);
-    call.caller = caller instanceof Promise ? await caller : caller;
+    call.identified(caller instanceof Promise ? await caller : caller);
     if (!call.endpoint.allows(call.caller)) throw notAllowed(call);
     const { closed } = call.endpoint.parts.gate;
     if (closed !== undefined && rpc.whileClosed !== true) throw closed;

@@ -1,10 +1,12 @@
 import type { Message } from '@bufbuild/protobuf';
-import type { Caller, Wire } from '@keytrail/auth';
+import { type Caller, serviceScheme, type Wire } from '@keytrail/auth';
 import {
   attr,
   type Context,
   context,
   contextFromTraceparent,
+  followSampling,
+  isSampled,
   markMiss,
   pseudonym,
   ROOT_CONTEXT,
@@ -59,10 +61,9 @@ export abstract class ServerCall implements Call {
     this.endpoint = endpoint;
     this.arrival = arrival;
     const { traceparent, wire } = arrival;
-    const parent =
-      traceparent === undefined
-        ? ROOT_CONTEXT
-        : contextFromTraceparent(traceparent, { sampling: wire === 'web' ? 'ours' : 'theirs' });
+    // Who calls is not known yet, only who it claims to be: see identified.
+    const sampling = arrival.authorization?.startsWith(serviceScheme) ? 'later' : 'ours';
+    const parent = traceparent === undefined ? ROOT_CONTEXT : contextFromTraceparent(traceparent, { sampling });
     this.#span = tracer().startSpan(endpoint.name, endpoint.span[wire], parent);
     this.context = trace.setSpan(parent, this.#span);
     this.traceId = this.#span.spanContext().traceId;
@@ -105,6 +106,13 @@ export abstract class ServerCall implements Call {
   /** The build that answers, for the trailers. */
   get build(): string {
     return this.endpoint.parts.telemetry.build.writerBuild;
+  }
+
+  /** Who calls is known. Of a peer the wish to have the trace sampled is followed; devices and strangers would flood the collector. */
+  identified(caller: Caller): void {
+    this.caller = caller;
+    const { traceparent } = this.arrival;
+    if (caller.kind === 'service' && traceparent !== undefined && isSampled(traceparent)) followSampling(this.#span);
   }
 
   /** The digest of the contracts that it was made with, for the trailers. */
@@ -184,7 +192,13 @@ export abstract class ServerCall implements Call {
     if (refusal.fault) {
       recordError(span, error);
       context.with(this.context, () => this.log.error({ error, method }, 'a call ended in a fault'));
-    } else if (isServerError(refusal.code) && this.endpoint.rpc !== undefined) {
+      return;
+    }
+    const told = { method, code: codeName(refusal.code), reason: refusal.reason };
+    context.with(this.context, () =>
+      this.log.info(told, refusal.miss ? 'a call ended in a miss' : 'a call was refused'),
+    );
+    if (isServerError(refusal.code) && this.endpoint.rpc !== undefined) {
       span.setAttribute(attr.errorType, refusal.reason);
       span.setStatus({ code: SpanStatusCode.ERROR, message: refusal.message });
     }

@@ -1,10 +1,12 @@
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { MethodOptions_IdempotencyLevel } from '@bufbuild/protobuf/wkt';
-import { cors } from '@connectrpc/connect';
+import { Code, cors } from '@connectrpc/connect';
 import { parseContentType } from '@connectrpc/connect/protocol-connect';
 import { parseContentType as parseGrpcWebContentType } from '@connectrpc/connect/protocol-grpc-web';
+import { attr, contextFromTraceparent, currentTraceId, withSpan } from '@keytrail/telemetry';
 import { answer } from './chain.ts';
+import { codeName } from './codes.ts';
 import type { ServerConfig } from './config.ts';
 import type { Endpoint } from './endpoint.ts';
 import type { Readiness } from './readiness.ts';
@@ -89,8 +91,8 @@ export async function startWebServer({
       answer(createWebCall(endpoint, dialect, request, response));
     } else {
       response.setHeader('allow', allowsGet(endpoint) ? 'GET, POST' : 'POST');
-      if (method === 'POST') sendJson(response, 415, unsupported(contentTypesOf(endpoint)));
-      else sendJson(response, 405, unsupported(['POST']));
+      if (method === 'POST') refuseRequest(endpoint, request, response, 415, contentTypesOf(endpoint));
+      else refuseRequest(endpoint, request, response, 405, ['POST']);
     }
   }
 
@@ -151,6 +153,26 @@ function contentTypesOf({ rpc }: Endpoint): string[] {
   return rpc?.kind === 'server_streaming'
     ? ['application/connect+proto', 'application/connect+json', ...grpcWeb]
     : ['application/proto', 'application/json', ...grpcWeb];
+}
+
+/** What is no call at all has a trace too, which the answer's header names. */
+function refuseRequest(
+  endpoint: Endpoint,
+  { headers, method }: IncomingMessage,
+  response: ServerResponse,
+  status: number,
+  supported: string[],
+): void {
+  const { telemetry } = endpoint.parts;
+  const parent = contextFromTraceparent(String(headers.traceparent ?? ''), { sampling: 'ours' });
+  withSpan(endpoint.name, { ...endpoint.span.web, parent }, (span) => {
+    const code = codeName(Code.InvalidArgument);
+    span.setAttribute(attr.rpcStatusCode, code);
+    response.setHeader('keytrail-trace-id', currentTraceId());
+    response.setHeader('keytrail-build', telemetry.build.writerBuild);
+    telemetry.log.info({ method: endpoint.name, code, status, verb: method }, 'a request was refused');
+    sendJson(response, status, unsupported(supported));
+  });
 }
 
 function unsupported(supported: string[]) {

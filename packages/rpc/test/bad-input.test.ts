@@ -192,6 +192,9 @@ describe('the web port', () => {
     for (const contentType of ['text/plain', 'application/connect+json']) {
       const answer = await sendWeb({ contentType, body: '{}' });
       expect(answer.status).toBe(415);
+      const traceId = answer.headers.get('keytrail-trace-id') ?? '';
+      expect(traceId).toMatch(/^[0-9a-f]{32}$/);
+      expect(service.log.some((line) => line.includes(traceId) && line.includes('"status":415'))).toBe(true);
       expect(await answer.text()).toContain('application/json');
     }
   });

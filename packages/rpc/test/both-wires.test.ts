@@ -199,10 +199,15 @@ describe('a failure is told in the same way on each wire:', () => {
       if (miss !== undefined) expect(miss.traceId, wire.wire).toBe(traceId);
       const logLine = service.log.find((line) => line.includes(traceId as string) && line.includes('"error"'));
       expect(logLine !== undefined, wire.wire).toBe(logged);
+      if (!logged) expect(logOf(traceId), wire.wire).toContainEqual(expect.objectContaining(reasonOf(refusal)));
       told.push({ ...refusal, details: detailsOf(error) });
     }
     for (const one of told) expect(one).toEqual(told[0]);
   });
+
+  const reasonOf = ({ reason }: Pick<Refusal, 'reason'>) => ({ reason, level: 'info' });
+  const logOf = (traceId: string | undefined) =>
+    service.log.map((line) => JSON.parse(line) as { trace_id?: string }).filter((line) => line.trace_id === traceId);
 
   function detailsOf(error: unknown) {
     const { details } = error as { details: { type: string }[] };

@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { create } from '@bufbuild/protobuf';
-import { Code, createClient } from '@connectrpc/connect';
+import { Code, createClient, type Transport } from '@connectrpc/connect';
 import { createConnectTransport } from '@connectrpc/connect-node';
 import { Client, credentials, loadPackageDefinition } from '@grpc/grpc-js';
 import { createServiceIdentity } from '@keytrail/auth';
@@ -376,20 +376,38 @@ describe('a peer', () => {
   });
 });
 
-test('a trace goes on through the wire; on the public one the wish to be sampled does not', async () => {
-  const seen: string[] = [];
-  const { wires } = await start({ onCall: () => void seen.push(currentTraceparent()) });
+describe('the trace of a caller goes on', () => {
   const traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01';
   const request = create(PresenceService.method.listOnline.input, { userIds: ['a'] });
-  for (const { transport } of wires)
-    await context.with(contextFromTraceparent(traceparent), () =>
-      transport.unary(PresenceService.method.listOnline, undefined, undefined, { traceparent }, request),
-    );
-  expect(seen.map((traceparent) => traceparent.replace(/-[0-9a-f]{16}-/, '-span-'))).toEqual([
-    '00-0af7651916cd43dd8448eb211c80319c-span-01',
-    '00-0af7651916cd43dd8448eb211c80319c-span-00',
-    '00-0af7651916cd43dd8448eb211c80319c-span-00',
-  ]);
+
+  async function seenBy(transports: (service: TestService) => readonly Transport[]): Promise<string[]> {
+    const seen: string[] = [];
+    const { service } = await start({ onCall: () => void seen.push(currentTraceparent()) });
+    for (const transport of transports(service))
+      await context.with(contextFromTraceparent(traceparent), () =>
+        transport.unary(PresenceService.method.listOnline, undefined, undefined, { traceparent }, request),
+      );
+    return seen.map((each) => each.replace(/-[0-9a-f]{16}-/, '-span-'));
+  }
+
+  test("of a device on every wire, and its wish to be sampled on none: both are the public's", async () => {
+    const seen = await seenBy((service) => {
+      const { wires, close } = clientsOf(service, 'Bearer alice');
+      closers.push(close);
+      return wires.map(({ transport }) => transport);
+    });
+    expect(seen).toHaveLength(7);
+    expect(new Set(seen)).toEqual(new Set(['00-0af7651916cd43dd8448eb211c80319c-span-00']));
+  });
+
+  test('of a peer, with its wish to be sampled', async () => {
+    const seen = await seenBy((service) => {
+      const { grpc, close } = clientsOf(service, 'Keytrail-Service session x');
+      closers.push(close);
+      return [grpc];
+    });
+    expect(seen).toEqual(['00-0af7651916cd43dd8448eb211c80319c-span-01']);
+  });
 });
 
 test('a miss that a peer tells is kept by each process on the way', async () => {

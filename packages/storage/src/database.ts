@@ -1,6 +1,6 @@
 import { setImmediate, setTimeout } from 'node:timers/promises';
 import { attr, DatabaseAway, SpanKind, SpanStatusCode, trace, tracer } from '@keytrail/telemetry';
-import { PrismaPg } from '@prisma/adapter-pg';
+import type { PrismaPg } from '@prisma/adapter-pg';
 import pg from 'pg';
 import {
   isConnectionFailure,
@@ -11,6 +11,7 @@ import {
   withoutValues,
 } from './errors.ts';
 import { openLanes } from './lanes.ts';
+import { TracedPrismaPg } from './prisma-adapter.ts';
 import { createSchemaGate, openGate, type SchemaGate } from './schema-gate.ts';
 import { type Statement, statement } from './statement.ts';
 import { typeParsers } from './type-parsers.ts';
@@ -253,7 +254,7 @@ export function openDatabase(options: DatabaseOptions): Database {
       mustFit();
       return asItIs.transaction(work);
     },
-    prismaAdapter: () => new PrismaPg(pool, { onPoolError: () => {}, onConnectionError: () => {} }),
+    prismaAdapter: () => new TracedPrismaPg(pool, serverAttributes(url)),
     async dedicatedConnection() {
       mustFit();
       const client = new pg.Client(connection);
@@ -279,21 +280,24 @@ async function orAway<T>(work: () => Promise<T>): Promise<T> {
 
 /** The attributes of a statement's span, made once per statement: OpenTelemetry's database conventions, never values. */
 function spanAttributes(url: string) {
-  const { hostname, port, pathname } = new URL(url);
+  const server = serverAttributes(url);
   const known = new Map<string, Record<string, string | number>>();
   return (stmt: Statement) => {
     let attributes = known.get(stmt.name);
     if (!attributes) {
-      attributes = {
-        [attr.dbSystem]: 'postgresql',
-        [attr.dbNamespace]: pathname.slice(1),
-        [attr.dbOperation]: stmt.operation,
-        [attr.dbSummary]: stmt.name,
-        [attr.serverAddress]: hostname,
-        [attr.serverPort]: Number(port || 5432),
-      };
+      attributes = { ...server, [attr.dbOperation]: stmt.operation, [attr.dbSummary]: stmt.name };
       known.set(stmt.name, attributes);
     }
     return attributes;
+  };
+}
+
+function serverAttributes(url: string) {
+  const { hostname, port, pathname } = new URL(url);
+  return {
+    [attr.dbSystem]: 'postgresql',
+    [attr.dbNamespace]: pathname.slice(1),
+    [attr.serverAddress]: hostname,
+    [attr.serverPort]: Number(port || 5432),
   };
 }

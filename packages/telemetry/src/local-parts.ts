@@ -88,6 +88,8 @@ export class LocalParts {
   }
 
   #mustBeSeen(span: RecordedSpan, isRoot: boolean): boolean {
+    // Whoever knows the API alone, as the SDK of devices, says so by the attribute.
+    if (span.attributes[attr.miss] === true) return true;
     if (!isRoot && span.kind !== SpanKind.SERVER && span.kind !== SpanKind.CONSUMER) return false;
     if (span.status.code === SpanStatusCode.ERROR) return true;
     return isRoot && span.endMs - span.startMs >= this.#slowMs && span.attributes[attr.longLived] !== true;

@@ -11,6 +11,7 @@ import type {
   TimeInput,
 } from '@opentelemetry/api';
 import { SpanStatusCode } from '@opentelemetry/api';
+import { eventAttr } from './attributes.ts';
 import { epochMs } from './clock.ts';
 import type { LocalPart, LocalParts } from './local-parts.ts';
 import { describeError } from './redaction.ts';
@@ -115,9 +116,9 @@ export class RecordedSpan implements Span, SpanContext {
   recordException(exception: Exception, time?: TimeInput): void {
     const given = presentable(exception);
     const attributes: Attributes = {};
-    if (given.name !== undefined) attributes['exception.type'] = given.name;
-    if (given.message !== undefined) attributes['exception.message'] = given.message;
-    if (given.stack !== undefined) attributes['exception.stacktrace'] = given.stack;
+    if (given.name !== undefined) attributes[eventAttr.type] = given.name;
+    if (given.message !== undefined) attributes[eventAttr.message] = given.message;
+    if (given.stack !== undefined) attributes[eventAttr.stack] = given.stack;
     this.addEvent('exception', attributes, time);
   }
 

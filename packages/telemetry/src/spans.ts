@@ -115,14 +115,19 @@ function parseTraceparent(traceparent: string): SpanContext | undefined {
 
 /**
  * A context that continues the caller's trace; an empty one, which starts a new trace, when the traceparent is empty or broken.
- * `sampling: 'ours'` is for the public edge: the trace id is kept, the caller's wish to be sampled is not.
+ * `sampling: 'ours'` is for the public edge: the trace id is kept, the caller's wish to be sampled is not. `'later'` waits for
+ * `followSampling`: the wish counts once it is known whose it is.
  */
-export function contextFromTraceparent(traceparent: string, options?: { sampling: 'theirs' | 'ours' }): Context {
+export function contextFromTraceparent(
+  traceparent: string,
+  options?: { sampling: 'theirs' | 'ours' | 'later' },
+): Context {
   const remote = parseTraceparent(traceparent);
   if (remote === undefined) return ROOT_CONTEXT;
   // Drawn anew: a verdict by trace id would be the stranger's choice again.
   if (options?.sampling === 'ours')
     remote.traceFlags = recorder?.draws(newTraceId()) ? TraceFlags.SAMPLED : TraceFlags.NONE;
+  if (options?.sampling === 'later') remote.traceFlags = TraceFlags.NONE;
   return trace.setSpanContext(ROOT_CONTEXT, remote);
 }
 
@@ -145,6 +150,22 @@ export function markMiss(cause: string): void {
 export function keepTrace(why: string): void {
   const span = trace.getActiveSpan();
   if (span !== undefined) keep(span, why);
+}
+
+/** Exports the local part of a span because whoever called had the trace sampled, and may be believed. */
+export function followSampling(span: Span): void {
+  const part = localPartOf(span);
+  if (part !== undefined) recorder?.parts.keep(part);
+}
+
+/** Whether a traceparent has the sampled flag. */
+export function isSampled(traceparent: string): boolean {
+  return ((parseTraceparent(traceparent)?.traceFlags ?? 0) & TraceFlags.SAMPLED) !== 0;
+}
+
+/** A link to a trace of which only the id is known: it names no span that exists. Undefined when the id is none. */
+export function linkToTrace(traceId: string, attributes?: Attributes): Link | undefined {
+  return linkFromTraceparent(`00-${traceId}-${traceId.slice(16)}-01`, attributes);
 }
 
 function keep(span: Span, why: string): void {

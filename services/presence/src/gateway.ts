@@ -3,6 +3,7 @@ import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
 import {
   GatewayDeliverySchema,
   type Notification,
+  NotificationKindSchema,
   type UserErasureRequested,
   UserErasureRequestedSchema,
 } from '@keytrail/contracts';
@@ -289,7 +290,11 @@ export class Gateway {
       'deliver notification',
       {
         kind: SpanKind.PRODUCER,
-        attributes: { [attr.messagingSystem]: 'keytrail', [attr.messagingOperation]: 'deliver' },
+        attributes: {
+          [attr.messagingSystem]: 'keytrail',
+          [attr.messagingOperation]: 'deliver',
+          [attr.notificationKind]: NotificationKindSchema.value[notification.kind]?.localName ?? '',
+        },
       },
       async () => {
         // The device continues the trace from the hop that reached it, not from the one that wanted it reached.

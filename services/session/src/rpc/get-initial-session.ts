@@ -14,7 +14,11 @@ export function getInitialSession(parts: MissParts): Rpc {
       const device = deviceCaller(call);
       const { conversationId, sessionId } = request;
       const row = await readInitialSession(db, conversationId, sessionId, device.userId, device.deviceId);
-      if (row !== undefined && isHit(row)) return initialSessionMessage(row, sessionId, device);
+      if (row !== undefined && isHit(row)) {
+        // The end of a miss: a key that somebody delivered.
+        if (row.attempt > 0) keepTrace('key recovered');
+        return initialSessionMessage(row, sessionId, device);
+      }
 
       // From here on downstream calls carry the sampled flag: whatever explains this miss is part of its trace.
       keepTrace('miss');
