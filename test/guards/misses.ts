@@ -94,8 +94,8 @@ export const explainedMisses: readonly Guard[] = [
     switchOff: [
       {
         file: explaining,
-        find: 'if (stored.imported && !stored.hasEphemeralKey)',
-        replace: 'if (stored.imported && stored.epoch < 0n)',
+        find: 'if (!stored.hasEphemeralKey)',
+        replace: 'if (stored.epoch < 0n)',
       },
     ],
     test: { file: misses, name: 'INITIATOR_EPHEMERAL_MISSING: an imported row lacks it' },

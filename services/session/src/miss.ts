@@ -145,7 +145,12 @@ function storedFacts(session: LocalSession, userId: string): StoredSessionFacts 
 
 function pinnedVersion({ header }: LocalSession, userId: string): bigint | undefined {
   if (header === undefined) return undefined;
-  return fromBinary(SessionHeaderSchema, header).deviceLists.find((list) => list.userId === userId)?.version;
+  try {
+    return fromBinary(SessionHeaderSchema, header).deviceLists.find((list) => list.userId === userId)?.version;
+  } catch {
+    // A damaged row still gets its miss explained.
+    return undefined;
+  }
 }
 
 function entitlementFacts({ entitlement }: PeerAnswers, userId: string): Answer<EntitlementFacts> {
@@ -179,7 +184,8 @@ function registrationFacts({ deviceLists }: PeerAnswers, device: DeviceId): Answ
   };
 }
 
-function holderFacts(local: LocalFacts, ranked: readonly DeviceId[], answers: PeerAnswers): Answer<HolderFacts> {
+/** Who could help, as far as the peers that know it could be asked. */
+export function holderFacts(local: LocalFacts, ranked: readonly DeviceId[], answers: PeerAnswers): Answer<HolderFacts> {
   const { entitlement, deviceLists, online } = answers;
   if (!entitlement.known) return entitlement;
   if (!deviceLists.known) return deviceLists;

@@ -1,6 +1,7 @@
 import type { Database } from '@keytrail/storage';
 import type { Logger } from '@keytrail/telemetry';
 import type { SessionConfig } from './config.ts';
+import type { OperatorPeers } from './operator-peers.ts';
 import type { Peers } from './peers.ts';
 import type { PrismaClient } from './store/generated/client.ts';
 
@@ -10,6 +11,7 @@ export interface Parts {
   /** For the cold reads; the same pool as `db`. */
   readonly prisma: PrismaClient;
   readonly peers: Peers;
+  readonly operatorPeers: OperatorPeers;
   readonly config: SessionConfig;
   readonly log: Logger;
   /** Goes onto every row. */

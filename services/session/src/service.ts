@@ -26,6 +26,7 @@ import type { Dispatcher } from './dispatch-key-request.ts';
 import { startForgetting } from './jobs/forget-old-ids.ts';
 import { startSweep } from './jobs/sweep-key-requests.ts';
 import { startKeyRequestGauges } from './key-request-metrics.ts';
+import { connectOperatorPeers } from './operator-peers.ts';
 import type { Parts } from './parts.ts';
 import { connectPeers } from './peers.ts';
 import { ackKey } from './rpc/ack-key.ts';
@@ -40,6 +41,7 @@ import { getKeysWaiting } from './rpc/get-keys-waiting.ts';
 import { listKeyChanges } from './rpc/list-key-changes.ts';
 import { listKeyRequests } from './rpc/list-key-requests.ts';
 import { endKeyRequest } from './rpc/operator/end-key-request.ts';
+import { explainKey } from './rpc/operator/explain-key.ts';
 import { findKeyRequests } from './rpc/operator/find-key-requests.ts';
 import { nudgeKeyRequest } from './rpc/operator/nudge-key-request.ts';
 import { replayKeyRequest } from './rpc/operator/replay-key-request.ts';
@@ -82,11 +84,14 @@ export function createSession(config: SessionConfig, overrides: Overrides = {}):
     migrations: migrationsFolder,
   });
   const prisma = new PrismaClient({ adapter: db.prismaAdapter() });
-  const peers = connectPeers(config, createServiceIdentity(config, 'session'));
+  const identity = createServiceIdentity(config, 'session');
+  const peers = connectPeers(config, identity);
+  const operatorPeers = connectOperatorPeers(config, identity);
   const parts: Parts = {
     db,
     prisma,
     peers,
+    operatorPeers,
     config,
     log,
     writerBuild: telemetry.build.writerBuild,
@@ -167,6 +172,7 @@ export function createSession(config: SessionConfig, overrides: Overrides = {}):
       await bus?.close();
     } finally {
       peers.close();
+      operatorPeers.close();
       await prisma.$disconnect();
       await db.close();
       await telemetry.shutdown();
@@ -204,6 +210,7 @@ function rpcs(parts: Parts): Rpc[] {
     nudgeKeyRequest(parts),
     endKeyRequest(parts),
     replayKeyRequest(parts),
+    explainKey(parts),
   ];
 }
 

@@ -1,14 +1,19 @@
-import { create } from '@bufbuild/protobuf';
+import { create, type MessageInitShape } from '@bufbuild/protobuf';
 import { timestampFromDate } from '@bufbuild/protobuf/wkt';
 import {
+  ConversationOperatorService,
   ConversationService,
   type DeviceRef,
   DeviceSchema,
+  type GatewayViewSchema,
   HistoryPolicy,
+  IdentityKeysOperatorService,
   IdentityKeysService,
+  PresenceOperatorService,
   PresenceService,
 } from '@keytrail/contracts';
 import { type RunningServer, refuse, type ServerOptions, startServer, unary } from '@keytrail/rpc';
+import { pseudonym } from '@keytrail/telemetry';
 import type { DeviceId } from '../src/domain/device.ts';
 import type { MadeSession, Person, TestDevice } from './people.ts';
 
@@ -27,6 +32,8 @@ export interface ConversationFacts {
   readonly sessions: Map<string, bigint>;
   readonly members: Map<string, Span[]>;
   historyPolicy: HistoryPolicy;
+  /** What became of sessions that are no epoch: candidate, aborted or lost. */
+  readonly standings: Map<string, string>;
 }
 
 /** The services that session asks, as small real servers whose answers a test decides. */
@@ -36,6 +43,10 @@ export interface StandIns {
   readonly revoked: Map<string, Date>;
   readonly unregistered: Set<string>;
   readonly online: Set<string>;
+  /** What presence says of its gateways to operators. */
+  readonly gateways: MessageInitShape<typeof GatewayViewSchema>[];
+  /** What identity-keys says is missing of a device's key set, by keyOf. */
+  readonly keysMissing: Map<string, string[]>;
   /** What identity-keys lists as revoked, in the order of their numbers; pages are short. `away`: it cannot be asked. */
   readonly revocations: { numbered: { number: bigint; device: DeviceId; revokedAt: Date }[]; away: boolean };
   readonly asked: { conversation: number; identityKeys: number; presence: number };
@@ -60,6 +71,10 @@ export async function startStandIns(server: Server): Promise<StandIns> {
   const revoked = new Map<string, Date>();
   const unregistered = new Set<string>();
   const online = new Set<string>();
+  const gateways: MessageInitShape<typeof GatewayViewSchema>[] = [
+    { gatewayId: 'gateway', alive: true, isOwn: true, leaseLeftMs: 9_000n },
+  ];
+  const keysMissing = new Map<string, string[]>();
   const revocations: StandIns['revocations'] = { numbered: [], away: false };
   const asked = { conversation: 0, identityKeys: 0, presence: 0 };
 
@@ -89,11 +104,49 @@ export async function startStandIns(server: Server): Promise<StandIns> {
       }),
     };
   };
+  const describe = (conversationId: string, sessionId: string, userId: string) => {
+    const known = conversations.get(conversationId);
+    if (!known) throw refuse('NOT_FOUND_OR_NOT_PERMITTED', 'unknown');
+    const epochs = [...known.sessions].map(([id, epoch]) => ({
+      epoch,
+      sessionId: id,
+      committedAt: timestampFromDate(new Date()),
+      writerBuild: 'conversation-build',
+      traceId: 'e'.repeat(32),
+    }));
+    const [currentSessionId, currentEpoch] = [...known.sessions].at(-1) ?? ['', 0n];
+    const standing = known.sessions.has(sessionId) ? 'committed' : known.standings.get(sessionId);
+    return {
+      conversationId,
+      type: 'GROUP',
+      currentEpoch,
+      currentSessionId,
+      memberships: [...known.members].flatMap(([member, spans]) =>
+        userId === '' || userId === member
+          ? spans.map(({ fromEpoch, toEpoch }) => ({
+              userId: member,
+              userPseudonym: pseudonym(member),
+              joinedEpoch: fromEpoch,
+              leftEpoch: toEpoch,
+              joinedAt: timestampFromDate(new Date()),
+            }))
+          : [],
+      ),
+      epochs: epochs.reverse(),
+      ...(standing !== undefined && { askedSession: { sessionId, standing } }),
+      writerBuild: 'conversation-build',
+      traceId: 'f'.repeat(32),
+    };
+  };
   const conversation = await startServer({
     ...server,
     service: 'conversation',
-    services: [ConversationService],
+    services: [ConversationService, ConversationOperatorService],
     rpcs: [
+      unary(ConversationOperatorService.method.describeConversation, {
+        allow: ['service:session'],
+        handle: ({ conversationId, sessionId, userId }) => describe(conversationId, sessionId, userId),
+      }),
       unary(ConversationService.method.checkEntitlement, {
         allow: ['service'],
         handle(check) {
@@ -113,8 +166,30 @@ export async function startStandIns(server: Server): Promise<StandIns> {
   const identityKeys = await startServer({
     ...server,
     service: 'identity-keys',
-    services: [IdentityKeysService],
+    services: [IdentityKeysService, IdentityKeysOperatorService],
     rpcs: [
+      unary(IdentityKeysOperatorService.method.findDevices, {
+        allow: ['service:session'],
+        handle({ userId }) {
+          const devices = people.get(userId)?.devices.filter((device) => !unregistered.has(keyOf(device))) ?? [];
+          return {
+            userId,
+            devices: devices.map((device) => {
+              const revokedAt = revoked.get(keyOf(device));
+              return {
+                device: { userId, deviceId: device.deviceId },
+                ...(device.listed.addedAt && { registeredAt: device.listed.addedAt }),
+                ...(revokedAt && { revokedAt: timestampFromDate(revokedAt) }),
+                keysMissing: keysMissing.get(keyOf(device)) ?? [],
+                oneTimePrekeys: 10,
+                oneTimeKemPrekeys: 10,
+                writerBuild: 'identity-keys-build',
+                traceId: 'd'.repeat(32),
+              };
+            }),
+          };
+        },
+      }),
       unary(IdentityKeysService.method.getDevices, {
         allow: ['service'],
         handle({ userIds }) {
@@ -153,8 +228,23 @@ export async function startStandIns(server: Server): Promise<StandIns> {
   const presence = await startServer({
     ...server,
     service: 'presence',
-    services: [PresenceService],
+    services: [PresenceService, PresenceOperatorService],
     rpcs: [
+      unary(PresenceOperatorService.method.describeGateways, {
+        allow: ['service:session'],
+        handle: () => ({ gateways, storeReachable: true }),
+      }),
+      unary(PresenceOperatorService.method.findAttached, {
+        allow: ['service:session'],
+        handle: ({ userIds }) => ({
+          devices: [...online].flatMap((key) => {
+            const [userId = '', deviceId = ''] = key.split(' ');
+            return userIds.includes(userId)
+              ? [{ device: { userId, deviceId }, gatewayId: 'gateway', online: true }]
+              : [];
+          }),
+        }),
+      }),
       unary(PresenceService.method.listOnline, {
         allow: ['service'],
         handle({ userIds }) {
@@ -177,6 +267,8 @@ export async function startStandIns(server: Server): Promise<StandIns> {
     revoked,
     unregistered,
     online,
+    gateways,
+    keysMissing,
     revocations,
     asked,
     targets: { conversation: target(conversation), identityKeys: target(identityKeys), presence: target(presence) },
@@ -185,6 +277,7 @@ export async function startStandIns(server: Server): Promise<StandIns> {
         sessions: new Map(),
         members: new Map(),
         historyPolicy: HistoryPolicy.OWN_MEMBERSHIP,
+        standings: new Map(),
       };
       conversations.set(session.conversationId, facts);
       facts.sessions.set(session.sessionId, session.epoch);

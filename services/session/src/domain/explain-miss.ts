@@ -146,10 +146,8 @@ export function explainMiss(facts: MissFacts, hints: RetryHints): Explanation | 
   if (registration.revokedAt !== undefined) return revoked(facts, registration.revokedAt);
 
   const written = { writer_build: stored.writerBuild, session_created_at: stored.createdAt.toISOString() };
-  if (stored.imported && !stored.hasEphemeralKey)
-    return recoverable(facts, MissCause.INITIATOR_EPHEMERAL_MISSING, written, hints);
-  if (stored.imported && !stored.hasIdentityKey)
-    return recoverable(facts, MissCause.INITIATOR_IDENTITY_MISSING, written, hints);
+  if (!stored.hasEphemeralKey) return recoverable(facts, MissCause.INITIATOR_EPHEMERAL_MISSING, written, hints);
+  if (!stored.hasIdentityKey) return recoverable(facts, MissCause.INITIATOR_IDENTITY_MISSING, written, hints);
 
   if (stored.withheldReason !== undefined)
     return recoverable(

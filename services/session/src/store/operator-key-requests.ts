@@ -17,6 +17,7 @@ export interface SeenOffer {
   readonly attempt: number;
   readonly offeredAt: Date;
   readonly lapsesAt: Date;
+  readonly declinedAt: Date | undefined;
   /** Empty unless it was declined. */
   readonly declinedBecause: string;
 }
@@ -33,7 +34,7 @@ export interface KeyRequestFilter {
 
 interface SeenRow extends Row {
   writer_build: string;
-  offers: [string, string, number, number, number, string | null][] | null;
+  offers: [string, string, number, number, number, string | null, number | null][] | null;
 }
 
 const seen = `${columns
@@ -41,7 +42,7 @@ const seen = `${columns
   .map((column) => `k.${column.trim()}`)
   .join(', ')}, k.writer_build,
   (SELECT json_agg(json_build_array(o.user_id, o.device_id, o.attempt, extract(epoch FROM o.offered_at) * 1000,
-     extract(epoch FROM o.lapses_at) * 1000, o.decline_reason))
+     extract(epoch FROM o.lapses_at) * 1000, o.decline_reason, extract(epoch FROM o.declined_at) * 1000))
    FROM (SELECT * FROM offers WHERE offers.key_request_id = k.key_request_id
      ORDER BY offered_at, attempt, user_id, device_id LIMIT 100) o) AS offers`;
 
@@ -89,6 +90,24 @@ export async function readKeyRequest(db: Queryable, keyRequestId: string): Promi
   return row && seenOf(row);
 }
 
+const findOfSession = statement(
+  'find_key_requests_of_session',
+  `SELECT ${seen} FROM key_requests k
+   WHERE k.conversation_id = $1 AND k.session_id = $2 AND k.user_id = $3 AND k.device_id = $4
+   ORDER BY k.requested_at DESC, k.key_request_id DESC LIMIT $5`,
+);
+
+/** The newest of one device for one session, oldest first. */
+export async function findKeyRequestsOfSession(
+  db: Queryable,
+  { conversationId, sessionId }: { readonly conversationId: string; readonly sessionId: string },
+  { userId, deviceId }: DeviceId,
+  most: number,
+): Promise<SeenKeyRequest[]> {
+  const rows = await db.query<SeenRow>(findOfSession, [conversationId, sessionId, userId, deviceId, most]);
+  return rows.reverse().map(seenOf);
+}
+
 // By the clock of the database, which says what is due.
 const nudge = statement(
   'nudge_key_request',
@@ -106,11 +125,12 @@ function seenOf(row: SeenRow): SeenKeyRequest {
   return {
     request: keyRequestOf(row),
     writerBuild: row.writer_build,
-    offers: (row.offers ?? []).map(([userId, deviceId, attempt, offeredAtMs, lapsesAtMs, because]) => ({
+    offers: (row.offers ?? []).map(([userId, deviceId, attempt, offeredAtMs, lapsesAtMs, because, declinedAtMs]) => ({
       holder: { userId, deviceId },
       attempt,
       offeredAt: new Date(Number(offeredAtMs)),
       lapsesAt: new Date(Number(lapsesAtMs)),
+      declinedAt: declinedAtMs === null ? undefined : new Date(Number(declinedAtMs)),
       declinedBecause: because ?? '',
     })),
   };

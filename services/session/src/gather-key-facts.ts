@@ -1,0 +1,202 @@
+import { fromBinary } from '@bufbuild/protobuf';
+import { type Timestamp, timestampDate } from '@bufbuild/protobuf/wkt';
+import { Code, ConnectError } from '@connectrpc/connect';
+import {
+  type DescribeConversationResponse,
+  type DeviceView,
+  type GatewayView,
+  SessionHeaderSchema,
+} from '@keytrail/contracts';
+import type { Call } from '@keytrail/rpc';
+import type { DeviceId } from './domain/device.ts';
+import type { Answer, PeerName } from './domain/explain-miss.ts';
+import type {
+  ConversationRecord,
+  DeviceRecord,
+  GatewayRecord,
+  KeyFacts,
+  PresenceRecord,
+  RequestFacts,
+} from './domain/key-facts.ts';
+import { explain, gatherFacts, holderFacts } from './miss.ts';
+import type { OperatorPeers } from './operator-peers.ts';
+import type { Parts } from './parts.ts';
+import { isHit, readInitialSession } from './store/initial-session.ts';
+import { type OwnRows, readOwnRows } from './store/key-facts.ts';
+import { findKeyRequestsOfSession, type SeenKeyRequest } from './store/operator-key-requests.ts';
+
+export type ExplainParts = Pick<Parts, 'db' | 'peers' | 'config' | 'writerBuild' | 'operatorPeers'>;
+
+export interface Asked {
+  readonly conversationId: string;
+  readonly sessionId: string;
+}
+
+const requestsAtMost = 50;
+const epochsAtMost = 200;
+/** Whose entries presence is asked for: those who could help first. */
+const holderUsersAtMost = 100;
+
+/** Own rows and the peers at once; a peer that cannot be asked leaves its part unknown. */
+export async function gatherKeyFacts(
+  parts: ExplainParts,
+  asked: Asked,
+  reader: DeviceId,
+  call: Call,
+): Promise<KeyFacts> {
+  const { db, operatorPeers } = parts;
+  const { conversationId, sessionId } = asked;
+  const [own, gathered, newest, requests, conversation] = await Promise.all([
+    readOwnRows(db, asked, reader),
+    gatherFacts(parts, asked, reader, call),
+    readInitialSession(db, conversationId, sessionId, reader.userId, reader.deviceId),
+    findKeyRequestsOfSession(db, asked, reader, requestsAtMost),
+    askConversation(operatorPeers, { ...asked, userId: reader.userId }, call),
+  ]);
+  const users = [...new Set([reader.userId, ...gathered.ranked.map(({ userId }) => userId)])];
+  const [devices, presence] = await Promise.all([
+    askDevices(operatorPeers, reader, own.session?.initiator, call),
+    askPresence(operatorPeers, users.slice(0, holderUsersAtMost), call),
+  ]);
+  const readable = newest !== undefined && isHit(newest);
+  const { local, ranked, answers } = gathered;
+  return {
+    ...asked,
+    reader,
+    ...own,
+    session: own.session && { ...own.session, rosterVersion: rosterVersion(own.session) },
+    runningBuild: parts.writerBuild,
+    readable,
+    miss: readable ? undefined : explain(parts, asked, reader, gathered),
+    requests: requests.map(requestFacts),
+    locallyRevokedAt: local.revokedAt,
+    conversation: conversation.known
+      ? { known: true, value: conversation.value && conversationRecord(conversation.value) }
+      : conversation,
+    devices,
+    holders: holderFacts(local, ranked, answers),
+    presence,
+  };
+}
+
+/** Undefined when conversation knows nothing of it. */
+export async function askConversation(
+  peers: OperatorPeers,
+  asked: Asked & { readonly userId: string },
+  call: Call,
+): Promise<Answer<DescribeConversationResponse | undefined>> {
+  return answered('conversation', call, async () => {
+    try {
+      return await peers.conversation.describeConversation({ ...asked, epochsMax: epochsAtMost });
+    } catch (error) {
+      if (error instanceof ConnectError && error.code === Code.NotFound) return undefined;
+      throw error;
+    }
+  });
+}
+
+function askDevices(
+  peers: OperatorPeers,
+  reader: DeviceId,
+  initiator: DeviceId | undefined,
+  call: Call,
+): Promise<Answer<readonly DeviceRecord[]>> {
+  const wanted = initiator ? [reader, initiator] : [reader];
+  return answered('identity-keys', call, async () => {
+    const lists = await Promise.all(
+      [...new Set(wanted.map(({ userId }) => userId))].map((userId) => peers.identityKeys.findDevices({ userId })),
+    );
+    const isWanted = ({ device }: DeviceView) =>
+      wanted.some(({ userId, deviceId }) => device?.userId === userId && device.deviceId === deviceId);
+    return lists.flatMap(({ devices }) => devices.filter(isWanted).map(deviceRecord));
+  });
+}
+
+function askPresence(peers: OperatorPeers, userIds: string[], call: Call): Promise<Answer<PresenceRecord>> {
+  return answered('presence', call, async () => {
+    const [picture, attached] = await Promise.all([
+      peers.presence.describeGateways({}),
+      // Without its store, presence can list nobody, and says so of its gateway.
+      peers.presence.findAttached({ userIds }).catch(() => undefined),
+    ]);
+    return {
+      storeReachable: picture.storeReachable,
+      gateways: picture.gateways.map(gatewayRecord),
+      attached: attached?.devices.flatMap(({ device, gatewayId, online }) =>
+        device ? [{ userId: device.userId, deviceId: device.deviceId, gatewayId, online }] : [],
+      ),
+    };
+  });
+}
+
+async function answered<T>(peer: PeerName, call: Call, ask: () => Promise<T>): Promise<Answer<T>> {
+  try {
+    return { known: true, value: await ask() };
+  } catch (err) {
+    call.log.warn({ err, peer }, 'a peer could not be asked');
+    return { known: false, peer };
+  }
+}
+
+function rosterVersion({ header }: NonNullable<OwnRows['session']>): bigint {
+  if (header === undefined) return 0n;
+  try {
+    return fromBinary(SessionHeaderSchema, header).rosterVersion;
+  } catch {
+    return 0n;
+  }
+}
+
+function requestFacts({ request, writerBuild, offers }: SeenKeyRequest): RequestFacts {
+  return { ...request, traceId: request.traceparent.split('-')[1] ?? '', writerBuild, offers };
+}
+
+const date = (at: Timestamp | undefined) => at && timestampDate(at);
+
+function conversationRecord(described: DescribeConversationResponse): ConversationRecord {
+  const { askedSession: standing } = described;
+  return {
+    type: described.type,
+    currentEpoch: described.currentEpoch,
+    currentSessionId: described.currentSessionId,
+    rotationDueReason: described.rotationDueReason,
+    rotationDueSince: date(described.rotationDueSince),
+    createdAt: date(described.createdAt),
+    traceId: described.traceId,
+    writerBuild: described.writerBuild,
+    memberships: described.memberships.map((membership) => ({
+      ...membership,
+      joinedAt: date(membership.joinedAt),
+      leftAt: date(membership.leftAt),
+    })),
+    epochs: described.epochs.map((epoch) => ({ ...epoch, committedAt: date(epoch.committedAt) })),
+    epochGaps: described.epochGaps,
+    standing: standing && { ...standing, decidedAt: date(standing.decidedAt), beganAt: date(standing.beganAt) },
+  };
+}
+
+function deviceRecord(view: DeviceView): DeviceRecord {
+  return {
+    userId: view.device?.userId ?? '',
+    deviceId: view.device?.deviceId ?? '',
+    registeredAt: date(view.registeredAt),
+    revokedAt: date(view.revokedAt),
+    keysMissing: view.keysMissing,
+    oneTimePrekeys: view.oneTimePrekeys,
+    oneTimeKemPrekeys: view.oneTimeKemPrekeys,
+    traceId: view.traceId,
+    writerBuild: view.writerBuild,
+  };
+}
+
+function gatewayRecord(view: GatewayView): GatewayRecord {
+  return {
+    gatewayId: view.gatewayId,
+    alive: view.alive,
+    entries: Number(view.entries),
+    isOwn: view.isOwn,
+    streams: Number(view.streams),
+    streamsWithoutEntry: Number(view.streamsWithoutEntry),
+    lastLossAt: date(view.lastLossAt),
+  };
+}

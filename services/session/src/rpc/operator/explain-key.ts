@@ -1,0 +1,126 @@
+import type { MessageInitShape } from '@bufbuild/protobuf';
+import { timestampFromDate } from '@bufbuild/protobuf/wkt';
+import {
+  type ExplainKeyRequest,
+  type ExplainKeyResponseSchema,
+  SessionOperatorService,
+  type SessionViewSchema,
+} from '@keytrail/contracts';
+import { type Call, type Rpc, refuse, unary } from '@keytrail/rpc';
+import { pseudonym } from '@keytrail/telemetry';
+import { missingEnvelopes } from '../../domain/damage-findings.ts';
+import { explainKey as explain } from '../../domain/explain-key.ts';
+import { findingPage } from '../../domain/findings.ts';
+import type { KeyFacts, SessionRowFacts } from '../../domain/key-facts.ts';
+import { timelineOf } from '../../domain/key-timeline.ts';
+import { findReader } from '../../find-reader.ts';
+import { askConversation, type ExplainParts, gatherKeyFacts } from '../../gather-key-facts.ts';
+import { readNewestSessionId } from '../../store/key-facts.ts';
+import { audited } from './audited.ts';
+
+/** Why a device can or cannot read a session. Who asked about whom is audited before anything is shown. */
+export function explainKey(parts: ExplainParts): Rpc {
+  return unary(SessionOperatorService.method.explainKey, {
+    allow: ['operator'],
+    async handle(request, call) {
+      const { conversationId, userId, deviceId } = request;
+      const about = {
+        action: 'explain_key',
+        conversationId,
+        userId: userId || undefined,
+        deviceId: deviceId || undefined,
+        note: request.sessionId && `session ${request.sessionId}`,
+      };
+      return audited(parts.db, call, about, async (recordDone) => {
+        const facts = await factsOf(parts, request, call);
+        await recordDone(parts.db, { ...facts.reader, note: `session ${facts.sessionId}` });
+        return explanation(facts);
+      });
+    },
+  });
+}
+
+async function factsOf(parts: ExplainParts, request: ExplainKeyRequest, call: Call): Promise<KeyFacts> {
+  const { conversationId } = request;
+  const isNamed = request.userId !== '' && request.deviceId !== '' && request.sessionId !== '';
+  if (isNamed) return gatherKeyFacts(parts, request, request, call);
+  const conversation = await askConversation(
+    parts.operatorPeers,
+    { conversationId, sessionId: request.sessionId, userId: '' },
+    call,
+  );
+  const current = conversation.known ? conversation.value?.currentSessionId : undefined;
+  if (request.sessionId === '' && !conversation.known)
+    throw refuse('EXPLANATION_INCOMPLETE', 'which session is the current one could not be found out', {
+      metadata: { peer: 'conversation' },
+      retryAfterMs: 1000,
+    });
+  const sessionId = request.sessionId || current || (await readNewestSessionId(parts.db, conversationId));
+  if (!sessionId) throw refuse('NOT_FOUND_OR_NOT_PERMITTED', 'nothing is known of a session of such a conversation');
+  const asked = { conversationId, sessionId };
+  return gatherKeyFacts(parts, asked, await findReader(parts, asked, request, conversation), call);
+}
+
+function explanation(facts: KeyFacts): MessageInitShape<typeof ExplainKeyResponseSchema> {
+  const { reader, conversation, devices, holders, presence } = facts;
+  const record = conversation.known ? conversation.value : undefined;
+  const away = [conversation, devices, holders, presence].flatMap((answer) => (answer.known ? [] : [answer.peer]));
+  return {
+    device: { userId: reader.userId, deviceId: reader.deviceId },
+    userPseudonym: pseudonym(reader.userId),
+    devicePseudonym: pseudonym(reader.deviceId),
+    readable: facts.readable,
+    findings: explain(facts).map((finding) => ({
+      code: finding.code,
+      summary: finding.summary,
+      evidence: { ...finding.evidence },
+      remedy: finding.remedy,
+      page: findingPage(finding.code),
+      explainsMiss: finding.explainsMiss,
+    })),
+    timeline: timelineOf(facts).map(({ happenedAt, event, source, details, traceId, writerBuild }) => ({
+      happenedAt: timestampFromDate(happenedAt),
+      event,
+      source,
+      details: { ...details },
+      traceId,
+      writerBuild,
+    })),
+    ...(facts.session && { session: sessionView(facts, facts.session) }),
+    currentEpoch: record?.currentEpoch ?? 0n,
+    currentSessionId: record?.currentSessionId ?? '',
+    notAsked: [...new Set(away)],
+  };
+}
+
+function sessionView(facts: KeyFacts, session: SessionRowFacts): MessageInitShape<typeof SessionViewSchema> {
+  const damages = [
+    ...(session.hasEphemeralKey ? [] : ['ephemeral key missing']),
+    ...(session.hasIdentityKey ? [] : ['identity key missing']),
+    ...(session.hasHeader ? [] : ['header missing']),
+    ...(missingEnvelopes(session) > 0 ? ['envelopes missing'] : []),
+  ];
+  return {
+    conversationId: facts.conversationId,
+    sessionId: facts.sessionId,
+    epoch: session.epoch,
+    initiator: { userId: session.initiator.userId, deviceId: session.initiator.deviceId },
+    imported: session.imported,
+    ephemeralKeyPresent: session.hasEphemeralKey,
+    identityKeyPresent: session.hasIdentityKey,
+    headerPresent: session.hasHeader,
+    envelopesExpected: session.envelopesExpected,
+    envelopesPresent: session.envelopesPresent,
+    envelopesDelivered: session.envelopesDelivered,
+    envelopesMissing: missingEnvelopes(session),
+    envelopesErased: session.envelopesErased,
+    withheld: session.withheld,
+    requestsOpen: session.requestsOpen,
+    rosterVersion: session.rosterVersion,
+    writerBuild: session.writerBuild,
+    traceId: session.traceId,
+    createdAt: timestampFromDate(session.createdAt),
+    ...(facts.discardedAt && { discardedAt: timestampFromDate(facts.discardedAt) }),
+    damages,
+  };
+}
