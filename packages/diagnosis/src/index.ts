@@ -8,5 +8,6 @@ export { judgeWriters, writersStatement } from './database-checks/writers.ts';
 export { diagnosticsRpcs } from './diagnostics-rpcs.ts';
 export type { DiagnosticsParts } from './parts.ts';
 export { askDatabase, databaseAnswers } from './probes/database.ts';
+export { databaseRestored } from './probes/database-restored.ts';
 export { type ProcessGauges, startProcessGauges } from './process-gauges.ts';
 export { checkStatementTimeoutMs, runDatabaseCheck } from './run-database-check.ts';

@@ -5,6 +5,7 @@ import {
   checkStatementTimeoutMs,
   type DatabaseCheck,
   databaseAnswers,
+  databaseRestored,
   runDatabaseCheck,
 } from '@keytrail/diagnosis';
 import { type Database, openDatabase, schemaReadiness } from '@keytrail/storage';
@@ -79,7 +80,7 @@ export function openDatabases(urls: ReadonlyMap<ServiceName, string>): Databases
         return place;
       }
       if (code === 'MIGRATIONS') return told(where, undefined, () => compareMigrations(open(service), service));
-      const check = checksOf[service]?.find((each) => each.code === code);
+      const check = [databaseRestored, ...(checksOf[service] ?? [])].find((each) => each.code === code);
       if (!check) return undefined;
       if (away.has(service))
         return { where, status: 'unknown', summary: 'the database does not answer', hint: 'see DATABASE' };

@@ -53,16 +53,30 @@ export async function askProcesses(
     }),
   );
   const all = asked.flat();
+  // What stood still since it told who it is costs one timeout, not one for each check.
+  const silent = new Set<Asked>();
   return {
     asked: all,
     unnamed,
     of: (services) => all.filter(({ service, described }) => described && services.includes(service)),
-    run: (code, process, subjects = []) => runCheck(connections, code, process, subjects),
+    async run(code, process, subjects = []) {
+      if (silent.has(process)) return silentPlace(process);
+      return runCheck(connections, code, process, subjects, () => silent.add(process));
+    },
   };
 }
 
 export function placeOf({ service, address }: Pick<Asked, 'service' | 'address'>): string {
   return `${service} at ${address.replace(/^ipv[46]:/, '')}`;
+}
+
+function silentPlace(process: Asked): Place {
+  return {
+    where: placeOf(process),
+    status: 'unknown',
+    summary: 'it does not answer any more',
+    hint: 'run the doctor again: SERVICES_REACHABLE tells whether it is back',
+  };
 }
 
 async function describe(connections: Connections, service: ServiceName, address: string): Promise<Asked> {
@@ -96,6 +110,7 @@ async function runCheck(
   code: CheckCode,
   process: Asked,
   subjects: readonly string[],
+  wasSilent: () => void,
 ): Promise<Place | undefined> {
   const where = placeOf(process);
   try {
@@ -116,15 +131,20 @@ async function runCheck(
       ...(sql && { sql }),
     };
   } catch (error) {
+    if (!describeFailure(error).answered) wasSilent();
     return {
       where,
       status: 'unknown',
-      summary: `it could not be asked: ${firstLine(error)}`,
+      summary: firstLine(error),
       hint: 'see SERVICES_REACHABLE',
     };
   }
 }
 
+/** Why a call failed, in one line without the inner workings of a connection. */
 function firstLine(error: unknown): string {
-  return describeFailure(error).text.split('\n')[0] ?? 'it failed';
+  const { answered, text } = describeFailure(error);
+  if (answered) return text.split('\n')[0] ?? 'it failed';
+  const because = /\b(E[A-Z]{4,})\b/.exec(text)?.[1];
+  return because ? `nothing answers there (${because})` : 'no answer in time: it stands still, or cannot be reached';
 }

@@ -1,0 +1,46 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { checkCatalogue, checkPage } from '@keytrail/diagnosis';
+import { checkoutFolder } from '@keytrail/local';
+import { expect, test } from 'vitest';
+import { doctorExitCodes } from '../../packages/cli/src/doctor/finding.ts';
+
+const folder = join(checkoutFolder, 'docs', 'checks');
+const read = (name: string) => readFileSync(join(folder, name), 'utf8');
+const pages = readdirSync(folder).filter((name) => name.endsWith('.md') && name !== 'README.md');
+
+test('every check has a page, and every page a check', () => {
+  const wanted = checkCatalogue.map(({ code }) => checkPage(code).replace('docs/checks/', ''));
+  expect([...pages].sort()).toEqual([...wanted].sort());
+  for (const { code } of checkCatalogue) {
+    const page = read(checkPage(code).replace('docs/checks/', ''));
+    expect(page).toMatch(new RegExp(`^# ${code}\n`));
+    expect(page).toMatch(/^\| ok \|/m);
+    expect(page).toMatch(/^\*\*Costs\*\* ./m);
+  }
+});
+
+test('the list of checks is the catalogue, in its order, with its titles', () => {
+  const rows = [...read('README.md').matchAll(/^\| \[`([A-Z_]+)`\]\(([a-z-]+\.md)\) \| (.+?) \|/gm)];
+  expect(rows.map(([, code, page, title]) => ({ code, page, title }))).toEqual(
+    checkCatalogue.map(({ code, title }) => ({ code, title, page: checkPage(code).replace('docs/checks/', '') })),
+  );
+});
+
+test('the eight steps of the diagnosis are all there', () => {
+  const steps = checkCatalogue.flatMap((entry) => ('step' in entry ? [entry.step] : []));
+  expect([...new Set(steps)].sort()).toEqual([1, 2, 3, 4, 5, 6, 7, 8]);
+});
+
+test('faults name checks that there are', () => {
+  const faults = read('README.md').split('## Faults')[1] ?? '';
+  const named = [...faults.matchAll(/`([A-Z][A-Z_]+)`/g)].map(([, code]) => code);
+  const codes: string[] = checkCatalogue.map(({ code }) => code);
+  expect(named.length).toBeGreaterThan(20);
+  expect(named.filter((code) => !codes.includes(code ?? ''))).toEqual([]);
+});
+
+test('exit codes are documented as they are', () => {
+  const documented = [...read('README.md').matchAll(/^\| (\d) \| /gm)].map(([, code]) => Number(code));
+  expect(documented).toEqual([...new Set([...Object.values(doctorExitCodes), 2, 3])].sort());
+});

@@ -1,0 +1,219 @@
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { type Chat, startChats } from './chats.ts';
+import { type DoctorWorld, startDoctorWorld, tokenScript } from './doctor-world.ts';
+
+let doctors: DoctorWorld;
+let chat: Chat;
+beforeAll(async () => {
+  doctors = await startDoctorWorld('doctor-rows', { env: { KEYTRAIL_KEY_REQUEST_SWEEP_MS: '3600000' } });
+  [chat] = (await startChats(doctors.world, 1)) as [Chat];
+}, 120_000);
+afterAll(async () => {
+  await doctors?.[Symbol.asyncDispose]();
+});
+
+test('finds nothing wrong with a sound fleet: a key gets from one device to another, and nothing of it stays', async () => {
+  const { constellation } = doctors.world;
+  const KEYTRAIL_TOKEN_COMMAND = tokenScript(doctors.release.folder, constellation.issuer.url);
+  const ran = await doctors.doctor(['-o', 'json'], { KEYTRAIL_TOKEN_COMMAND });
+  const { status, checks } = JSON.parse(ran.out) as {
+    status: string;
+    checks: { code: string; status: string; summary: string; places: { evidence: Record<string, string> }[] }[];
+  };
+  expect(checks.filter((check) => check.status !== 'ok')).toEqual([]);
+  expect({ code: ran.code, status }).toEqual({ code: 0, status: 'ok' });
+  const { users = '', missTraceId } = checks.find(({ code }) => code === 'REPRODUCTION')?.places[0]?.evidence ?? {};
+  expect(missTraceId).toMatch(/^[0-9a-f]{32}$/);
+  const [left] = await doctors.past(
+    'identity-keys',
+    `SELECT count(*)::int AS devices FROM devices WHERE user_id IN ('${users.replace(' ', "', '")}')`,
+  );
+  expect(left?.rows).toEqual([{ devices: 0 }]);
+}, 60_000);
+
+describe('a fault of rows is named, and gone when it is healed:', () => {
+  test('a session without its ephemeral key, and the constraint that would have refused it (H2)', async () => {
+    const { conversationId } = chat;
+    const [definition] = await doctors.past(
+      'session',
+      "SELECT pg_get_constraintdef(oid) AS text FROM pg_constraint WHERE conname = 'sessions_native_is_complete'",
+      'ALTER TABLE sessions DROP CONSTRAINT sessions_native_is_complete',
+      'CREATE TABLE kept_keys AS SELECT conversation_id, session_id, initiator_ephemeral_key FROM sessions',
+      `UPDATE sessions SET initiator_ephemeral_key = NULL WHERE conversation_id = '${conversationId}'`,
+    );
+    await doctors.names('CONSTRAINTS', 'fail', /sessions\.sessions_native_is_complete is missing/);
+    await doctors.names('SESSION_ROWS', 'fail', /1 of \d+ session rows lack their ephemeral key/);
+    await doctors.names('SESSION_ROWS', 'fail', /1 of \d+ session rows lack their ephemeral key/, '--direct');
+    await doctors.past(
+      'session',
+      'UPDATE sessions s SET initiator_ephemeral_key = k.initiator_ephemeral_key FROM kept_keys k WHERE (k.conversation_id, k.session_id) = (s.conversation_id, s.session_id)',
+      'DROP TABLE kept_keys',
+      `ALTER TABLE sessions ADD CONSTRAINT sessions_native_is_complete ${definition?.rows[0].text} NOT VALID`,
+    );
+    await doctors.names('CONSTRAINTS', 'fail', /sessions_native_is_complete is not validated/);
+    await doctors.past('session', 'ALTER TABLE sessions VALIDATE CONSTRAINT sessions_native_is_complete');
+    await doctors.isOkAgain('CONSTRAINTS,SESSION_ROWS');
+  });
+
+  test('a trigger that is switched off', async () => {
+    await doctors.past('session', 'ALTER TABLE sessions DISABLE TRIGGER sessions_immutable');
+    await doctors.names('CONSTRAINTS', 'fail', /sessions\.sessions_immutable is not enabled/);
+    await doctors.past('session', 'ALTER TABLE sessions ENABLE TRIGGER sessions_immutable');
+    await doctors.isOkAgain('CONSTRAINTS');
+  });
+
+  test('a device without its identity key (H3)', async () => {
+    await doctors.past(
+      'identity-keys',
+      'ALTER TABLE devices ALTER COLUMN identity_key DROP NOT NULL',
+      'CREATE TABLE kept_keys AS SELECT device_number, identity_key FROM devices',
+      `UPDATE devices SET identity_key = NULL WHERE user_id = '${chat.aliceId}'`,
+    );
+    await doctors.names('IDENTITY_KEYS', 'fail', /1 of \d+ devices lack keys, the first its identity key/);
+    await doctors.names('CONSTRAINTS', 'fail', /devices\.identity_key may be NULL/);
+    await doctors.past(
+      'identity-keys',
+      'UPDATE devices d SET identity_key = k.identity_key FROM kept_keys k WHERE k.device_number = d.device_number',
+      'DROP TABLE kept_keys',
+      'ALTER TABLE devices ALTER COLUMN identity_key SET NOT NULL',
+    );
+    await doctors.isOkAgain('IDENTITY_KEYS,CONSTRAINTS');
+  });
+
+  test('a conversation whose session is not stored (H4)', async () => {
+    const rename = (from: string, to: string) =>
+      doctors.past('session', `UPDATE sessions SET session_id = '${to}' WHERE session_id = '${from}'`);
+    await rename(chat.sessionId, 'elsewhere');
+    await doctors.names('CONVERSATION_SESSIONS', 'fail', /1 conversations have a session that is not stored/);
+    await doctors.names('CONVERSATION_SESSIONS', 'fail', /1 conversations have a session that/, '--direct');
+    await rename('elsewhere', chat.sessionId);
+    await doctors.isOkAgain('CONVERSATION_SESSIONS');
+  });
+
+  test('a conversation without the epoch that it is in (H4)', async () => {
+    const move = (epoch: number) =>
+      doctors.past(
+        'conversation',
+        `UPDATE conversations SET epoch = ${epoch} WHERE conversation_id = '${chat.conversationId}'`,
+      );
+    await move(7);
+    await doctors.names('CONVERSATION_SESSIONS', 'fail', /1 of \d+ conversations are in an epoch that has no row/);
+    await move(1);
+    await doctors.isOkAgain('CONVERSATION_SESSIONS');
+  });
+
+  test('an envelope that is gone', async () => {
+    await doctors.past(
+      'session',
+      `CREATE TABLE kept_envelopes AS SELECT * FROM envelopes WHERE session_id = '${chat.sessionId}' LIMIT 1`,
+      'DELETE FROM envelopes e USING kept_envelopes k WHERE (e.session_id, e.user_id, e.device_id) = (k.session_id, k.user_id, k.device_id)',
+    );
+    await doctors.names('ENVELOPE_COUNTS', 'fail', /1 of \d+ sessions do not have what they were stored with/);
+    await doctors.past('session', 'INSERT INTO envelopes SELECT * FROM kept_envelopes', 'DROP TABLE kept_envelopes');
+    await doctors.isOkAgain('ENVELOPE_COUNTS');
+  });
+
+  test('an event that was given up', async () => {
+    await doctors.past(
+      'session',
+      `INSERT INTO dead_letters (consumer, subject, event_id, payload, traceparent, reason)
+       VALUES ('session-devices', 'keytrail.identitykeys.v1.device_list_changed', 'an-event', '', '', 'Error: it fails')`,
+    );
+    await doctors.names('DEAD_LETTERS', 'warn', /1 dead letters: session-devices 1/);
+    await doctors.past('session', 'DELETE FROM dead_letters');
+    await doctors.isOkAgain('DEAD_LETTERS');
+  });
+
+  test('a key request that is open for long, and one that nobody looks at', async () => {
+    await chat.alice.detach();
+    await chat.bob.detach();
+    await chat.tablet.attach();
+    await chat.tablet.requestKey(chat.conversationId, chat.sessionId);
+    const set = (text: string) => doctors.past('session', `UPDATE key_requests SET ${text}`);
+    await set("requested_at = now() - interval '2 hours', next_attempt_at = now() + interval '1 hour'");
+    await doctors.names('OLDEST_OPEN_REQUEST', 'warn', /1 key requests are open, the oldest for 1[12]\d min/);
+    await set("next_attempt_at = now() - interval '10 minutes'");
+    await doctors.names('OLDEST_OPEN_REQUEST', 'fail', /key requests are not looked at/);
+    await set('requested_at = now(), next_attempt_at = now()');
+    await doctors.isOkAgain('OLDEST_OPEN_REQUEST');
+  });
+
+  test('a device whose prekeys are used up', async () => {
+    await doctors.past(
+      'identity-keys',
+      `CREATE TABLE kept_prekeys AS SELECT p.* FROM unclaimed_one_time_prekeys p JOIN devices d USING (device_number) WHERE d.user_id = '${chat.aliceId}'`,
+      'DELETE FROM unclaimed_one_time_prekeys p USING kept_prekeys k WHERE (p.device_number, p.seq) = (k.device_number, k.seq)',
+    );
+    await doctors.names('PREKEY_POOLS', 'warn', /1 of \d+ devices have an empty pool of prekeys/);
+    await doctors.past(
+      'identity-keys',
+      'INSERT INTO unclaimed_one_time_prekeys SELECT * FROM kept_prekeys',
+      'DROP TABLE kept_prekeys',
+    );
+    await doctors.isOkAgain('PREKEY_POOLS');
+  });
+
+  test('a session that is neither committed nor given up', async () => {
+    // Younger than what is given up, by the clock that the doctor reads: nothing takes it away meanwhile.
+    await doctors.past(
+      'conversation',
+      'ALTER TABLE candidates RENAME TO candidates_of_the_service',
+      'CREATE TABLE candidates AS TABLE candidates_of_the_service',
+      `INSERT INTO candidates (conversation_id, session_id, request_id, caller_user_id, attempt, started_at, writer_build, trace_id)
+       VALUES (gen_random_uuid(), 'stuck', gen_random_uuid(), 'somebody', 1, now() - interval '2 hours', 'a-build', '')`,
+      'GRANT SELECT ON candidates TO PUBLIC',
+    );
+    await doctors.names('CANDIDATES', 'fail', /neither committed nor given up for 1[12]\d min/);
+    await doctors.past(
+      'conversation',
+      'DROP TABLE candidates',
+      'ALTER TABLE candidates_of_the_service RENAME TO candidates',
+    );
+    await doctors.isOkAgain('CANDIDATES');
+  });
+
+  test('a row by a build that does not run', async () => {
+    await doctors.past('session', "UPDATE sessions SET writer_build = '0.0.9+old', created_at = now()");
+    await doctors.names('OLD_BUILD_WRITES', 'fail', /0\.0\.9\+old does not run as far as the doctor sees/);
+    await doctors.past('session', "UPDATE sessions SET created_at = now() - interval '1 day'");
+    await doctors.isOkAgain('OLD_BUILD_WRITES');
+  });
+
+  test.each<[what: string, inject: string, heal: string, words: RegExp]>([
+    [
+      'unknown to the build',
+      `INSERT INTO _prisma_migrations (id, checksum, migration_name, started_at, finished_at, applied_steps_count)
+       VALUES ('strange', 'x', '20991231000000_of_tomorrow', now(), now(), 1)`,
+      "DELETE FROM _prisma_migrations WHERE id = 'strange'",
+      /20991231000000_of_tomorrow/,
+    ],
+    [
+      'edited after it was applied',
+      "UPDATE _prisma_migrations SET checksum = reverse(checksum) WHERE migration_name = '20261101000000_sessions'",
+      "UPDATE _prisma_migrations SET checksum = reverse(checksum) WHERE migration_name = '20261101000000_sessions'",
+      /edited 20261101000000_sessions/,
+    ],
+    [
+      'failed',
+      "UPDATE _prisma_migrations SET finished_at = NULL WHERE migration_name = '20261101000000_sessions'",
+      "UPDATE _prisma_migrations SET finished_at = now() WHERE migration_name = '20261101000000_sessions'",
+      /failed 20261101000000_sessions/,
+    ],
+    [
+      'missing',
+      "UPDATE _prisma_migrations SET rolled_back_at = now() WHERE migration_name = '20261101000000_sessions'",
+      "UPDATE _prisma_migrations SET rolled_back_at = NULL WHERE migration_name = '20261101000000_sessions'",
+      /missing 20261101000000_sessions/,
+    ],
+  ])('a migration that is %s', async (_, inject, heal, words) => {
+    await doctors.past('session', inject);
+    try {
+      const { of } = await doctors.findings('MIGRATIONS');
+      expect(of('MIGRATIONS').status).toMatch(/^(fail|warn)$/);
+      expect(JSON.stringify(of('MIGRATIONS'))).toMatch(words);
+    } finally {
+      await doctors.past('session', heal);
+    }
+    await doctors.isOkAgain('MIGRATIONS');
+  });
+});
