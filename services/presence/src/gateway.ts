@@ -41,6 +41,8 @@ export class Gateway {
   readonly attachments = new Attachments();
   /** True once this gateway reads on in the list of revocations: a device that is found active after that needs no second look. */
   followsRevocations = false;
+  /** When Redis was last found to have lost entries, or this gateway's lease; undefined for never. */
+  lastLossAt: Date | undefined;
   readonly #leases: LeaseStore;
   readonly #bus: EventBus;
   readonly #leaseMs: number;
@@ -100,6 +102,7 @@ export class Gateway {
       const lost = this.id;
       this.#generation += 1;
       this.#lostAll = true;
+      this.lastLossAt = new Date();
       // They point to the lost lease.
       this.#left.clear();
       await this.#leases.openGateway(this.id, this.#leaseMs);
@@ -118,6 +121,7 @@ export class Gateway {
     );
     if (lostRanges.length > 0 || missing) {
       this.#log.warn({ ranges: lostRanges.length, missing }, 'Redis lost entries, asserting devices again');
+      this.lastLossAt = new Date();
       if (missing) this.#lostAll = true;
       // The slots of a node of a cluster may end within the next range, whose canary another node has.
       for (const range of lostRanges) for (const near of [range - 1, range, range + 1]) this.#lostRanges.add(near);

@@ -34,6 +34,8 @@ import { endExpiredTokens, endSilentDevices, healDevices, keepLease, sweepDevice
 import { attach } from './rpc/attach.ts';
 import { heartbeat } from './rpc/heartbeat.ts';
 import { listOnline } from './rpc/list-online.ts';
+import { describeGateways } from './rpc/operator/describe-gateways.ts';
+import { findAttached } from './rpc/operator/find-attached.ts';
 import { LeaseStore } from './store/lease-store.ts';
 import { askConversationsWaiting, askKeysWaiting } from './waiting.ts';
 
@@ -157,6 +159,8 @@ export async function startPresence(
       }),
       heartbeat({ gateway }),
       listOnline({ leases, conversation }),
+      findAttached({ leases }),
+      describeGateways({ leases, gateway }),
       ...diagnosticsRpcs({
         service: 'presence',
         telemetry,

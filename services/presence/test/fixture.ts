@@ -1,5 +1,5 @@
 import { type Client, createClient } from '@connectrpc/connect';
-import { createAuthenticator } from '@keytrail/auth';
+import { createAuthenticator, operatorScope } from '@keytrail/auth';
 import { type Issuer, startIssuer } from '@keytrail/auth/issuer';
 import {
   ConversationService,
@@ -56,6 +56,7 @@ export interface Fixture extends AsyncDisposable {
   readonly peers: Peers;
   readonly environment: Readonly<Record<string, string>>;
   token(userId: string, deviceId: string): Promise<string>;
+  operatorToken(): Promise<string>;
   gateway(changes?: Readonly<Record<string, string>>): Promise<RunningPresence>;
   device(at: { readonly grpcPort: number }, userId: string, deviceId: string): Promise<TestDevice>;
   online(at: TestDevice, ...userIds: string[]): Promise<string[]>;
@@ -184,6 +185,7 @@ export async function startFixture(): Promise<Fixture> {
     environment,
     online,
     token: (userId, deviceId) => issuer.token({ userId, deviceId }),
+    operatorToken: () => issuer.token({ userId: 'ops', deviceId: 'console', scopes: [operatorScope] }),
     async gateway(changes = {}) {
       const running = await startPresence(readConfig({ ...environment, ...changes }));
       let stopped: Promise<void> | undefined;

@@ -327,6 +327,10 @@ describe('on a cluster of three nodes', () => {
     expect((await leases.listOnline(users)).map(({ userId }) => userId)).toEqual(online);
     expect(pipelines).toHaveBeenCalledTimes(3);
 
+    const scanned: string[] = [];
+    for await (const page of leases.scanEntries()) scanned.push(...page.map(({ userId }) => userId));
+    expect(scanned.sort()).toEqual([...online].sort());
+
     // The node that has the users but not the leases.
     const leaseNode = Math.floor((slotOf('keytrail:gateways') * 3) / 16_384);
     const emptied = (leaseNode + 1) % 3;

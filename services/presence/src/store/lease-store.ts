@@ -87,6 +87,7 @@ interface LeaseCommands {
 const gatewaysKey = 'keytrail:gateways';
 // The hash tag keeps a user's devices in one slot of a cluster.
 const devicesKey = (userId: string) => `keytrail:devices:{${userId}}`;
+const userOfKey = (key: string) => key.slice(devicesKey('').length - 1, -1);
 const canaryKeys = keyInEachRange('keytrail:canary:');
 
 const leasesScript = `${clock}
@@ -238,6 +239,24 @@ export class LeaseStore {
       } while (cursor !== '0' && keys < users / nodes.length);
     }
     return found;
+  }
+
+  /** All entries of all users, whether or not their gateways live: a page of some hundred users at a time, on a cluster node by node. */
+  async *scanEntries(): AsyncIterable<FoundDevice[]> {
+    const redis = this.#redis as RedisConnection;
+    // SCAN may name a key twice.
+    const seen = new Set<string>();
+    for (const node of redis instanceof Cluster ? redis.nodes('master') : [redis]) {
+      let cursor = '0';
+      do {
+        const [next, keys] = await withRedisSpan('SCAN', () =>
+          node.scan(cursor, 'MATCH', devicesKey('*'), 'COUNT', 500),
+        );
+        cursor = next;
+        const userIds = keys.map(userOfKey).filter((userId) => !seen.has(userId) && seen.add(userId));
+        if (userIds.length > 0) yield await this.findAll([...new Set(userIds)]);
+      } while (cursor !== '0');
+    }
   }
 
   async ping(): Promise<void> {
