@@ -29,6 +29,20 @@ export function parseNote(text: string): string {
   return text;
 }
 
+/** `user/device`. */
+export function parseDevice(text: string): { readonly userId: string; readonly deviceId: string } {
+  const [userId = '', deviceId = '', ...more] = text.split('/');
+  if (userId === '' || deviceId === '' || more.length > 0) throw new InvalidArgumentError('must be <user>/<device>');
+  return { userId, deviceId };
+}
+
+/** 32 hexadecimal digits, or a traceparent with them. */
+export function parseTraceId(text: string): string {
+  const id = /^(?:[0-9a-f]{2}-)?([0-9a-f]{32})(?:-[0-9a-f]{16}-[0-9a-f]{2})?$/i.exec(text.trim())?.[1];
+  if (id === undefined || /^0+$/.test(id)) throw new InvalidArgumentError('must be 32 hex digits, or a traceparent');
+  return id.toLowerCase();
+}
+
 export function parseCount(text: string): number {
   const count = Number(text);
   if (!Number.isInteger(count) || count < 1 || count > 10_000)

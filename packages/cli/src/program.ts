@@ -1,6 +1,7 @@
 import { Command, CommanderError, Option } from 'commander';
 import { parseDuration } from './arguments.ts';
 import { addDoctor } from './commands/doctor.ts';
+import { addExplain } from './commands/explain.ts';
 import { addMigrate } from './commands/migrate.ts';
 import { addRequests } from './commands/requests.ts';
 import { addTrace } from './commands/trace.ts';
@@ -80,6 +81,7 @@ function describeProgram(terminal: Terminal, endWith: (exitCode: number) => void
   };
 
   addDoctor(program, runCommand);
+  addExplain(program, runCommand);
   addMigrate(program, runCommand);
   addRequests(program, runCommand);
   addTrace(program, runCommand);

@@ -15,8 +15,8 @@ import {
   TraceNotFound,
   type TraceTree,
 } from '@keytrail/traces';
-import { type Command, InvalidArgumentError, Option } from 'commander';
-import { parseCount, parseDuration } from '../arguments.ts';
+import { type Command, Option } from 'commander';
+import { parseCount, parseDuration, parseTraceId } from '../arguments.ts';
 import { exitCodes, UsageError } from '../exit-codes.ts';
 import type { Output, RunCommand, Session } from '../terminal.ts';
 import { type FoundTrace, readLinked } from '../trace/linked.ts';
@@ -218,10 +218,4 @@ function writeHtml(path: string, html: string): void {
   } catch (error) {
     throw new UsageError(`the file cannot be written: ${(error as NodeJS.ErrnoException).code ?? 'unknown'}`);
   }
-}
-
-function parseTraceId(text: string): string {
-  const id = /^(?:[0-9a-f]{2}-)?([0-9a-f]{32})(?:-[0-9a-f]{16}-[0-9a-f]{2})?$/i.exec(text.trim())?.[1];
-  if (id === undefined || /^0+$/.test(id)) throw new InvalidArgumentError('must be 32 hex digits, or a traceparent');
-  return id.toLowerCase();
 }

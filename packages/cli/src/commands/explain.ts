@@ -1,0 +1,110 @@
+import { toJson } from '@bufbuild/protobuf';
+import { ExplainKeyResponseSchema, SessionOperatorService } from '@keytrail/contracts';
+import { attr } from '@keytrail/telemetry';
+import { BackendRefused, BackendUnreachable, dialects, MalformedTrace, type TraceSpan } from '@keytrail/traces';
+import { type Command, Option } from 'commander';
+import { parseDevice, parseTraceId } from '../arguments.ts';
+import { exitCodes, UsageError } from '../exit-codes.ts';
+import { explanationText } from '../explanation-text.ts';
+import type { RunCommand, Session } from '../terminal.ts';
+import { openSource, type SourceOptions } from '../trace/source.ts';
+
+interface ExplainOptions extends SourceOptions {
+  readonly conversation?: string;
+  readonly session?: string;
+  readonly device?: { readonly userId: string; readonly deviceId: string };
+  readonly trace?: string;
+}
+
+const afterHelp = `
+Either --conversation and --device, with --session or for the current one; or --trace alone with the trace id out of a refusal: conversation,
+session and device are read from the trace, where they stand as pseudonyms that the service resolves.
+Ends with 0 when it could be explained, whatever the explanation is.`;
+
+export function addExplain(program: Command, run: RunCommand): void {
+  program
+    .command('explain')
+    .description(
+      'says why a device can or cannot read a session: findings, most likely cause first, and all that happened',
+    )
+    .option('--conversation <id>', 'the conversation')
+    .option('--session <id>', 'the session; without it that of the current epoch')
+    .option('--device <user/device>', 'the reader', parseDevice)
+    .option('--trace <id>', 'trace id of a refusal, or a traceparent', parseTraceId)
+    .option('--backend <url>', 'with --trace: local store, Grafana Tempo or Jaeger (KEYTRAIL_TRACE_BACKEND)')
+    .addOption(new Option('--dialect <name>', 'what the backend speaks; found out when not given').choices(dialects))
+    .option('--headers-file <file>', 'file with headers for the backend (or KEYTRAIL_TRACE_HEADERS)')
+    .option('--file <file>', 'with --trace: read it from a file; - for stdin')
+    .addHelpText('after', afterHelp)
+    .action((options: ExplainOptions) => run((session) => explain(options, session)));
+}
+
+async function explain(options: ExplainOptions, session: Session): Promise<number> {
+  const { output, connections } = session;
+  let asked: Asked;
+  try {
+    asked = options.trace === undefined ? askedByIds(options) : await askedByTrace(options.trace, options, session);
+  } catch (error) {
+    if (error instanceof BackendUnreachable) {
+      output.say(`keytrail: nothing answered: ${error.message}`);
+      return exitCodes.unreachable;
+    }
+    if (error instanceof BackendRefused || error instanceof MalformedTrace || error instanceof NothingToExplain) {
+      output.say(`keytrail: ${error.message}`);
+      return exitCodes.refused;
+    }
+    throw error;
+  }
+  const explanation = await connections.client(SessionOperatorService, 'session').explainKey(asked);
+  if (output.json)
+    output.out(JSON.stringify(toJson(ExplainKeyResponseSchema, explanation, { alwaysEmitImplicit: true })));
+  else output.out(explanationText(explanation));
+  const [first] = explanation.findings;
+  output.say(explanation.readable ? 'the device can read it' : `the device cannot read it: ${first?.code ?? ''}`);
+  return exitCodes.ok;
+}
+
+interface Asked {
+  readonly conversationId: string;
+  readonly sessionId: string;
+  readonly userId?: string;
+  readonly deviceId?: string;
+  readonly userPseudonym?: string;
+  readonly devicePseudonym?: string;
+}
+
+class NothingToExplain extends Error {}
+
+function askedByIds({ conversation, session, device }: ExplainOptions): Asked {
+  if (conversation === undefined || device === undefined)
+    throw new UsageError('give --conversation and --device, or --trace');
+  return { conversationId: conversation, sessionId: session ?? '', ...device };
+}
+
+/** What is given beside the trace goes before what it says. */
+async function askedByTrace(
+  traceId: string,
+  options: ExplainOptions,
+  { environment, options: global }: Session,
+): Promise<Asked> {
+  const source = await openSource(options, environment, global.timeout);
+  const spans = await source.read(traceId);
+  if (spans.length === 0) throw new NothingToExplain(`${source.name} has no span of trace ${traceId}`);
+  const conversationId = options.conversation ?? told(spans, attr.conversationId);
+  const sessionId = options.session ?? told(spans, attr.sessionId);
+  const userPseudonym = told(spans, attr.user);
+  const devicePseudonym = told(spans, attr.device);
+  if (conversationId === '') throw new NothingToExplain(`trace ${traceId} names no conversation: give --conversation`);
+  if (options.device) return { conversationId, sessionId, ...options.device };
+  if (userPseudonym === '' || devicePseudonym === '')
+    throw new NothingToExplain(`trace ${traceId} names no device: give --device`);
+  return { conversationId, sessionId, userPseudonym, devicePseudonym };
+}
+
+/** Of the span that missed, else of the first that says it: later hops are about those who help. */
+function told(spans: readonly TraceSpan[], name: string): string {
+  const says = (span: TraceSpan) => typeof span.attributes[name] === 'string' && span.attributes[name] !== '';
+  const inTime = spans.filter(says).sort((a, b) => a.startMs - b.startMs);
+  const span = inTime.find(({ attributes }) => attributes[attr.miss] === true) ?? inTime[0];
+  return String(span?.attributes[name] ?? '');
+}

@@ -1,0 +1,61 @@
+import { type Timestamp, timestampDate } from '@bufbuild/protobuf/wkt';
+import type { ExplainKeyResponse, Finding, TimelineEntry } from '@keytrail/contracts';
+import { table } from './rendering.ts';
+
+/** Verdict first, then what it rests on and what to do, then everything that happened. */
+export function explanationText(explanation: ExplainKeyResponse): string {
+  const { device, session, findings, timeline, notAsked } = explanation;
+  const who = `${device?.userId}/${device?.deviceId}`;
+  const [first, ...more] = findings;
+  const about = [
+    ['device', `${who} (${explanation.userPseudonym}/${explanation.devicePseudonym} in traces)`],
+    ['session', session ? `${session.sessionId}, epoch ${session.epoch} of ${session.conversationId}` : 'no row of it'],
+    [
+      'stored',
+      session
+        ? `${time(session.createdAt)} by ${session.writerBuild}, ${session.envelopesPresent} of ${session.envelopesExpected} envelopes${session.damages.length > 0 ? `; ${session.damages.join(', ')}` : ''}`
+        : '-',
+    ],
+    [
+      'current',
+      explanation.currentSessionId ? `epoch ${explanation.currentEpoch}, ${explanation.currentSessionId}` : 'not known',
+    ],
+    ...(notAsked.length > 0 ? [['not asked', `${notAsked.join(', ')}: what rests on them is not said`]] : []),
+  ];
+  const parts = [
+    `${who} ${explanation.readable ? 'can read' : 'cannot read'} this session: ${first?.code ?? ''}`,
+    table(about),
+    ...(first ? [findingText(first, 1)] : []),
+    ...more.map((finding, place) => findingText(finding, place + 2)),
+    timeline.length > 0 ? `What happened:\n${timelineText(timeline)}` : 'Nothing is recorded of what happened.',
+  ];
+  return parts.join('\n\n');
+}
+
+function findingText(finding: Finding, place: number): string {
+  const evidence = Object.entries(finding.evidence).map(([name, value]) => [`     ${name}`, value]);
+  const lines = [
+    `${place}. ${finding.code}${finding.explainsMiss ? ' (this alone keeps the device from reading)' : ''}`,
+    `   ${finding.summary}`,
+    ...(evidence.length > 0 ? [table(evidence)] : []),
+    `   do:   ${finding.remedy}`,
+    `   page: ${finding.page}`,
+  ];
+  return lines.join('\n');
+}
+
+function timelineText(timeline: readonly TimelineEntry[]): string {
+  return table(
+    timeline.map(({ happenedAt, event, source, details, traceId, writerBuild }) => [
+      time(happenedAt),
+      event,
+      source,
+      Object.entries(details)
+        .map(([name, value]) => `${name}=${value}`)
+        .join(' '),
+      [writerBuild && `by ${writerBuild}`, traceId && `trace ${traceId}`].filter(Boolean).join(' '),
+    ]),
+  );
+}
+
+const time = (at: Timestamp | undefined) => (at ? timestampDate(at).toISOString() : '-');
