@@ -1,5 +1,5 @@
-import type { Probe } from '../check.ts';
 import type { Database } from '@keytrail/storage';
+import type { Probe } from '../check.ts';
 import { compareSchema, type DiagnosticsParts } from '../parts.ts';
 import { probeBuildRunning } from './build-running.ts';
 import { probeClocks } from './clocks.ts';

@@ -1,0 +1,269 @@
+import { randomUUID } from 'node:crypto';
+import { create } from '@bufbuild/protobuf';
+import { timestampFromMs } from '@bufbuild/protobuf/wkt';
+import { DescribeProcessResponseSchema } from '@keytrail/contracts';
+import type { Status } from '@keytrail/diagnosis';
+import { describe, expect, it, test } from 'vitest';
+import { addressesOf } from '../src/doctor/addresses.ts';
+import { databaseUrls } from '../src/doctor/databases.ts';
+import { exitCodeOf, type Finding, mergePlaces, type Place, worstOf } from '../src/doctor/finding.ts';
+import { judgeContracts, judgeMixed } from '../src/doctor/fleet/builds.ts';
+import { judgeClocks } from '../src/doctor/fleet/clocks.ts';
+import { judgeReachable } from '../src/doctor/fleet/reachable.ts';
+import { judgeOldWriters } from '../src/doctor/fleet/writers.ts';
+import type { Asked } from '../src/doctor/processes.ts';
+import { findingsJson, findingsTable } from '../src/doctor/rendering.ts';
+import { tokenCommand } from '../src/doctor/token-command.ts';
+import { run } from '../src/program.ts';
+
+const place = (status: Status, where = 'session', more: Partial<Place> = {}): Place => ({
+  where,
+  status,
+  summary: `it is ${status}`,
+  ...more,
+});
+
+function asked(
+  service: Asked['service'],
+  build: string,
+  more: { contract?: string; sources?: string; startedMs?: number } = {},
+): Asked {
+  return {
+    service,
+    address: `ipv4:127.0.0.1:${build.length}`,
+    described: create(DescribeProcessResponseSchema, {
+      ready: true,
+      now: timestampFromMs(1_000_000),
+      process: {
+        service,
+        writerBuild: build,
+        sourcesDigest: more.sources ?? build,
+        contractDigest: more.contract ?? 'contract',
+        startedAt: timestampFromMs(more.startedMs ?? 0),
+      },
+    }),
+  };
+}
+const silent: Asked = { service: 'session', address: 'ipv4:127.0.0.1:1', problem: 'nothing answers there' };
+
+describe('a target is taken apart into its processes:', () => {
+  const names: Readonly<Record<string, string[]>> = { session: ['10.0.0.1', 'fd00::1', '10.0.0.1'] };
+  it.each([
+    ['127.0.0.1:50051', ['ipv4:127.0.0.1:50051']],
+    ['[::1]:50051', ['ipv6:[::1]:50051']],
+    ['session:50051', ['ipv4:10.0.0.1:50051', 'ipv6:[fd00::1]:50051']],
+    ['dns:///session:50051', ['ipv4:10.0.0.1:50051', 'ipv6:[fd00::1]:50051']],
+    ['dns:session:50051', ['ipv4:10.0.0.1:50051', 'ipv6:[fd00::1]:50051']],
+    ['ipv4:10.0.0.1:1,10.0.0.2:2', ['ipv4:10.0.0.1:1', 'ipv4:10.0.0.2:2']],
+    ['ipv6:[::1]:1', ['ipv6:[::1]:1']],
+    ['unix:/run/session.sock', ['unix:/run/session.sock']],
+  ])('%s', async (target, addresses) => {
+    expect(await addressesOf(target, async (host) => names[host] ?? [])).toEqual(addresses);
+  });
+
+  it.each(['session', 'session:', ':50051', 'dns:///session'])('%s is none', async (target) => {
+    await expect(addressesOf(target, async () => [])).rejects.toThrow('not a target');
+  });
+});
+
+describe('what all places say is put together:', () => {
+  it('what is not known is worse than a warning, and better than a failure', () => {
+    expect(worstOf(['ok', 'warn', 'unknown', 'skip'])).toBe('unknown');
+    expect(worstOf(['ok', 'warn', 'unknown', 'fail'])).toBe('fail');
+    expect(worstOf(['ok', 'skip'])).toBe('ok');
+    expect(worstOf([])).toBe('skip');
+  });
+
+  it('a check that nobody answered is unknown', () => {
+    expect(mergePlaces('NATS', [])).toMatchObject({
+      status: 'unknown',
+      hint: expect.stringContaining('--database-url'),
+    });
+  });
+
+  it('the worst is told, and how many say so', () => {
+    const places = [place('ok'), place('fail', 'one', { hint: 'do this' }), place('fail', 'two')];
+    expect(mergePlaces('NATS', places)).toMatchObject({
+      status: 'fail',
+      summary: 'one, and 1 more: it is fail',
+      hint: 'do this',
+    });
+  });
+});
+
+describe('the exit code', () => {
+  it.each<[Status[], number]>([
+    [['ok', 'skip'], 0],
+    [['ok', 'fail', 'unknown', 'warn'], 1],
+    [['ok', 'warn'], 4],
+    [['ok', 'warn', 'unknown'], 5],
+  ])('of %j is %i', (statuses, code) => {
+    expect(exitCodeOf(statuses.map((status) => ({ ...finding, status })))).toBe(code);
+  });
+
+  const all = { KEYTRAIL_OPERATOR_TOKEN: 'a.token' };
+  it.each<[args: string[], code: number, words: string, environment?: Record<string, string>]>([
+    [['--only', 'NO_SUCH_CHECK'], 2, 'there is no check NO_SUCH_CHECK'],
+    [['-o', 'yaml'], 2, 'Allowed choices'],
+    [['--wait', '5'], 2, '--wait'],
+    [[], 2, 'nothing to ask', { KEYTRAIL_SESSION_TARGET: '' }],
+    [['--only', 'nats', '--skip', 'nats'], 2, 'nothing to check'],
+    [['--database-url', 'presence=postgres://localhost/x'], 2, '<service>=<url>'],
+    [['--database-url', 'session=http://secret@localhost'], 2, 'the database URL of session is none'],
+    [['--only', 'nats'], 2, 'no token', { KEYTRAIL_OPERATOR_TOKEN: '' }],
+    [['--only', 'nats'], 2, 'not a target', { KEYTRAIL_SESSION_TARGET: 'session' }],
+    [['--only', 'nats,services-reachable'], 3, '1 fail'],
+  ])('of doctor %j is %i', async (args, code, words, environment = {}) => {
+    const written = { out: '', err: '' };
+    const ended = await run(['doctor', ...args], {
+      environment: { KEYTRAIL_SESSION_TARGET: '127.0.0.1:1', ...all, ...environment },
+      out(text) {
+        written.out += text;
+      },
+      say(text) {
+        written.err += text;
+      },
+    });
+    expect({ ended, err: written.err }).toEqual({ ended: code, err: expect.stringContaining(words) });
+    expect(written.err).not.toContain('secret');
+  });
+});
+
+const finding: Finding = mergePlaces('SESSION_ROWS', [
+  place('fail', 'database of session', {
+    summary: '1 of 2 session rows lack their ephemeral key',
+    evidence: { looked: 2 },
+    hint: 'rotate',
+    sql: 'SELECT 1',
+  }),
+]);
+
+describe('findings', () => {
+  it('as a table have one line each, and what is wrong below', () => {
+    expect(findingsTable([mergePlaces('NATS', [place('ok')]), finding], { sql: 'direct' })).toBe(
+      `STATUS   CHECK         WHAT
+ok       NATS          it is ok
+fail     SESSION_ROWS  1 of 2 session rows lack their ephemeral key [step 1]
+           looked=2
+         hint: rotate
+         page: docs/checks/session-rows.md
+         sql:
+           SELECT 1`,
+    );
+  });
+
+  it('are coloured only when asked for', () => {
+    const colour = '\u001B[';
+    expect(findingsTable([finding], { coloured: true })).toContain(`${colour}31mfail`);
+    expect(findingsTable([finding])).not.toContain(colour);
+  });
+
+  it('as JSON have all of it, with the exit code', () => {
+    expect(JSON.parse(findingsJson([finding]))).toMatchObject({
+      status: 'fail',
+      exitCode: 1,
+      checks: [{ code: 'SESSION_ROWS', step: 1, page: 'docs/checks/session-rows.md', places: [{ sql: 'SELECT 1' }] }],
+    });
+  });
+});
+
+describe('FLEET_MIXED', () => {
+  it('is ok with one build, and a warning with two, or with one of two trees', () => {
+    expect(judgeMixed([asked('session', '1+a'), asked('presence', '1+a')]).status).toBe('ok');
+    expect(judgeMixed([asked('session', '1+a'), asked('session', '1+b')])).toMatchObject({
+      status: 'warn',
+      summary: '2 builds run: 1+a (session); 1+b (session)',
+    });
+    const trees = [asked('session', '1+a', { sources: 'x' }), asked('session', '1+a', { sources: 'y' })];
+    expect(judgeMixed(trees)).toMatchObject({ status: 'warn', summary: expect.stringContaining('different sources') });
+  });
+
+  it('sees builds of peers that no target names, when they answered lately', () => {
+    const met = (seenMs: number) => {
+      const own = asked('session', '1+a');
+      own.described?.peers.push({
+        $typeName: 'keytrail.diagnostics.v1.PeerBuild',
+        service: 'conversation',
+        writerBuild: '0+old',
+        contractDigest: '',
+        seenAt: timestampFromMs(seenMs),
+      });
+      return judgeMixed([own]).status;
+    };
+    expect(met(999_000)).toBe('warn');
+    expect(met(100_000)).toBe('ok');
+  });
+
+  it('is not ok while a process is silent', () => {
+    expect(judgeMixed([asked('session', '1+a'), silent]).status).toBe('unknown');
+    expect(judgeMixed([silent]).status).toBe('unknown');
+  });
+});
+
+test('CONTRACTS_AGREE warns of two, and does not guess', () => {
+  expect(judgeContracts([asked('session', 'a'), asked('presence', 'b')]).status).toBe('ok');
+  expect(judgeContracts([asked('session', 'a'), asked('presence', 'a', { contract: 'other' })]).status).toBe('warn');
+  expect(judgeContracts([asked('session', 'a'), silent]).status).toBe('unknown');
+  expect(judgeContracts([asked('session', 'a', { contract: '' })]).status).toBe('unknown');
+});
+
+describe('OLD_BUILD_WRITES', () => {
+  const running = [asked('session', '1+a', { startedMs: 1_000 }), asked('session', '1+b', { startedMs: 2_000 })];
+  const at = (ms: number) => new Date(ms).toISOString();
+  it.each<[string[], Status]>([
+    [[], 'ok'],
+    [[`1+a ${at(9_000)}`, `1+b ${at(9_000)}`], 'ok'],
+    [[`0+old ${at(2_000)}`], 'ok'],
+    [[`1+a ${at(9_000)}`, `0+old ${at(2_001)}`], 'fail'],
+  ])('of %j is %s', (subjects, status) => {
+    expect(judgeOldWriters(subjects, running).status).toBe(status);
+  });
+
+  it('is unknown while nobody tells which build runs', () => {
+    expect(judgeOldWriters([], [silent]).status).toBe('unknown');
+  });
+});
+
+describe('CLOCKS over the fleet', () => {
+  const at = (offsetMs: number, withinMs = 1): Asked => ({ ...silent, clock: { offsetMs, withinMs } });
+  it.each<[Asked[], Status]>([
+    [[at(0), at(400)], 'ok'],
+    [[at(0), at(502)], 'warn'],
+    [[at(0), at(800, 400)], 'ok'],
+    [[at(-3_000), at(2_100)], 'fail'],
+    [[silent], 'unknown'],
+  ])('of %j is %s', (processes, status) => {
+    expect(judgeClocks(processes).status).toBe(status);
+  });
+});
+
+test('SERVICES_REACHABLE has a place for each process, and for each service without a target', () => {
+  const places = judgeReachable([asked('session', '1+a'), silent], [], ['presence']);
+  expect(places.map(({ status }) => status)).toEqual(['ok', 'fail', 'unknown']);
+});
+
+describe('URLs of databases', () => {
+  it('come from options before the environment', () => {
+    const environment = {
+      KEYTRAIL_DATABASE_URL_SESSION: 'postgres://a/b',
+      KEYTRAIL_DATABASE_URL_IDENTITY_KEYS: 'postgres://c/d',
+    };
+    expect([...databaseUrls(['session=postgresql://e/f?x=1'], environment)]).toEqual([
+      ['identity-keys', 'postgres://c/d'],
+      ['session', 'postgresql://e/f?x=1'],
+    ]);
+  });
+});
+
+describe('the token command', () => {
+  it('gets user and device, whatever is in them, and is asked once for each', async () => {
+    const token = tokenCommand(`printf '%s.%s.%s' ${randomUUID()}`);
+    const first = await token('a$(b)', 'c;d');
+    expect(first).toMatch(/\.a\$\(b\)\.c;d$/);
+    expect(await token('a$(b)', 'c;d')).toBe(first);
+  });
+
+  it.each(['false', 'printf', "printf 'two words'"])('that is %s fails without what it printed', async (command) => {
+    await expect(tokenCommand(command)('', '')).rejects.toThrow(/^the token command (ended|did not print)/);
+  });
+});
