@@ -171,6 +171,7 @@ export async function startConstellation(options: ConstellationOptions = {}): Pr
       KEYTRAIL_TRACE_RATIO: String(options.traceRatio ?? 1),
       KEYTRAIL_ALLOWED_ORIGINS: '*',
       KEYTRAIL_LOG_LEVEL: 'info',
+      KEYTRAIL_SUPERVISOR: 'launcher',
       ...Object.fromEntries(serviceNames.map((service) => [peerVariables[service], grpcTarget(service)])),
       ...options.env,
     };

@@ -1,11 +1,11 @@
 import type { DescService } from '@bufbuild/protobuf';
 import type { Authenticator, ServiceName } from '@keytrail/auth';
-import { report, type Telemetry } from '@keytrail/telemetry';
+import { attr, report, type Telemetry } from '@keytrail/telemetry';
 import type { ServerConfig } from './config.ts';
 import { createEndpoint, createRpcEndpoint, type Endpoint, type Gate, type ServerParts } from './endpoint.ts';
 import { startGrpcServer } from './grpc-server.ts';
 import { createCallerLimiter } from './limits.ts';
-import { onPeerBuild } from './peer-builds.ts';
+import { onPeerBuild, peerBuildsSeen } from './peer-builds.ts';
 import { type Readiness, watchReadiness } from './readiness.ts';
 import type { Rpc } from './rpc.ts';
 import type { ServerCall } from './server-call.ts';
@@ -63,7 +63,13 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
 
   const grpc = await startGrpcServer({ config, services, endpoints, unknown });
   let serves = false;
-  const stopReporting = report(['ready'], (observe) => observe('ready', serves ? 1 : 0));
+  const stopReporting = report(['ready', 'peerBuilds'], (observe) => {
+    observe('ready', serves ? 1 : 0);
+    for (const { peer, build, otherContract } of peerBuildsSeen()) {
+      const contracts = otherContract === undefined ? 'unknown' : otherContract ? 'other' : 'same';
+      observe('peerBuilds', 1, { [attr.peer]: peer, build, contracts });
+    }
+  });
   const readiness = watchReadiness(options.readiness ?? (async () => ({ ready: true })), ({ ready, why }) => {
     serves = ready;
     grpc.health.set(ready);

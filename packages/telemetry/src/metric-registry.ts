@@ -255,6 +255,14 @@ export const metricRegistry = {
       'supervisor',
     ],
   },
+  peerBuilds: {
+    name: 'keytrail.peer.builds',
+    kind: 'gauge',
+    unit: '',
+    describe:
+      'Builds of peers that answered this process within ten minutes, and whether their contracts are the same, other or unknown; the value is always 1',
+    attributes: [attr.peer, 'build', 'contracts'],
+  },
   ready: {
     name: 'keytrail.ready',
     kind: 'gauge',

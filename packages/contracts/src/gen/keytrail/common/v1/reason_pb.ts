@@ -106,14 +106,14 @@ export const Reason = {
   SHUTTING_DOWN: 11,
 
   /**
-   * UNAVAILABLE. The database lacks migrations that this build needs. Metadata: missing.
+   * UNAVAILABLE with google.rpc.RetryInfo. The database lacks migrations that this build needs. Metadata, those that there are: missing, edited, failed, unknown.
    *
    * @generated from enum value: REASON_SCHEMA_BEHIND = 12;
    */
   SCHEMA_BEHIND: 12,
 
   /**
-   * UNAVAILABLE. The database is ahead of this build beyond the compatibility floor. Metadata: unknown, floor.
+   * UNAVAILABLE with google.rpc.RetryInfo. The database is ahead of this build beyond the compatibility floor. Metadata: unknown, floor.
    *
    * @generated from enum value: REASON_BUILD_BEHIND = 13;
    */
