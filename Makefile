@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help up down demo test guards bench bench-large check generate clean
+.PHONY: help up down demo test guards bench bench-large check check-sre check-collector generate clean
 
 node := bin/with-node node
 
@@ -31,6 +31,12 @@ bench-large: ## show that a claim costs the same at 2,000,000 prekeys
 
 check: ## types, lint, protos, direction of dependencies
 	@$(node) bin/check.ts $(ARGS)
+
+check-sre: ## alert rules and their tests, the collector's configuration (needs Go)
+	@$(node) deploy/prometheus/check.ts
+
+check-collector: ## run the real collector between the services and a receiver (needs Go)
+	@$(node) deploy/otel/check.ts
 
 generate: ## write the generated code anew from protos and schemas
 	@$(node) bin/generate.ts $(ARGS)

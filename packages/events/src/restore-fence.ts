@@ -7,7 +7,7 @@ import {
   type RestoreFence,
   type Transaction,
 } from '@keytrail/storage';
-import type { Logger } from '@keytrail/telemetry';
+import { type Logger, report } from '@keytrail/telemetry';
 import type { EventBus } from './bus.ts';
 import { createOutsideStore } from './outside-store.ts';
 import { startRounds } from './rounds.ts';
@@ -48,6 +48,7 @@ export async function startRestoreFence({ db, bus, log, config, recover }: Start
       return false;
     },
   });
+  const stopReporting = report(['databaseFenced'], (observe) => observe('databaseFenced', fence.pass ? 0 : 1));
   const unfollow = bus.onReconnect(() => rounds.soon());
   return {
     get pass(): FencePass | undefined {
@@ -62,6 +63,7 @@ export async function startRestoreFence({ db, bus, log, config, recover }: Start
     look: () => fence.look(),
     async stop() {
       unfollow();
+      stopReporting();
       await rounds.stop();
     },
   };

@@ -278,6 +278,14 @@ export const metricRegistry = {
       '1 for the state that the migrations of the database are in against those of this build: current, behind, ahead or diverged',
     attributes: [metricAttr.schemaState],
   },
+  databaseFenced: {
+    name: 'keytrail.database.fenced',
+    kind: 'gauge',
+    unit: '',
+    describe:
+      '1 while the database is known to have gone back in time, or that cannot be ruled out; 0 while its fence is open',
+    attributes: [],
+  },
   spans: {
     name: 'keytrail.telemetry.spans',
     kind: 'counter',

@@ -1,0 +1,153 @@
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import {
+  attributeReference,
+  eventReference,
+  type InstrumentDeclaration,
+  metricRegistry,
+  prometheusLabel,
+  prometheusSeries,
+  resourceReference,
+} from '@keytrail/telemetry';
+import { expect, test } from 'vitest';
+
+const root = join(import.meta.dirname, '../..');
+const read = (path: string) => readFileSync(join(root, path), 'utf8');
+const alertsText = read('deploy/prometheus/alerts.yaml');
+const recordingText = read('deploy/prometheus/recording.yaml');
+const tested = read('deploy/prometheus/alerts.test.yaml');
+/** How a panel names the data source that was chosen. */
+const chosen = ['$', '{datasource}'].join('');
+const dashboard = JSON.parse(read('deploy/grafana/keytrail.json'));
+
+interface Rule {
+  readonly name: string;
+  readonly expr: string;
+  readonly runbook: string;
+}
+
+/** Rules as this repository writes them: one `expr`, on its line or as a block below it. */
+function rulesOf(text: string): Rule[] {
+  return text
+    .split(/\n {6}- (?=alert: |record: )/)
+    .slice(1)
+    .map((rule) => ({
+      name: /^(?:alert|record): (\S+)/.exec(rule)?.[1] ?? '',
+      expr: (/\n {8}expr: \|\n((?: {10}.*\n?)+)/.exec(rule)?.[1] ?? /\n {8}expr: (.*)/.exec(rule)?.[1] ?? '').trim(),
+      runbook: /runbook_url: (\S+)/.exec(rule)?.[1] ?? '',
+    }));
+}
+
+const alerts = rulesOf(alertsText);
+const recorded = rulesOf(recordingText);
+/** Labels that a series may have: by the registry, and what Prometheus adds. */
+const labelsOf = new Map(
+  Object.values<InstrumentDeclaration>(metricRegistry).flatMap((instrument) =>
+    prometheusSeries(instrument).map((series) => [
+      series,
+      new Set(['job', 'instance', 'le', ...instrument.attributes.map(prometheusLabel)]),
+    ]),
+  ),
+);
+
+/** Names of series in an expression, each with the labels that it is matched by. */
+function seriesOf(expr: string): { name: string; labels: string[] }[] {
+  const without = expr.replace(/\b(?:by|without|on|ignoring)\s*\([^)]*\)/g, ' ').replace(/\[[^\]]*\]/g, ' ');
+  return [...without.matchAll(/([a-zA-Z_:][a-zA-Z0-9_:]*)\s*(\{[^}]*\})?(?![a-zA-Z0-9_:]|\s*\()/g)]
+    .map(([, name = '', matchers = '']) => ({
+      name,
+      labels: [...matchers.matchAll(/([a-zA-Z_][a-zA-Z0-9_]*)\s*(?:=~|!~|!=|=)\s*"/g)].map(([, label = '']) => label),
+    }))
+    .filter(({ name }) => name.includes('_') || name.includes(':'))
+    .filter(({ name }) => !['histogram_quantile'].includes(name));
+}
+
+/** Labels that an expression groups by. */
+function groupedBy(expr: string): string[] {
+  return [...expr.matchAll(/\bby\s*\(([^)]*)\)/g)].flatMap(([, labels = '']) =>
+    labels.split(',').map((label) => label.trim()),
+  );
+}
+
+function problemsOf(expr: string): string[] {
+  const names = new Set(recorded.map(({ name }) => name));
+  const used = seriesOf(expr);
+  const known = new Set(used.flatMap(({ name }) => [...(labelsOf.get(name) ?? [])]));
+  const byRecorded = used.some(({ name }) => names.has(name));
+  return [
+    ...used.flatMap(({ name, labels }) => {
+      if (names.has(name)) return [];
+      const allowed = labelsOf.get(name);
+      if (!allowed) return [`${name} is in no registry`];
+      return labels.filter((label) => !allowed.has(label)).map((label) => `${name} has no label ${label}`);
+    }),
+    ...(byRecorded ? [] : groupedBy(expr).filter((label) => !known.has(label))),
+    ...(used.length === 0 && expr !== 'vector(0.01)' ? [`nothing is asked for in ${expr}`] : []),
+  ];
+}
+
+test('every expression of an alert and of a recording asks for series and labels that exist', () => {
+  expect(alerts.length).toBeGreaterThan(15);
+  for (const { name, expr } of [...alerts, ...recorded]) expect(problemsOf(expr), name).toEqual([]);
+});
+
+test('an expression that asks for what does not exist is found', () => {
+  expect(problemsOf('sum(rate(keytrail_no_such_total[5m])) > 1')).toEqual(['keytrail_no_such_total is in no registry']);
+  expect(problemsOf('keytrail_misses_total{cause="X"} > 1')).toEqual(['keytrail_misses_total has no label cause']);
+  expect(problemsOf('sum by (cause) (keytrail_misses_total)')).toEqual(['cause']);
+});
+
+test('every alert has its runbook, every runbook its alert, and the index has them all', () => {
+  const kebab = (name: string) => name.replace(/(?<!^)(?=[A-Z])/g, '-').toLowerCase();
+  for (const { name, runbook } of alerts) {
+    expect(runbook).toBe(`docs/runbooks/${kebab(name)}.md`);
+    expect(existsSync(join(root, runbook)), runbook).toBe(true);
+    const page = read(runbook);
+    for (const heading of [
+      '## What it means',
+      '## How urgent',
+      '## First',
+      '## Likely causes',
+      '## What to do',
+      '## How to verify',
+    ])
+      expect(page, `${runbook}: ${heading}`).toContain(heading);
+    expect(read('docs/runbooks/README.md')).toContain(`(${kebab(name)}.md)`);
+  }
+  const pages = readdirSync(join(root, 'docs/runbooks')).filter((file) => file !== 'README.md');
+  expect(pages.sort()).toEqual(alerts.map(({ name }) => `${kebab(name)}.md`).sort());
+});
+
+test('every alert is shown to fire and not to fire', () => {
+  for (const { name } of alerts)
+    for (const how of ['fires', 'is quiet']) expect(tested, name).toContain(`- name: ${name} ${how}\n`);
+});
+
+test('the dashboard has panels of its own ids, asks the chosen data source, and for series that exist', () => {
+  const panels = dashboard.panels as {
+    id: number;
+    type: string;
+    title: string;
+    datasource?: { uid: string };
+    targets?: { expr: string; datasource: { uid: string } }[];
+  }[];
+  expect(new Set(panels.map(({ id }) => id)).size).toBe(panels.length);
+  const variables = dashboard.templating.list.map(({ name }: { name: string }) => name);
+  expect(variables).toContain('datasource');
+  for (const { type, title, datasource, targets = [] } of panels) {
+    if (type === 'row') continue;
+    expect(datasource?.uid, title).toBe(chosen);
+    expect(targets.length, title).toBeGreaterThan(0);
+    for (const { expr, datasource: from } of targets) {
+      expect(from.uid, title).toBe(chosen);
+      expect(problemsOf(expr), `${title}: ${expr}`).toEqual([]);
+    }
+  }
+});
+
+test('the collector lets through the attributes that are declared, and no others', () => {
+  const collector = read('deploy/otel/collector.yaml');
+  const allowed = /\n {4}allowed_keys:\n((?: {6}- .*\n)+)/.exec(collector)?.[1]?.match(/[^\s-][^\s]*/g) ?? [];
+  const declared = [...attributeReference, ...resourceReference, ...eventReference].map(({ name }) => name);
+  expect([...allowed].sort()).toEqual([...new Set<string>(declared)].sort());
+});
