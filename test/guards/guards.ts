@@ -2,6 +2,7 @@ import { claimFaults } from './claim-faults.ts';
 import { delivery } from './delivery.ts';
 import { deviceLogs } from './device-logs.ts';
 import { devicesAndClaims } from './devices-and-claims.ts';
+import { doctorTellsTheTruth } from './doctor.ts';
 import { drainDefence } from './drain-defence.ts';
 import { epochs } from './epochs.ts';
 import { erasure } from './erasure.ts';
@@ -16,6 +17,7 @@ import { prekeyLife } from './prekey-life.ts';
 import { prekeyUpkeep } from './prekey-upkeep.ts';
 import { presence } from './presence.ts';
 import { presenceHeals } from './presence-heals.ts';
+import { restores } from './restores.ts';
 import { revocation } from './revocation.ts';
 import { rosters } from './rosters.ts';
 import { rotationsAndChanges } from './rotations.ts';
@@ -31,6 +33,7 @@ export const guards: readonly Guard[] = [
   ...deviceLogs,
   ...prekeyLife,
   ...claimFaults,
+  ...restores,
   ...drainDefence,
   ...uploadVerification,
   ...prekeyUpkeep,
@@ -50,4 +53,5 @@ export const guards: readonly Guard[] = [
   ...sdkRecovery,
   ...erasure,
   ...explainedMisses,
+  ...doctorTellsTheTruth,
 ];

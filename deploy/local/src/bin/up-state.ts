@@ -31,10 +31,16 @@ export function writeUpState(state: UpState): void {
   const lines = [
     ...state.services.flatMap(({ service, grpcTarget, webUrl }) => {
       const name = service.toUpperCase().replaceAll('-', '_');
-      return [`${name}=${webUrl}`, `${name}_GRPC=${grpcTarget}`];
+      return [
+        `${name}=${webUrl}`,
+        `${name}_GRPC=${grpcTarget}`,
+        // For bin/keytrail.
+        `export KEYTRAIL_${name}_TARGET=${grpcTarget}`,
+      ];
     }),
     `ISSUER=${state.issuer}`,
     `TRACES=${state.traces}`,
+    `export KEYTRAIL_TOKEN_COMMAND="'${checkoutFolder}/bin/with-node' node '${checkoutFolder}/deploy/local/src/bin/token.ts'"`,
     // Exported, so that bin/keytrail asks this store.
     `export KEYTRAIL_TRACE_BACKEND=${state.traces}`,
   ];
