@@ -2,6 +2,7 @@ import { Command, CommanderError, Option } from 'commander';
 import { parseDuration } from './arguments.ts';
 import { addDoctor } from './commands/doctor.ts';
 import { addExplain } from './commands/explain.ts';
+import { addFence } from './commands/fence.ts';
 import { addMigrate } from './commands/migrate.ts';
 import { addRequests } from './commands/requests.ts';
 import { addTrace } from './commands/trace.ts';
@@ -81,6 +82,8 @@ function describeProgram(terminal: Terminal, endWith: (exitCode: number) => void
   };
 
   addDoctor(program, runCommand);
+  addDoctor(program, runCommand);
+  addFence(program, runCommand);
   addExplain(program, runCommand);
   addMigrate(program, runCommand);
   addRequests(program, runCommand);

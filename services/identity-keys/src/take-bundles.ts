@@ -1,6 +1,6 @@
 import { type Call, refuse } from '@keytrail/rpc';
-import type { Database, FencePass, RestoreFence } from '@keytrail/storage';
-import { attr, trace } from '@keytrail/telemetry';
+import { type Database, type FencePass, isDatabaseError, type RestoreFence } from '@keytrail/storage';
+import { attr, isDatabaseAway, trace } from '@keytrail/telemetry';
 import type { ClaimExemption, SessionPeer } from './claim-exemption.ts';
 import type { ClaimLimits, Payment } from './claim-limits.ts';
 import type { ClaimPolicy } from './claim-policy.ts';
@@ -87,20 +87,29 @@ export async function takeBundles(parts: TakeBundlesParts, call: Call, taking: T
  */
 async function passing<T>(fence: RestoreFence, claim: (pass: FencePass) => Promise<T>): Promise<T> {
   for (let attempt = 0; attempt < 3; attempt += 1) {
-    if (!fence.pass) await fence.look();
+    if (!fence.pass) await lookAt(fence);
     const { pass } = fence;
     if (!pass) break;
     try {
       return await claim(pass);
     } catch (error) {
       if (!(error instanceof FenceNotPassed)) throw error;
-      await fence.look();
+      await lookAt(fence);
     }
   }
   throw refuse('DATABASE_RESTORED', 'the database went back in time, or that cannot be ruled out: claims wait', {
     metadata: { service: 'identity-keys' },
     retryAfterMs: 1_000,
   });
+}
+
+/** What keeps a restore from being dealt with is in the log of the rounds; that the database does not answer is the caller's to know. */
+async function lookAt(fence: RestoreFence): Promise<void> {
+  try {
+    await fence.look();
+  } catch (error) {
+    if (isDatabaseError(error) || isDatabaseAway(error)) throw error;
+  }
 }
 
 /** The payment, or the rows of the claim when it was recorded before and cannot be paid for again. */

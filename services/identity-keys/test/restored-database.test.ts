@@ -1,15 +1,23 @@
 import { randomUUID } from 'node:crypto';
+import { Code } from '@connectrpc/connect';
 import { type ClaimResult, PrekeyKind } from '@keytrail/contracts';
+import { fingerprintOf, publicKeyHash } from '@keytrail/crypto';
 import { statement } from '@keytrail/storage';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test } from 'vitest';
+import { sweepPrekeys } from '../src/jobs/watch-prekeys.ts';
 import { makeKemPrekeys, makeOneTimePrekeys, type TestDevice } from './device-keys.ts';
 import { type IdentityKeysUnderTest, newUser, startIdentityKeys } from './identity-keys-fixture.ts';
-import { copyDatabase, copyServer, type EarlierCopy } from './set-back.ts';
+import { refusalOf } from './refusal-of.ts';
+import { copyDatabase, copyServer, type EarlierCopy, switchTimeline } from './set-back.ts';
 
 let service: IdentityKeysUnderTest;
-beforeEach(async () => {
-  service = await startIdentityKeys({ replicas: 2, ownPostgres: true, settings: { KEYTRAIL_FENCE_LOOK_MS: '50' } });
-}, 60_000);
+async function start(settings: Record<string, string> = {}): Promise<void> {
+  service = await startIdentityKeys({
+    replicas: 2,
+    ownPostgres: true,
+    settings: { KEYTRAIL_FENCE_LOOK_MS: '50', ...settings },
+  });
+}
 afterEach(() => service?.stop());
 
 const readState = statement(
@@ -103,6 +111,7 @@ describe.for([
   { what: 'the one database', take: () => copyDatabase(service) },
 ])('a database that was set back: $what', ({ take }) => {
   test('hands out no prekey again that was claimed in the time that is gone, through services that ran all the while', async () => {
+    await start();
     const devices = await registerThree();
     const issued: Issued = [];
     const before = await setBack(devices, issued, take);
@@ -124,6 +133,7 @@ describe.for([
   }, 60_000);
 
   test('hands out no prekey again through a service that is started only afterwards', async () => {
+    await start();
     const devices = await registerThree();
     const issued: Issued = [];
     const before = await setBack(devices, issued, async () => {
@@ -142,3 +152,128 @@ describe.for([
     expect((await state()).handled).toBe(before.handled + 1);
   }, 60_000);
 });
+
+describe('while NATS is away', () => {
+  test('claims go on though PostgreSQL is restarted, and wait when it was set back; whoever comes later finishes what was begun', async () => {
+    await start();
+    const devices = await registerThree();
+    const issued: Issued = [];
+    await claim(issued, devices, { replica: 0, times: 2 });
+    const before = await state();
+    const copy = await copyServer(service);
+    await claim(issued, devices, { replica: 0, times: 10 });
+    await comesFurtherThan(before.position);
+
+    await service.nats.halt?.();
+    await service.postgres.restart?.();
+    const meanwhile = await claim(issued, devices, { replica: 1, times: 2 });
+    expect(meanwhile.every(({ bundle }) => bundle?.oneTimePrekey !== undefined)).toBe(true);
+
+    await copy.putBack();
+    for (const replica of [0, 1])
+      expect(await refusalOf(claim(issued, devices, { replica, times: 1 }))).toMatchObject({
+        code: Code.Unavailable,
+        reason: 'DATABASE_RESTORED',
+        metadata: { service: 'identity-keys' },
+        retryAfterMs: 1_000,
+      });
+    const { userId, deviceId } = devices[0] as TestDevice;
+    await (await service.asDevice({ userId, deviceId })).getPrekeyStatus({});
+    expect(await state()).toMatchObject({ closed: true, handled: before.handled });
+
+    await Promise.all([service.stopReplica(0), service.stopReplica(1)]);
+    await service.nats.restart?.();
+    const successor = await service.addReplica();
+    await claim(issued, devices, { replica: successor, times: 5 });
+    expect(twice(issued)).toEqual([]);
+    expect(await state()).toMatchObject({ closed: false, handled: before.handled + 1 });
+  }, 60_000);
+});
+
+test('a JetStream that lost everything voids nothing', async () => {
+  await start();
+  const devices = await registerThree();
+  const issued: Issued = [];
+  await claim(issued, devices, { replica: 0, times: 2 });
+  const before = await state();
+  await service.nats.restart?.({ empty: true });
+  await comesFurtherThan(before.position);
+  const started = await service.addReplica();
+  for (const replica of [0, started]) {
+    const results = await claim(issued, devices, { replica, times: 2 });
+    expect(results.every(({ bundle }) => bundle?.oneTimePrekey !== undefined)).toBe(true);
+  }
+  expect(await state()).toMatchObject({ closed: false, handled: 0, incarnation: before.incarnation });
+}, 60_000);
+
+test.for([
+  { meaning: 'loses-nothing', handled: 0, oneTime: true },
+  { meaning: 'may-lose', handled: 1, oneTime: false },
+])(
+  'a new timeline, where a promotion $meaning: whether prekeys are voided',
+  { timeout: 60_000 },
+  async ({ meaning, handled, oneTime }) => {
+    await start({ KEYTRAIL_TIMELINE_SWITCH: meaning });
+    const devices = await registerThree();
+    const issued: Issued = [];
+    await claim(issued, devices, { replica: 0, times: 2 });
+    await switchTimeline(service);
+    for (const replica of [0, 1]) {
+      const results = await claim(issued, devices, { replica, times: 2 });
+      expect(results.every(({ bundle }) => (bundle?.oneTimePrekey !== undefined) === oneTime)).toBe(true);
+    }
+    expect(twice(issued)).toEqual([]);
+    expect(await state()).toMatchObject({ closed: false, handled });
+  },
+);
+
+test('a device is not asked to upload prekeys once more that its database has lost: they may have been claimed', async () => {
+  await start();
+  const [device] = (await registerThree()) as [TestDevice];
+  const copy = await copyDatabase(service);
+  const oneTimePrekeys = makeOneTimePrekeys(501, 3);
+  const lost = oneTimePrekeys.map(({ keyId, publicKey }) => ({
+    keyId,
+    fingerprint: fingerprintOf({ keyId, hash: publicKeyHash(publicKey) }),
+  }));
+  const client = await service.asDevice(device);
+  const check = () =>
+    client.checkKeys({
+      digest: new Uint8Array(32),
+      signedPrekey: { keyId: 1, fingerprint: new Uint8Array(8) },
+      lastResortPrekey: { keyId: 1, fingerprint: new Uint8Array(8) },
+      oneTimePrekeys: lost,
+    });
+  expect((await check()).oneTimePrekeys?.neverUploaded).toEqual([501, 502, 503]);
+  await client.replenishPrekeys({ requestId: randomUUID(), oneTimePrekeys });
+  await comesFurtherThan((await state()).position);
+  await copy.putBack();
+  await expect.poll(async () => (await state()).handled, { timeout: 10_000 }).toBe(1);
+  const checked = await check();
+  expect(checked.oneTimePrekeys?.neverUploaded).toEqual([]);
+  expect(checked.status).toMatchObject({ refillDue: true });
+});
+
+test('every device is asked to refill by the next sweep, also one that had just been told', async () => {
+  await start();
+  const devices = await registerThree();
+  const limits = {
+    lowBelow: 20,
+    refillTo: 100,
+    signedMaxAgeMs: 1e9,
+    lastResortMaxAgeMs: 1e9,
+    oneTimeMaxAgeMs: 1e9,
+    graceMs: 1e9,
+  };
+  await service.db.pool.query(
+    'INSERT INTO low_prekey_notices (device_number, prekeys_added, noticed_at) SELECT device_number, 80, now() FROM devices LIMIT 1',
+  );
+  const before = await state();
+  const copy = await copyDatabase(service);
+  await comesFurtherThan(before.position);
+  await copy.putBack();
+  await expect.poll(async () => (await state()).handled, { timeout: 10_000 }).toBe(1);
+  await sweepPrekeys({ db: service.db, limits, reminderMs: 3_600_000 });
+  const { rows } = await service.db.pool.query('SELECT count(*)::int AS told FROM low_prekey_notices');
+  expect(rows).toEqual([{ told: devices.length }]);
+}, 60_000);

@@ -173,7 +173,6 @@ export function createRestoreFence({ db, outside, log, timelineSwitch, recover }
       const { incarnation: ended, position, closed } = await holdFence(tx);
       if (!closed) return false;
       const incarnation = await nextIncarnation(tx);
-      await recover?.(tx);
       await overwrite(ended, (record) => ({
         place: here,
         confirmed: position,
@@ -188,6 +187,8 @@ export function createRestoreFence({ db, outside, log, timelineSwitch, recover }
         confirmed: position,
         reserved: position + block,
       }));
+      // Last, so that nobody waits for the store outside while it holds what others read.
+      await recover?.(tx);
       await openFence(tx, incarnation, here);
       return true;
     });

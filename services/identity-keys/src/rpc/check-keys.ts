@@ -73,8 +73,8 @@ function compare(device: Ref, request: CheckKeysRequest, stored: PrekeyStatusRow
     identityDiffers: !agrees && !prekeysDiffer,
     signedPrekeyDiffers,
     lastResortPrekeyDiffers,
-    oneTimePrekeys: differenceMessage(oneTime),
-    oneTimeKemPrekeys: differenceMessage(kem),
+    oneTimePrekeys: differenceMessage(oneTime, stored),
+    oneTimeKemPrekeys: differenceMessage(kem, stored),
   };
 }
 
@@ -82,8 +82,12 @@ function differ({ neverUploaded, otherKey }: PoolDifference): boolean {
   return neverUploaded.length + otherKey.length > 0;
 }
 
-function differenceMessage({ neverUploaded, otherKey, notHeld, claimed }: PoolDifference) {
-  return { neverUploaded, otherKey, notHeld, claimed };
+/** What this database has never seen may have been claimed in a time that it has lost: the device is not asked to upload it once more. */
+function differenceMessage(
+  { neverUploaded, otherKey, notHeld, claimed }: PoolDifference,
+  { uploads_lost }: PrekeyStatusRow,
+) {
+  return { neverUploaded: uploads_lost ? [] : neverUploaded, otherKey, notHeld, claimed };
 }
 
 function poolOf(rows: readonly PublishedPrekeyRow[], kem: boolean): [KnownPrekey[], Set<number>] {

@@ -24,6 +24,8 @@ export interface PrekeyStatusRow {
   readonly last_resort_prekey_added_at: Date;
   readonly last_resort_prekey_due: boolean;
   readonly last_resort_prekey_hash: Buffer;
+  /** The database went back in time since the device was registered: uploads of it may be gone that were claimed from. */
+  readonly uploads_lost: boolean;
 }
 
 // A pool is bounded (KEYTRAIL_MAX_PREKEYS_PER_POOL): counting it reads a few pages. $3 to $5: greatest ages in ms.
@@ -35,7 +37,8 @@ const read = statement(
        s.key_id AS signed_prekey_id, s.added_at AS signed_prekey_added_at, sha256(s.public_key) AS signed_prekey_hash,
        s.added_at < now() - $3 * interval '1 millisecond' AS signed_prekey_due,
        l.key_id AS last_resort_prekey_id, l.added_at AS last_resort_prekey_added_at, sha256(l.public_key) AS last_resort_prekey_hash,
-       l.added_at < now() - $4 * interval '1 millisecond' OR l.handed_out_at IS NOT NULL AND k.unclaimed > 0 AS last_resort_prekey_due
+       l.added_at < now() - $4 * interval '1 millisecond' OR l.handed_out_at IS NOT NULL AND k.unclaimed > 0 AS last_resort_prekey_due,
+       EXISTS (SELECT FROM database_restores r WHERE r.noticed_at >= d.added_at) AS uploads_lost
   FROM devices d
   JOIN signed_prekeys s ON s.device_number = d.device_number AND s.key_id = d.current_signed_prekey_id
   JOIN last_resort_prekeys l ON l.device_number = d.device_number AND l.key_id = d.current_last_resort_prekey_id
