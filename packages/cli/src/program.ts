@@ -81,10 +81,9 @@ function describeProgram(terminal: Terminal, endWith: (exitCode: number) => void
     }
   };
 
-  addDoctor(program, runCommand);
+  addExplain(program, runCommand);
   addDoctor(program, runCommand);
   addFence(program, runCommand);
-  addExplain(program, runCommand);
   addMigrate(program, runCommand);
   addRequests(program, runCommand);
   addTrace(program, runCommand);
