@@ -43,6 +43,7 @@ import { listKeyRequests } from './rpc/list-key-requests.ts';
 import { endKeyRequest } from './rpc/operator/end-key-request.ts';
 import { explainKey } from './rpc/operator/explain-key.ts';
 import { findKeyRequests } from './rpc/operator/find-key-requests.ts';
+import { findSessions } from './rpc/operator/find-sessions.ts';
 import { nudgeKeyRequest } from './rpc/operator/nudge-key-request.ts';
 import { replayKeyRequest } from './rpc/operator/replay-key-request.ts';
 import { rejectKey } from './rpc/reject-key.ts';
@@ -210,6 +211,7 @@ function rpcs(parts: Parts): Rpc[] {
     nudgeKeyRequest(parts),
     endKeyRequest(parts),
     replayKeyRequest(parts),
+    findSessions(parts),
     explainKey(parts),
   ];
 }

@@ -37,6 +37,8 @@ export interface World {
   /** gRPC target of the service, and a token of an operator for it. */
   readonly target: string;
   operatorToken(): Promise<string>;
+  /** What a device says who it is by. */
+  bearer(device: { userId: string; deviceId: string }): Promise<string>;
   /** Straight SQL, as a role that owns the tables. */
   readonly sql: pg.Pool;
   readonly bus: EventBus;
@@ -136,6 +138,7 @@ export async function startWorld(
     ),
     target: `127.0.0.1:${ports.grpcPort}`,
     operatorToken,
+    bearer: (device) => bearer(device)(),
     sql,
     bus,
     logged,
