@@ -69,14 +69,24 @@ export function copyCheckout(name: string, kind = 'guards'): CheckoutCopy {
   };
 }
 
-/** Relative to the checkout: what git has or would take. */
+/** Relative to the checkout: what git has or would take; of a copy, which git knows nothing of, all that was copied. */
 export function filesOfCheckout(): string[] {
+  if (!existsSync(join(checkoutFolder, '.git'))) return filesBelow('');
   const files = execFileSync('git', ['ls-files', '--cached', '--others', '--exclude-standard', '-z'], {
     cwd: checkoutFolder,
     encoding: 'utf8',
     maxBuffer: 64 * 1024 * 1024,
   });
   return files.split('\0').filter((file) => isFile(join(checkoutFolder, file)));
+}
+
+function filesBelow(folder: string): string[] {
+  const entries = readdirSync(join(checkoutFolder, folder), { withFileTypes: true });
+  return entries.flatMap((entry) => {
+    if (['node_modules', '.local', '.toolchain', '.vitest'].includes(entry.name)) return [];
+    const path = join(folder, entry.name);
+    return entry.isDirectory() ? filesBelow(path) : entry.isFile() ? [path] : [];
+  });
 }
 
 /** Not what was deleted since, and not a linked folder. */

@@ -27,7 +27,7 @@ export const delivery: readonly Guard[] = [
     switchOff: [
       {
         file: 'packages/events/src/relay.ts',
-        find: 'isFlowing: () => flowing && bus.isConnected(),',
+        find: 'isFlowing: () => flowing && bus.isConnected() && !isShut(),',
         replace: 'isFlowing: () => flowing || !bus.isConnected(),',
       },
     ],

@@ -7,6 +7,7 @@ import { drainDefence } from './drain-defence.ts';
 import { epochs } from './epochs.ts';
 import { erasure } from './erasure.ts';
 import type { Guard } from './guard.ts';
+import { fleets } from './fleets.ts';
 import { identitiesSdk } from './identities-sdk.ts';
 import { keyRequests } from './key-requests.ts';
 import { keyStores } from './key-stores.ts';
@@ -29,6 +30,7 @@ import { wholeSessions } from './whole-sessions.ts';
 /** All guards, in the order of the invariants. */
 export const guards: readonly Guard[] = [
   ...wholeSessions,
+  ...fleets,
   ...devicesAndClaims,
   ...deviceLogs,
   ...prekeyLife,

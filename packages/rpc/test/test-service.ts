@@ -32,6 +32,7 @@ export interface TestServiceOptions {
   readonly config?: Partial<ServerConfig>;
   readonly limit?: RpcOptions['limit'];
   readonly readiness?: () => Promise<Readiness>;
+  readonly gate?: { closed: Error | undefined };
   readonly onCall?: (call: Call) => void | Promise<void>;
   readonly attach?: (
     call: Call,
@@ -122,6 +123,7 @@ export async function startTestService(options: TestServiceOptions = {}): Promis
     telemetry,
     config: { ...readSettings(serverSettings, { KEYTRAIL_ALLOWED_ORIGINS: 'https://app.example' }), ...options.config },
     ...(options.readiness === undefined ? {} : { readiness: options.readiness }),
+    gate: options.gate,
     rpcs: [
       unary(PresenceService.method.listOnline, {
         allow: ['device', 'service:session'],
