@@ -26,12 +26,12 @@ export function findingsTable(
         ...(status === 'skip' && hint ? [`${indent}hint: ${hint}`] : []),
         ...queries.map((line) => indent + line),
       ];
-    const seen = places
-      .filter((place) => place.status !== 'ok' && place.status !== 'skip')
-      .flatMap((place) => [
-        ...(places.length > 1 ? [`${place.where}: ${statusText(place.status, coloured)}: ${place.summary}`] : []),
-        ...evidenceLines(place),
-      ]);
+    const wrong = places.filter((place) => place.status !== 'ok' && place.status !== 'skip');
+    // One place alone is told by the line above.
+    const seen = wrong.flatMap((place) => [
+      ...(wrong.length > 1 ? [`${place.where}: ${statusText(place.status, coloured)}: ${place.summary}`] : []),
+      ...evidenceLines(place),
+    ]);
     return [
       head,
       ...[...seen, ...(hint ? [`hint: ${hint}`] : []), `page: ${page}`, ...queries].map((line) => indent + line),
