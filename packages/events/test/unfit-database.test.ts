@@ -71,6 +71,7 @@ test('a relay whose build was overtaken frees its partitions for one that fits, 
   await vi.waitFor(async () => expect(await count()).toBe(1), { timeout: 10_000 });
   await overtake();
   expect(relay.isFlowing()).toBe(false);
+  await vi.waitFor(async () => expect(await count()).toBe(0), { timeout: 5_000 });
   await addEvents(8);
   servers.relay(db, bus, { pollMs: 20, rebalanceMs: 50 });
   const waiting = async () => (await db.pool.query('SELECT FROM outbox')).rowCount;
