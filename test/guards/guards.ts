@@ -6,8 +6,8 @@ import { doctorTellsTheTruth } from './doctor.ts';
 import { drainDefence } from './drain-defence.ts';
 import { epochs } from './epochs.ts';
 import { erasure } from './erasure.ts';
-import type { Guard } from './guard.ts';
 import { fleets } from './fleets.ts';
+import type { Guard } from './guard.ts';
 import { identitiesSdk } from './identities-sdk.ts';
 import { keyRequests } from './key-requests.ts';
 import { keyStores } from './key-stores.ts';
@@ -23,6 +23,7 @@ import { revocation } from './revocation.ts';
 import { rosters } from './rosters.ts';
 import { rotationsAndChanges } from './rotations.ts';
 import { sdkRecovery } from './sdk-recovery.ts';
+import { followedMisses } from './traces.ts';
 import { trust } from './trust.ts';
 import { uploadVerification } from './uploads.ts';
 import { wholeSessions } from './whole-sessions.ts';
@@ -55,5 +56,6 @@ export const guards: readonly Guard[] = [
   ...sdkRecovery,
   ...erasure,
   ...explainedMisses,
+  ...followedMisses,
   ...doctorTellsTheTruth,
 ];

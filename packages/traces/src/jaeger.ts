@@ -4,7 +4,16 @@ import type { SpanKindName, TraceAttributes, TraceLink, TraceSpan } from './span
 const read = new BodyReader((problem) => new MalformedTrace("an answer of Jaeger's query API", problem));
 const kinds: readonly string[] = ['internal', 'server', 'client', 'producer', 'consumer'];
 /** What Jaeger makes tags of and OTLP does not call attributes. */
-const ownTags = new Set(['span.kind', 'error', 'otel.status_code', 'otel.status_description', 'internal.span.format']);
+const ownTags = new Set([
+  'span.kind',
+  'error',
+  'otel.status_code',
+  'otel.status_description',
+  'otel.scope.name',
+  'otel.scope.version',
+  'internal.span.format',
+  'w3c.tracestate',
+]);
 
 /**
  * The spans of an answer of Jaeger's query API (`/api/traces/<id>`, which is also what its UI downloads): `data[].spans[]` with `references`, `tags`,

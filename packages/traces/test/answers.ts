@@ -114,6 +114,8 @@ export function asJaeger(spans: readonly TraceSpan[]) {
           tags: [
             ...Object.entries(span.attributes).map(([key, value]) => tag(key, value)),
             tag('span.kind', span.kind),
+            tag('otel.scope.name', 'keytrail'),
+            tag('internal.span.format', 'otlp'),
             ...(span.status === 'error'
               ? [
                   tag('error', true),
