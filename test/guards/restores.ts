@@ -42,8 +42,8 @@ export const restores: readonly Guard[] = [
     switchOff: [
       {
         file: 'packages/storage/src/restore-fence/migration.ts',
-        find: '  IF NOT FOUND THEN\n    RAISE EXCEPTION \'the database does not stand',
-        replace: '  IF false THEN\n    RAISE EXCEPTION \'the database does not stand',
+        find: "  IF NOT FOUND THEN\n    RAISE EXCEPTION 'the database does not stand",
+        replace: "  IF false THEN\n    RAISE EXCEPTION 'the database does not stand",
       },
     ],
     test: {

@@ -1,3 +1,5 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Database, restoreFenceMigration } from '../src/index.ts';
 import { startTestPostgres, type TestPostgres } from './own-database.ts';
@@ -57,4 +59,10 @@ test('who names what a database cannot know does not pass: another incarnation, 
   await expect(pass([incarnation, 7n, '1'])).rejects.toMatchObject(notPassed);
   await db.pool.query('UPDATE restore_fence SET closed = true');
   await expect(pass([null, null, null])).rejects.toMatchObject(notPassed);
+});
+
+test.for(['identity-keys', 'session', 'conversation'])('%s has the fence as it is tested here', (service) => {
+  const migrations = join(import.meta.dirname, '../../../services', service, 'prisma/migrations');
+  const applied = readFileSync(join(migrations, '20261125040000_restore_fence/migration.sql'), 'utf8');
+  expect(applied.slice(applied.indexOf('\n') + 1)).toBe(restoreFenceMigration);
 });
