@@ -3,6 +3,7 @@ import type { EventBus } from '@keytrail/events';
 import type { Readiness } from '@keytrail/rpc';
 import type { Database, RestoreFence, SchemaReadiness } from '@keytrail/storage';
 import type { Telemetry } from '@keytrail/telemetry';
+import type { RecordAudit } from './audited.ts';
 import type { DatabaseCheck, Probe } from './check.ts';
 
 /** What a process tells of itself, and what it is told by. */
@@ -13,6 +14,8 @@ export interface DiagnosticsParts {
   readonly readiness: () => Promise<Readiness>;
   /** Absent in services without a database. */
   readonly database?: { readonly db: Database; readonly migrationsFolder: string; readonly fence?: RestoreFence };
+  /** Writes to the audit log, where there is one: what operators looked at and did here. */
+  readonly audit?: RecordAudit<{ readonly action: string; readonly note: string }>;
   /** Of this service's own tables. */
   readonly databaseChecks?: readonly DatabaseCheck[];
   /** Of this service's own affairs that are not rows. */

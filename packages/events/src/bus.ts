@@ -3,6 +3,7 @@ import type { Logger } from '@keytrail/telemetry';
 import { type JetStreamClient, jetstream, jetstreamManager } from '@nats-io/jetstream';
 import type { NatsConnection } from '@nats-io/nats-core';
 import { connect } from '@nats-io/transport-node';
+import type { ReplayLetter } from './dead-letters.ts';
 import type { eventSettings } from './settings.ts';
 import {
   type ConsumerLag,
@@ -30,6 +31,8 @@ export interface EventBus {
   lastMended(): { readonly at: Date; readonly what: readonly string[] } | undefined;
   /** How far the consumers of the catalogue are behind. Throws while NATS does not answer. */
   consumerLags(): Promise<ConsumerLag[]>;
+  /** How to replay dead letters, by the name of the consumer: of those that run in this process, which name themselves here. */
+  readonly replays: Map<string, ReplayLetter>;
   isConnected(): boolean;
   /** Calls back after each reconnect; returns how to stop that. */
   onReconnect(run: () => void): () => void;
@@ -147,6 +150,7 @@ export async function connectEvents({ config, log, name = 'keytrail' }: EventBus
     differences: () => compareTopology(manager, topology),
     lastMended: () => mended,
     consumerLags: () => readConsumerLags(manager),
+    replays: new Map(),
     isConnected: () => connected,
     onReconnect(run) {
       reconnected.add(run);

@@ -1,4 +1,4 @@
-import type { Database } from '@keytrail/storage';
+import type { Database, Transaction } from '@keytrail/storage';
 import {
   attr,
   context,
@@ -16,6 +16,7 @@ import {
 import type { ConsumerMessages, JsMsg } from '@nats-io/jetstream';
 import type { EventBus } from './bus.ts';
 import type { ConsumerType } from './catalogue.ts';
+import type { KeptDeadLetter } from './dead-letters.ts';
 import { type DeliveredEvent, type EventHandler, type Handler, UnknownEvent } from './handlers.ts';
 import { addDeadLetter, receiveOnce } from './inbox.ts';
 import { eventHeader } from './publish.ts';
@@ -88,15 +89,42 @@ export function startConsumer({
     else wakeLoops();
   });
 
+  function handlerOf(subject: string): EventHandler {
+    const handler = handlers[subject];
+    if (!handler) throw new UnknownEvent(`nothing here handles ${subject}`);
+    return typeof handler === 'function' ? { inTransaction: db !== undefined, run: handler } : handler;
+  }
+
   async function handle(event: DeliveredEvent): Promise<void> {
-    const handler = handlers[event.subject];
-    if (!handler) throw new UnknownEvent(`nothing here handles ${event.subject}`);
-    const { inTransaction, run } =
-      typeof handler === 'function' ? { inTransaction: db !== undefined, run: handler } : handler;
+    const { inTransaction, run } = handlerOf(event.subject);
     if (!inTransaction || !db) return run(event, undefined);
     return db.transaction(async (tx) => {
       if (await receiveOnce(tx, consumer.name, event.id)) await run(event, tx);
     });
+  }
+
+  async function replay(letter: KeptDeadLetter, tx: Transaction): Promise<void> {
+    const { inTransaction, run } = handlerOf(letter.subject);
+    const { eventId: id, subject, payload: bytes, at: publishedAt } = letter;
+    const event: DeliveredEvent = { id, subject, bytes, delivery: maxDeliveries + 1, redelivered: true, publishedAt };
+    const link = linkFromTraceparent(letter.traceparent);
+    const attributes = {
+      [attr.messagingSystem]: 'nats',
+      [attr.messagingDestination]: subject,
+      [attr.messagingOperation]: 'process',
+      [attr.messagingOperationType]: 'process',
+      [attr.messagingConsumer]: consumer.name,
+      [attr.messagingMessageId]: id,
+      [attr.messagingDelivery]: event.delivery,
+    };
+    await withSpan(
+      `process ${subject}`,
+      { kind: SpanKind.CONSUMER, ...(link && { links: [link] }), attributes },
+      async () => {
+        if (!inTransaction) return run(event, undefined);
+        if (await receiveOnce(tx, consumer.name, id)) await run(event, tx);
+      },
+    );
   }
 
   async function deliver(message: JsMsg): Promise<void> {
@@ -251,6 +279,7 @@ export function startConsumer({
     });
   }
 
+  bus.replays.set(consumer.name, replay);
   const sources = sourcesOf(consumer).map(({ stream }) => {
     const { promise, resolve } = Promise.withResolvers<void>();
     return { ready: promise, done: context.with(ROOT_CONTEXT, () => receive(stream, resolve)) };
@@ -259,6 +288,7 @@ export function startConsumer({
     ready: Promise.all(sources.map(({ ready }) => ready)).then(() => {}),
     async stop() {
       stopping = true;
+      bus.replays.delete(consumer.name);
       forgetSchema?.();
       wakeLoops();
       await Promise.all([...subscriptions].map((messages) => messages.close()));

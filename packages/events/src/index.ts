@@ -3,6 +3,13 @@ export * from './catalogue.ts';
 export { type Consumer, type ConsumerOptions, startConsumer } from './consumer.ts';
 export { answerCore, type CoreOptions, publishCore, requestCore, subscribeCore } from './core-nats.ts';
 export {
+  type KeptDeadLetter,
+  listDeadLetters,
+  type Replayed,
+  type ReplayLetter,
+  replayDeadLetter,
+} from './dead-letters.ts';
+export {
   type ErasedBatch,
   type ErasedCounts,
   type Erasing,

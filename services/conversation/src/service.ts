@@ -47,6 +47,7 @@ import { removeMembers } from './rpc/remove-members.ts';
 import { requestRotation } from './rpc/request-rotation.ts';
 import { rotateSession } from './rpc/rotate-session.ts';
 import { sendMessage } from './rpc/send-message.ts';
+import { recordAudit } from './store/audit-log.ts';
 import { PrismaClient } from './store/generated/client.ts';
 import { noteRevokedDevices } from './store/revoked-devices.ts';
 
@@ -206,6 +207,7 @@ export function createConversationServer(
           bus,
           readiness,
           database: { db, migrationsFolder, fence },
+          audit: recordAudit,
           databaseChecks,
         }),
       ],

@@ -44,6 +44,7 @@ import { setClaimPermission } from './rpc/set-claim-permission.ts';
 import { setRecovery } from './rpc/set-recovery.ts';
 import { createSharing } from './sharing.ts';
 import { createStandings } from './standings.ts';
+import { recordAnswer } from './store/audit-log.ts';
 import { PrismaClient } from './store/generated/client.ts';
 import { RedisLimits } from './store/redis-limits.ts';
 import { voidUnclaimedPrekeys } from './store/void-prekeys.ts';
@@ -201,6 +202,7 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
           bus,
           readiness,
           database: { db, migrationsFolder, fence },
+          audit: recordAnswer,
           databaseChecks,
         }),
       ],

@@ -50,6 +50,7 @@ import { rejectKey } from './rpc/reject-key.ts';
 import { requestKey } from './rpc/request-key.ts';
 import { requestKeys } from './rpc/request-keys.ts';
 import { storeSession } from './rpc/store-session.ts';
+import { recordAudit } from './store/audit-log.ts';
 import { PrismaClient } from './store/generated/client.ts';
 import { noteRevokedDevices as takeRevokedDevices } from './store/revoked-devices.ts';
 
@@ -151,6 +152,7 @@ export function createSession(config: SessionConfig, overrides: Overrides = {}):
           bus,
           readiness,
           database: { db, migrationsFolder, fence: running },
+          audit: recordAudit,
           databaseChecks,
         }),
       ],
