@@ -5,7 +5,7 @@ node := bin/with-node node
 
 # Options go into ARGS: make demo ARGS=--json, make bench ARGS='--only fulfilment', make guards ARGS=--help.
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  Options: make demo ARGS=--help"
 
 up: ## start everything on this machine, in the background
