@@ -6,6 +6,7 @@ import { doctorTellsTheTruth } from './doctor.ts';
 import { drainDefence } from './drain-defence.ts';
 import { epochs } from './epochs.ts';
 import { erasure } from './erasure.ts';
+import { explanations } from './explanations.ts';
 import { fleets } from './fleets.ts';
 import type { Guard } from './guard.ts';
 import { identitiesSdk } from './identities-sdk.ts';
@@ -58,4 +59,5 @@ export const guards: readonly Guard[] = [
   ...explainedMisses,
   ...followedMisses,
   ...doctorTellsTheTruth,
+  ...explanations,
 ];

@@ -34,6 +34,7 @@ export interface Asked {
 
 const requestsAtMost = 50;
 const epochsAtMost = 200;
+const replicasAsked = 4;
 /** Whose entries presence is asked for: those who could help first. */
 const holderUsersAtMost = 100;
 
@@ -115,7 +116,7 @@ function askDevices(
 function askPresence(peers: OperatorPeers, userIds: string[], call: Call): Promise<Answer<PresenceRecord>> {
   return answered('presence', call, async () => {
     const [picture, attached] = await Promise.all([
-      peers.presence.describeGateways({}),
+      describeGateways(peers),
       // Without its store, presence can list nobody, and says so of its gateway.
       peers.presence.findAttached({ userIds }).catch(() => undefined),
     ]);
@@ -127,6 +128,20 @@ function askPresence(peers: OperatorPeers, userIds: string[], call: Call): Promi
       ),
     };
   });
+}
+
+/** A gateway tells its streams itself alone, so replicas are asked by turns until each that lives has, or a few were. */
+async function describeGateways(peers: OperatorPeers): Promise<{ storeReachable: boolean; gateways: GatewayView[] }> {
+  const gateways = new Map<string, GatewayView>();
+  let storeReachable = true;
+  for (let asked = 0; asked < replicasAsked; asked += 1) {
+    const picture = await peers.presence.describeGateways({});
+    storeReachable &&= picture.storeReachable;
+    for (const view of picture.gateways)
+      if (view.isOwn || !gateways.get(view.gatewayId)?.isOwn) gateways.set(view.gatewayId, view);
+    if ([...gateways.values()].every(({ alive, isOwn }) => isOwn || !alive)) break;
+  }
+  return { storeReachable, gateways: [...gateways.values()] };
 }
 
 async function answered<T>(peer: PeerName, call: Call, ask: () => Promise<T>): Promise<Answer<T>> {
