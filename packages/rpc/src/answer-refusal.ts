@@ -101,8 +101,12 @@ function asRefusal(error: unknown): ConnectError | undefined {
       retryAfterMs: 1000,
       cause: error,
     });
-  if (error instanceof DatabaseUnfit)
-    return refuse(error.reason, error.message, { metadata: error.metadata, retryAfterMs: 1000, cause: error });
+  if (error instanceof DatabaseUnfit) {
+    const options = { metadata: error.metadata, retryAfterMs: 1000, cause: error };
+    return error.reason === 'BUILD_BEHIND'
+      ? refuse('BUILD_BEHIND', error.message, options)
+      : refuse('SCHEMA_BEHIND', error.message, options);
+  }
   if (isDatabaseAway(error))
     return refuse('PEER_UNAVAILABLE', 'the database could not be asked', {
       metadata: { peer: 'database' },
