@@ -130,7 +130,7 @@ describe.for([
     expect((fresh as ClaimResult).bundle?.oneTimePrekey?.keyId).toBe(1_001);
     expect(twice(issued)).toEqual([]);
     expect((await state()).handled).toBe(before.handled + 1);
-  }, 60_000);
+  }, 120_000);
 
   test('hands out no prekey again through a service that is started only afterwards', async () => {
     await start();
@@ -150,7 +150,7 @@ describe.for([
     await Promise.all([first, second].map((replica) => claim(issued, devices, { replica, times: 15 })));
     expect(twice(issued)).toEqual([]);
     expect((await state()).handled).toBe(before.handled + 1);
-  }, 60_000);
+  }, 120_000);
 });
 
 describe('while NATS is away', () => {
@@ -187,7 +187,7 @@ describe('while NATS is away', () => {
     await claim(issued, devices, { replica: successor, times: 5 });
     expect(twice(issued)).toEqual([]);
     expect(await state()).toMatchObject({ closed: false, handled: before.handled + 1 });
-  }, 60_000);
+  }, 120_000);
 });
 
 test('a JetStream that lost everything voids nothing', async () => {
@@ -204,14 +204,14 @@ test('a JetStream that lost everything voids nothing', async () => {
     expect(results.every(({ bundle }) => bundle?.oneTimePrekey !== undefined)).toBe(true);
   }
   expect(await state()).toMatchObject({ closed: false, handled: 0, incarnation: before.incarnation });
-}, 60_000);
+}, 120_000);
 
 test.for([
   { meaning: 'loses-nothing', handled: 0, oneTime: true },
   { meaning: 'may-lose', handled: 1, oneTime: false },
 ])(
   'a new timeline, where a promotion $meaning: whether prekeys are voided',
-  { timeout: 60_000 },
+  { timeout: 120_000 },
   async ({ meaning, handled, oneTime }) => {
     await start({ KEYTRAIL_TIMELINE_SWITCH: meaning });
     const devices = await registerThree();
@@ -276,4 +276,4 @@ test('every device is asked to refill by the next sweep, also one that had just 
   await sweepPrekeys({ db: service.db, limits, reminderMs: 3_600_000 });
   const { rows } = await service.db.pool.query('SELECT count(*)::int AS told FROM low_prekey_notices');
   expect(rows).toEqual([{ told: devices.length }]);
-}, 60_000);
+}, 120_000);
