@@ -29,8 +29,8 @@ export const presence: readonly Guard[] = [
     switchOff: [
       {
         file: 'services/presence/src/gateway.ts',
-        find: 'if (!(await this.#leases.renewGateway(this.id, this.#leaseMs))) {',
-        replace: 'if (!(await this.#leases.renewGateway(this.id, this.#leaseMs)) && this.#leaseMs < 0) {',
+        find: 'const renewed = await this.#renewLease();',
+        replace: 'const renewed = (await this.#renewLease()) || this.#leaseMs > 0;',
       },
     ],
     test: {
