@@ -6,7 +6,7 @@ import { readCommandLine } from '../deploy/local/src/command-line.ts';
 
 const help = `Usage: bin/with-node node bin/generate.ts [--check | --fetch-only]
 
-Makes the generated code anew: contracts (buf, protoc-gen-es), Prisma clients, the references of configuration and metrics.
+Makes the generated code anew: contracts (buf, protoc-gen-es), Prisma clients, the references of configuration, metrics and attributes.
   --check        write nothing; exit 1 when what is committed is not what would be generated
   --fetch-only   only fetch the contract files of others
 Contracts need Go once, to fetch buf/validate/validate.proto as a Go module; without Go that part is skipped and said so.`;
@@ -95,6 +95,13 @@ const parts: Part[] = [
     output: ['docs/metrics'],
     generate: () => {
       run('node', ['bin/write-metric-reference.ts']);
+    },
+  },
+  {
+    name: 'attribute reference',
+    output: ['docs/attributes'],
+    generate: () => {
+      run('node', ['bin/write-attribute-reference.ts']);
     },
   },
 ];

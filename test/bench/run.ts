@@ -18,6 +18,7 @@ import { LoadProgramMissing } from './load-programs.ts';
 import type { Measured, Row } from './measurement.ts';
 import { writeResults } from './results-file.ts';
 import { measureSessionReads } from './session-rows.ts';
+import { measureTelemetry } from './telemetry-rows.ts';
 import { measureUploads } from './upload-row.ts';
 
 const help = `Usage: make bench              all rows, about nine minutes
@@ -49,6 +50,7 @@ const groups: readonly RowGroup[] = [
         (['grpc', 'connect'] as const).filter((wire) => rows.includes(`session.get-initial.${wire}`)),
       ),
   },
+  { rows: ['telemetry.hit.1pct', 'telemetry.hit.100pct'], measure: measureTelemetry },
   { rows: ['identity.claim.hot'], measure: (bench) => measureClaimRate(bench, 'hot') },
   { rows: ['identity.claim.spread'], measure: (bench) => measureClaimRate(bench, 'spread') },
   { rows: ['identity.claim.321'], measure: (bench) => measureClaims(bench, 321) },

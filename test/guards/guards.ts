@@ -24,6 +24,7 @@ import { revocation } from './revocation.ts';
 import { rosters } from './rosters.ts';
 import { rotationsAndChanges } from './rotations.ts';
 import { sdkRecovery } from './sdk-recovery.ts';
+import { keptMisses } from './telemetry.ts';
 import { followedMisses } from './traces.ts';
 import { trust } from './trust.ts';
 import { uploadVerification } from './uploads.ts';
@@ -57,6 +58,7 @@ export const guards: readonly Guard[] = [
   ...sdkRecovery,
   ...erasure,
   ...explainedMisses,
+  ...keptMisses,
   ...followedMisses,
   ...doctorTellsTheTruth,
   ...explanations,

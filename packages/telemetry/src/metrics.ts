@@ -1,4 +1,4 @@
-import type { Meter } from '@opentelemetry/api';
+import { createNoopMeter, type Meter } from '@opentelemetry/api';
 import { OTLPMetricExporter } from '@opentelemetry/exporter-metrics-otlp-http';
 import type { Resource } from '@opentelemetry/resources';
 import type { PushMetricExporter } from '@opentelemetry/sdk-metrics';
@@ -49,8 +49,16 @@ class Destination implements PushMetricExporter {
 const destination = new Destination();
 let provider: MeterProvider | undefined;
 
+let recording: 'on' | 'off' = 'on';
+
+/** Instruments that are made while metrics are off do nothing, for good. */
+export function switchMetrics(to: 'on' | 'off'): void {
+  recording = to;
+}
+
 /** The meter of this process. Instruments may be made at any time, before startTelemetry too. */
 export function meter(): Meter {
+  if (recording === 'off') return createNoopMeter();
   provider ??= new MeterProvider({
     readers: [new PeriodicExportingMetricReader({ exporter: destination, exportIntervalMillis: never })],
   });

@@ -14,6 +14,11 @@ export const telemetrySettings = {
     z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
     'The least severe log lines to write',
   ),
+  telemetry: setting(
+    'KEYTRAIL_TELEMETRY',
+    z.enum(['on', 'off']).default('on'),
+    'off leaves out spans and metrics altogether, and with them the trace ids of errors: to measure what they cost, not to run without them',
+  ),
   otlpUrl: setting(
     'KEYTRAIL_OTLP_URL',
     rule.url().optional(),

@@ -14,7 +14,7 @@ import { report } from './instruments.ts';
 import { LocalParts } from './local-parts.ts';
 import { createLog } from './log.ts';
 import { metricAttr } from './metric-registry.ts';
-import { counted, exportMetrics, metricDeliveries, stopMetrics } from './metrics.ts';
+import { counted, exportMetrics, metricDeliveries, stopMetrics, switchMetrics } from './metrics.ts';
 import { setPseudonymKey } from './pseudonym.ts';
 import { readableSpan } from './readable-span.ts';
 import { Recorder } from './recorder.ts';
@@ -123,7 +123,19 @@ function pseudonymKey(config: TelemetryConfig): string {
   return developmentPseudonymKey;
 }
 
+/** What a process without telemetry has in its place. */
+function noSignals(): Signals {
+  switchMetrics('off');
+  const none = { exported: 0, failed: 0, overflowed: 0 };
+  return {
+    arrivals: () => ({ exporting: false, spans: none, metrics: {} }),
+    flush: async () => {},
+    stop: async () => switchMetrics('on'),
+  };
+}
+
 function startSignals(build: BuildIdentity, config: TelemetryConfig, instance: string): Signals {
+  if (config.telemetry === 'off') return noSignals();
   const resource = resourceFromAttributes(resourceAttributes(build, config, instance));
   const exporter = config.otlpUrl === undefined ? undefined : traceExporter(config.otlpUrl);
   const queue = new SpanQueue(exporter && sendThrough(exporter, resource, build));

@@ -60,6 +60,18 @@ describe('with nothing sampled', () => {
     expect(spans).toHaveLength(3);
   });
 
+  test('a miss that is told by the attribute alone leaves its local part', async () => {
+    let id = '';
+    const client = withSpan('open session', { parent: ROOT_CONTEXT }, async () => {
+      id = currentTraceId();
+      await withSpan('call', { kind: SpanKind.CLIENT }, (span) => void span.setAttribute(attr.miss, true));
+      // What is called from then on carries the sampled flag.
+      expect(currentTraceparent()).toMatch(/-01$/);
+    });
+    await client;
+    expect(await observed.names(id)).toEqual(['open session', 'call']);
+  });
+
   test('an error of the server is kept, with what was thrown', async () => {
     let id = '';
     const broken = request(() => {

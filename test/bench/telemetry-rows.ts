@@ -1,0 +1,75 @@
+import { join } from 'node:path';
+import pg from 'pg';
+import type { Bench } from './bench.ts';
+import { type LoadCaller, loadByGrpc, type Round } from './load.ts';
+import { ensureLoadProgram } from './load-programs.ts';
+import { type Measured, median, rounded, rowOf } from './measurement.ts';
+import { seedSessions } from './seed-sessions.ts';
+
+const inFlight = 64;
+const warmUpSeconds = 3;
+const roundSeconds = 4;
+const rounds = 5;
+/** As many ghz as callers: more of them would take the processor from the server. */
+const callersAtOnce = 4;
+
+/** What the same process does with each: nothing recorded at all, one hit in a hundred exported, every hit exported. */
+const modes = {
+  off: { KEYTRAIL_TELEMETRY: 'off', KEYTRAIL_TRACE_RATIO: '0' },
+  '1pct': { KEYTRAIL_TELEMETRY: 'on', KEYTRAIL_TRACE_RATIO: '0.01' },
+  '100pct': { KEYTRAIL_TELEMETRY: 'on', KEYTRAIL_TRACE_RATIO: '1' },
+} as const;
+type Mode = keyof typeof modes;
+const names = Object.keys(modes) as Mode[];
+
+/**
+ * Hits of one session process, with telemetry at 1 % and at 100 % against the same process without any. It is started anew for each round,
+ * and the three take turns, so that all see the same machine.
+ */
+export async function measureTelemetry({ constellation, folder, progress }: Bench): Promise<Measured> {
+  const program = await ensureLoadProgram('ghz', progress);
+  const sql = new pg.Client({ connectionString: constellation.databaseUrls.session });
+  await sql.connect();
+  const seeded = await seedSessions(sql).finally(() => sql.end());
+  const [session] = constellation.of('session');
+  if (!session) throw new Error('there is no session service');
+  const tokens = await Promise.all(seeded.callers.map((caller) => constellation.issuer.token(caller)));
+  const callers: LoadCaller[] = seeded.callers
+    .map((_, n) => ({ headers: { authorization: `Bearer ${tokens[n]}` }, reads: seeded.sessions }))
+    .slice(0, callersAtOnce);
+
+  const found: Record<Mode, Round[]> = { off: [], '1pct': [], '100pct': [] };
+  try {
+    for (let n = 1; n <= rounds; n += 1) {
+      for (const mode of names) {
+        await session.process.restart({ env: modes[mode] });
+        const target = { pid: session.process.pid, address: session.grpcTarget, callers };
+        const options = { program, folder: join(folder, 'load'), inFlight };
+        await loadByGrpc(target, { ...options, seconds: warmUpSeconds });
+        found[mode].push(await loadByGrpc(target, { ...options, seconds: roundSeconds }));
+      }
+      const speeds = names.map((mode) => `${mode} ${Math.round(found[mode].at(-1)?.requestsPerSecond ?? 0)}`);
+      progress(`telemetry.hit: round ${n} of ${rounds}, requests/s: ${speeds.join(', ')}`);
+    }
+  } finally {
+    await session.process.restart({ env: modes['1pct'] });
+  }
+  const perSecond = (mode: Mode) => median(found[mode].map((one) => one.requestsPerSecond));
+  const processorTime = (mode: Mode) => median(found[mode].map((one) => one.serverMicrosecondsEach));
+  const measured = (['1pct', '100pct'] as const).map((mode) => ({
+    row: rowOf(`telemetry.hit.${mode}`, 'requests/s', perSecond(mode), perSecond('off')),
+    details: {
+      // On a busy machine this varies less than requests per second.
+      ratioByProcessorTime: rounded(processorTime('off') / processorTime(mode)),
+      serverMicrosecondsEach: { off: rounded(processorTime('off')), on: rounded(processorTime(mode)) },
+      requestsPerSecond: {
+        off: found.off.map((one) => rounded(one.requestsPerSecond)),
+        on: found[mode].map((one) => rounded(one.requestsPerSecond)),
+      },
+    },
+  }));
+  return {
+    rows: measured.map(({ row }) => row),
+    details: Object.fromEntries(measured.map(({ row, details }) => [row.name, details])),
+  };
+}
