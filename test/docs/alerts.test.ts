@@ -2,6 +2,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { checkCatalogue } from '@keytrail/diagnosis';
 import {
+  attr,
   attributeReference,
   eventReference,
   type InstrumentDeclaration,
@@ -174,4 +175,11 @@ test('the collector lets through the attributes that are declared, and no others
   const allowed = /\n {4}allowed_keys:\n((?: {6}- .*\n)+)/.exec(collector)?.[1]?.match(/[^\s-][^\s]*/g) ?? [];
   const declared = [...attributeReference, ...resourceReference, ...eventReference].map(({ name }) => name);
   expect([...allowed].sort()).toEqual([...new Set<string>(declared)].sort());
+});
+
+test('the collector keeps the traces of misses by the attribute that says so, whatever their status', () => {
+  const policy = /- name: misses\n {8}type: boolean_attribute\n {8}boolean_attribute: (.*)/.exec(
+    read('deploy/otel/collector.yaml'),
+  );
+  expect(policy?.[1]).toBe(`{ key: ${attr.miss}, value: true }`);
 });

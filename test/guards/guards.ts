@@ -13,6 +13,7 @@ import { identitiesSdk } from './identities-sdk.ts';
 import { keyRequests } from './key-requests.ts';
 import { keyStores } from './key-stores.ts';
 import { manyRequests } from './many-requests.ts';
+import { seenByOperators } from './metrics.ts';
 import { explainedMisses } from './misses.ts';
 import { operatorsAndChanges } from './operators-and-changes.ts';
 import { prekeyLife } from './prekey-life.ts';
@@ -57,6 +58,7 @@ export const guards: readonly Guard[] = [
   ...revocation,
   ...sdkRecovery,
   ...erasure,
+  ...seenByOperators,
   ...explainedMisses,
   ...keptMisses,
   ...followedMisses,
