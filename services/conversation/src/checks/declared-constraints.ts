@@ -38,6 +38,14 @@ export const declared: DeclaredConstraints = {
       'conversations_rotation_due_check',
       'conversations_writer_build_check',
     ],
+    database_restores: [
+      'database_restores_because_check',
+      'database_restores_check',
+      'database_restores_check1',
+      'database_restores_check2',
+      'database_restores_check3',
+      'database_restores_pkey',
+    ],
     dead_letters: ['dead_letters_consumer_event_id_key', 'dead_letters_pkey'],
     epochs: [
       'epochs_chain',
@@ -97,6 +105,12 @@ export const declared: DeclaredConstraints = {
     ],
     outbox: ['outbox_partition_check', 'outbox_payload_check', 'outbox_pkey'],
     request_ids: ['request_ids_content_digest_check', 'request_ids_pkey'],
+    restore_fence: [
+      'restore_fence_one_check',
+      'restore_fence_pkey',
+      'restore_fence_place_check',
+      'restore_fence_position_check',
+    ],
     revocation_pull: ['revocation_pull_complete_to_check', 'revocation_pull_one_check', 'revocation_pull_pkey'],
     revoked_devices: ['revoked_devices_pkey', 'revoked_devices_user_id_check'],
     roster_log: [
@@ -144,6 +158,7 @@ export const declared: DeclaredConstraints = {
   },
   uniqueIndexes: {
     conversations: ['conversations_one_per_pair'],
+    database_restores: ['database_restores_one_at_a_time'],
     memberships: ['memberships_one_open'],
     rotation_asks: ['rotation_asks_one_at_a_time'],
   },
@@ -170,6 +185,7 @@ export const declared: DeclaredConstraints = {
       'memberships_version',
     ],
     messages: ['messages_immutable'],
+    restore_fence: ['restore_fence_goes_forward'],
     revocation_pull: ['revocation_pull_moves_forward'],
     revoked_devices: ['revoked_devices_immutable'],
     roster_log: ['roster_log_erases_erased_users', 'roster_log_immutable', 'roster_log_without_gaps'],

@@ -28,6 +28,14 @@ export const declared: DeclaredConstraints = {
       'claims_not_permitted_are_positions',
       'claims_pkey',
     ],
+    database_restores: [
+      'database_restores_because_check',
+      'database_restores_check',
+      'database_restores_check1',
+      'database_restores_check2',
+      'database_restores_check3',
+      'database_restores_pkey',
+    ],
     dead_letters: ['dead_letters_consumer_event_id_key', 'dead_letters_pkey'],
     device_log: [
       'device_log_additions',
@@ -134,6 +142,12 @@ export const declared: DeclaredConstraints = {
       'recoveries_updated_at_check',
     ],
     request_ids: ['request_ids_content_digest_check', 'request_ids_pkey'],
+    restore_fence: [
+      'restore_fence_one_check',
+      'restore_fence_pkey',
+      'restore_fence_place_check',
+      'restore_fence_position_check',
+    ],
     revocations: [
       'revocations_of_a_version',
       'revocations_once_per_device',
@@ -183,6 +197,7 @@ export const declared: DeclaredConstraints = {
     ],
   },
   uniqueIndexes: {
+    database_restores: ['database_restores_one_at_a_time'],
     erasures: ['erasures_one_per_user'],
   },
   triggers: {
@@ -195,6 +210,7 @@ export const declared: DeclaredConstraints = {
     last_resort_prekeys: ['kem_prekey_ids_name_one_kind', 'last_resort_prekeys_only_shrink'],
     one_time_kem_prekeys: ['kem_prekey_ids_name_one_kind', 'kem_prekeys_only_shrink'],
     one_time_prekeys: ['one_time_prekeys_only_shrink'],
+    restore_fence: ['restore_fence_goes_forward'],
     revocations: ['revocations_numbered', 'revocations_only_grow'],
     root_keys: ['root_keys_only_grow'],
     signed_prekeys: ['signed_prekeys_only_shrink'],

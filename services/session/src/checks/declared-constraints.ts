@@ -11,6 +11,14 @@ export const declared: DeclaredConstraints = {
       'audit_log_pkey',
       'audit_log_trace_id_check',
     ],
+    database_restores: [
+      'database_restores_because_check',
+      'database_restores_check',
+      'database_restores_check1',
+      'database_restores_check2',
+      'database_restores_check3',
+      'database_restores_pkey',
+    ],
     dead_letters: ['dead_letters_consumer_event_id_key', 'dead_letters_pkey'],
     discarded_sessions: ['discarded_sessions_pkey', 'discarded_sessions_session_id_check'],
     envelopes: [
@@ -72,6 +80,12 @@ export const declared: DeclaredConstraints = {
     ],
     outbox: ['outbox_partition_check', 'outbox_payload_check', 'outbox_pkey'],
     request_ids: ['request_ids_content_digest_check', 'request_ids_pkey'],
+    restore_fence: [
+      'restore_fence_one_check',
+      'restore_fence_pkey',
+      'restore_fence_place_check',
+      'restore_fence_position_check',
+    ],
     revocation_pull: ['revocation_pull_complete_to_check', 'revocation_pull_one_check', 'revocation_pull_pkey'],
     revoked_devices: ['revoked_devices_pkey'],
     schema_floor: ['schema_floor_one_check', 'schema_floor_pkey'],
@@ -94,6 +108,7 @@ export const declared: DeclaredConstraints = {
     ],
   },
   uniqueIndexes: {
+    database_restores: ['database_restores_one_at_a_time'],
     key_requests: ['key_requests_one_open'],
   },
   triggers: {
@@ -109,6 +124,7 @@ export const declared: DeclaredConstraints = {
     erased_parts: ['erased_parts_are_counted'],
     key_requests: ['key_requests_changed', 'key_requests_not_of_erased_users'],
     offers: ['offers_changed', 'offers_not_to_erased_users'],
+    restore_fence: ['restore_fence_goes_forward'],
     revocation_pull: ['revocation_pull_moves_forward'],
     revoked_devices: ['revoked_devices_never_change'],
     sessions: ['session_is_whole', 'sessions_immutable', 'sessions_not_discarded'],
