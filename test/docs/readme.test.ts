@@ -42,6 +42,7 @@ test('the examples of the README do what it says, in its order', async () => {
         }),
         `ISSUER=${constellation.issuer.url}`,
         `TRACES=${constellation.traces.url}`,
+        `export KEYTRAIL_TRACE_BACKEND=${constellation.traces.url}`,
       ].join('\n'),
     );
     const runnable = examples.filter(({ needs }) => needs === undefined || isOnPath(needs));
