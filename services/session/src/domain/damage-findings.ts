@@ -19,7 +19,7 @@ export function damageFindings(facts: KeyFacts, mayRead: boolean): KeyFinding[] 
             code: 'INITIATOR_EPHEMERAL_MISSING',
             summary: `The row of the session has no ephemeral key of its initiator: its first envelopes cannot be opened by anybody.`,
             evidence: { column: 'sessions.initiator_ephemeral_key', imported: String(session.imported), ...written },
-            remedy: `Have the key sealed anew: keytrail requests list, or a rotation. ${whoWroteIt(session)}`,
+            remedy: `The device requests the key: a holder seals it again with keys of its own. A rotation gives messages to come a key. ${whoWroteIt(session)}`,
             explainsMiss: explains,
           },
       session.hasIdentityKey
@@ -28,7 +28,7 @@ export function damageFindings(facts: KeyFacts, mayRead: boolean): KeyFinding[] 
             code: 'INITIATOR_IDENTITY_MISSING',
             summary: `The row of the session has no identity key of its initiator: its first envelopes cannot be opened by anybody.`,
             evidence: { column: 'sessions.initiator_identity_key', imported: String(session.imported), ...written },
-            remedy: `Have the key sealed anew: keytrail requests list, or a rotation. ${whoWroteIt(session)}`,
+            remedy: `The device requests the key: a holder seals it again with keys of its own. A rotation gives messages to come a key. ${whoWroteIt(session)}`,
             explainsMiss: explains,
           },
       session.hasHeader || session.imported

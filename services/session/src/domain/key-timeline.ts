@@ -1,5 +1,5 @@
 import { type DeviceId, sameDevice } from './device.ts';
-import type { KeyFacts, RequestFacts } from './key-facts.ts';
+import type { ConversationRecord, EpochRecord, KeyFacts, RequestFacts } from './key-facts.ts';
 
 /** One thing that happened. */
 export interface TimelineEvent {
@@ -78,7 +78,7 @@ function conversationEvents({ conversation, sessionId }: KeyFacts): Draft[] {
       },
       { at: membership.leftAt, event: 'member_left', source, details: { last_epoch: String(membership.leftEpoch) } },
     ]),
-    ...record.epochs.map(
+    ...epochsAround(record, sessionId).map(
       (epoch): Draft => ({
         at: epoch.committedAt,
         event: 'epoch_committed',
@@ -113,6 +113,12 @@ function conversationEvents({ conversation, sessionId }: KeyFacts): Draft[] {
       details: { because: record.rotationDueReason },
     },
   ];
+}
+
+/** The epoch of the session with its neighbours, and the current one: the others say nothing about it. */
+function epochsAround({ epochs, currentEpoch }: ConversationRecord, sessionId: string): EpochRecord[] {
+  const asked = epochs.find((epoch) => epoch.sessionId === sessionId)?.epoch ?? currentEpoch;
+  return epochs.filter(({ epoch }) => epoch === currentEpoch || (epoch >= asked - 1n && epoch <= asked + 1n));
 }
 
 function sessionEvents({ session, discardedAt, sessionId }: KeyFacts): Draft[] {
