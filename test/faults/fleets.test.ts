@@ -1,5 +1,5 @@
 import { createClient } from '@connectrpc/connect';
-import type { run } from '@keytrail/cli';
+import { run } from '@keytrail/cli';
 import { DiagnosticsService, SessionService } from '@keytrail/contracts';
 import { type ServiceReplica, serviceNames } from '@keytrail/local/constellation';
 import { createGrpcTransport, readRefusal } from '@keytrail/rpc';
@@ -87,6 +87,25 @@ async function migrateStatus(release: Release): Promise<{ state: string; serves:
   return (JSON.parse(out) as { databases: [{ state: string; serves: boolean; unknown: string[] }] }).databases[0];
 }
 
+/** The statuses of checks by the doctor of this tree, by code. */
+async function doctor(codes: string): Promise<Record<string, string>> {
+  const { constellation } = world;
+  let out = '';
+  const targets = serviceNames.map((service) => [
+    `KEYTRAIL_${service.toUpperCase().replace('-', '_')}_TARGET`,
+    constellation.grpcTarget(service),
+  ]);
+  await run(['doctor', '-o', 'json', '--only', codes], {
+    environment: { ...Object.fromEntries(targets), KEYTRAIL_OPERATOR_TOKEN: await operator() },
+    out: (text) => {
+      out += text;
+    },
+    say: () => {},
+  });
+  const { checks } = JSON.parse(out) as { checks: { code: string; status: string }[] };
+  return Object.fromEntries(checks.map(({ code, status }) => [code, status]));
+}
+
 function migrateTo(release: Release): Promise<string[]> {
   return migrateDatabase({
     url: world.constellation.databaseUrls.session,
@@ -171,6 +190,10 @@ describe('a fleet whose session service is on its way to the next release', () =
       new Set([described.process?.contractDigest]),
     );
     expect(await migrateStatus(now)).toMatchObject({ state: 'ahead', serves: true, unknown: [expanding] });
+    expect(await doctor('MIGRATIONS,FLEET_MIXED')).toEqual({
+      MIGRATIONS: 'warn',
+      FLEET_MIXED: expect.stringMatching(/warn|fail/),
+    });
   }, 120_000);
 
   test('beyond the floor the running older release stops to serve, and a rolled-back one starts, says why, and writes nothing', async () => {
@@ -192,6 +215,7 @@ describe('a fleet whose session service is on its way to the next release', () =
       expect(described.notReadyBecause).toContain(contracting);
     }
     expect(await migrateStatus(now)).toMatchObject({ state: 'ahead', serves: false });
+    expect(await doctor('MIGRATIONS')).toEqual({ MIGRATIONS: 'fail' });
 
     const before = await contents();
     // A holder attaches, which a consumer of session would act on.
