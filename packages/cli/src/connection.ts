@@ -77,7 +77,9 @@ export function openConnections(options: ConnectionOptions, environment: Environ
 
 /** Never from an argument: those can be read by every process of the machine, and stay in histories. */
 function readToken({ tokenFile }: ConnectionOptions, environment: Environment): string {
-  const token = tokenFile === undefined ? environment.KEYTRAIL_OPERATOR_TOKEN : readTokenFile(tokenFile);
+  const file =
+    tokenFile ?? (environment.KEYTRAIL_OPERATOR_TOKEN ? undefined : environment.KEYTRAIL_OPERATOR_TOKEN_FILE);
+  const token = file ? readTokenFile(file) : environment.KEYTRAIL_OPERATOR_TOKEN;
   const trimmed = token?.trim() ?? '';
   if (trimmed === '') throw new UsageError('no token: give --token-file <file> or KEYTRAIL_OPERATOR_TOKEN');
   if (!/^[\x21-\x7e]+$/.test(trimmed)) throw new UsageError('the token has characters that no token has');

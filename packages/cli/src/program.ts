@@ -1,10 +1,15 @@
 import { Command, CommanderError, Option } from 'commander';
 import { parseDuration } from './arguments.ts';
+import { addConversation } from './commands/conversation.ts';
+import { addDeadLetters } from './commands/dead-letters.ts';
+import { addDevices } from './commands/devices.ts';
 import { addDoctor } from './commands/doctor.ts';
 import { addExplain } from './commands/explain.ts';
 import { addFence } from './commands/fence.ts';
 import { addMigrate } from './commands/migrate.ts';
+import { addOnline } from './commands/online.ts';
 import { addRequests } from './commands/requests.ts';
+import { addSessions } from './commands/sessions.ts';
 import { addTrace } from './commands/trace.ts';
 import { type ConnectionOptions, openConnections, serviceNames, targetVariable } from './connection.ts';
 import { exitCodes, UsageError } from './exit-codes.ts';
@@ -19,7 +24,7 @@ interface GlobalOptions extends ConnectionOptions {
 
 const afterHelp = `
 Targets are gRPC addresses, as 127.0.0.1:50051 or dns:///session:50051; the connection is not encrypted by this command.
-The token is an operator's (scope keytrail:operator). It is never given as an argument: use KEYTRAIL_OPERATOR_TOKEN or --token-file.
+The token is an operator's (scope keytrail:operator). It is never given as an argument: use KEYTRAIL_OPERATOR_TOKEN, --token-file or KEYTRAIL_OPERATOR_TOKEN_FILE.
 What is asked of a service is written to its audit log, also where it only looks.
 
 Data goes to stdout, words to stderr.
@@ -85,6 +90,11 @@ function describeProgram(terminal: Terminal, endWith: (exitCode: number) => void
   addDoctor(program, runCommand);
   addFence(program, runCommand);
   addMigrate(program, runCommand);
+  addConversation(program, runCommand);
+  addDeadLetters(program, runCommand);
+  addDevices(program, runCommand);
+  addOnline(program, runCommand);
+  addSessions(program, runCommand);
   addRequests(program, runCommand);
   addTrace(program, runCommand);
   return program;

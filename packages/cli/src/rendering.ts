@@ -74,10 +74,10 @@ export function table(rows: readonly (readonly string[])[]): string {
 }
 
 const stateName = (state: KeyRequestState) => KeyRequestStateSchema.value[state]?.localName ?? String(state);
-const device = (ref: DeviceRef | undefined) => (ref ? `${ref.userId}/${ref.deviceId}` : '-');
-const time = (at: Timestamp | undefined) => (at ? timestampDate(at).toISOString() : '-');
+export const device = (ref: DeviceRef | undefined) => (ref ? `${ref.userId}/${ref.deviceId}` : '-');
+export const time = (at: Timestamp | undefined) => (at ? timestampDate(at).toISOString() : '-');
 
-function age(since: Timestamp | undefined, now: Date): string {
+export function age(since: Timestamp | undefined, now: Date): string {
   if (!since) return '-';
   const seconds = Math.max(0, Math.floor((now.getTime() - timestampDate(since).getTime()) / 1000));
   if (seconds < 120) return `${seconds}s`;

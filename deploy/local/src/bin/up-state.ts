@@ -21,6 +21,29 @@ export const upStateFile = join(checkoutFolder, '.local', 'up.json');
 /** Shell variables for the examples of the README: `. .local/up.env`. */
 export const upEnvironmentFile = join(checkoutFolder, '.local', 'up.env');
 
+/** An operator's token for bin/keytrail, readable by its owner alone: good as long as this issuer runs. */
+export const operatorTokenFile = join(checkoutFolder, '.local', 'operator.token');
+
+const operatorTokenSeconds = 30 * 24 * 60 * 60;
+
+/** Asks the development issuer for an operator's token. */
+export async function writeOperatorToken({ issuer }: Pick<UpState, 'issuer'>): Promise<void> {
+  const response = await fetch(`${issuer}/token`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({
+      user: 'local-operator',
+      device: 'console',
+      scope: 'keytrail:operator',
+      ttlSeconds: operatorTokenSeconds,
+    }),
+  });
+  const { token, error } = (await response.json()) as { token?: string; error?: string };
+  if (!token) throw new Error(`the issuer gave no operator's token: ${error ?? response.status}`);
+  rmSync(operatorTokenFile, { force: true });
+  writeFileSync(operatorTokenFile, `${token}\n`, { mode: 0o600 });
+}
+
 export function readUpState(): UpState | undefined {
   return existsSync(upStateFile) ? (JSON.parse(readFileSync(upStateFile, 'utf8')) as UpState) : undefined;
 }
@@ -41,6 +64,7 @@ export function writeUpState(state: UpState): void {
     `ISSUER=${state.issuer}`,
     `TRACES=${state.traces}`,
     `export KEYTRAIL_TOKEN_COMMAND="'${checkoutFolder}/bin/with-node' node '${checkoutFolder}/deploy/local/src/bin/token.ts'"`,
+    `export KEYTRAIL_OPERATOR_TOKEN_FILE='${operatorTokenFile}'`,
     // Exported, so that bin/keytrail asks this store.
     `export KEYTRAIL_TRACE_BACKEND=${state.traces}`,
   ];
@@ -50,4 +74,5 @@ export function writeUpState(state: UpState): void {
 export function removeUpState(): void {
   rmSync(upStateFile, { force: true });
   rmSync(upEnvironmentFile, { force: true });
+  rmSync(operatorTokenFile, { force: true });
 }

@@ -5,7 +5,7 @@ import { checkoutFolder } from '../checkout.ts';
 import { exclusively } from '../exclusively.ts';
 import { startProcess } from '../processes.ts';
 import { isRecordedAlive, type StopRecord, stopRecorded } from '../supervision/stop-recorded.ts';
-import { readUpState, removeUpState, type UpState, writeUpState } from './up-state.ts';
+import { readUpState, removeUpState, type UpState, writeOperatorToken, writeUpState } from './up-state.ts';
 
 const { values } = parseArgs({ options: { json: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } } });
 if (values.help) {
@@ -78,6 +78,7 @@ async function up(): Promise<void> {
   const line = await host.waitForLine((each) => each.event === 'listening');
   const { event: _, ...rest } = line as { event: string } & Omit<UpState, 'record'>;
   const state: UpState = { record: host.record, ...rest };
+  await writeOperatorToken(state);
   writeUpState(state);
   starting = undefined;
   print(state);

@@ -1,0 +1,94 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { createPerson, makeSession } from './people.ts';
+import { startWorld, type World } from './world.ts';
+
+const main = join(import.meta.dirname, '../../../packages/cli/src/main.ts');
+
+let world: World;
+let folder: string;
+beforeAll(async () => {
+  folder = mkdtempSync(join(tmpdir(), 'keytrail-views-'));
+  world = await startWorld({}, { sweep: false });
+}, 60_000);
+afterAll(async () => {
+  rmSync(folder, { recursive: true, force: true });
+  await world?.stop();
+});
+
+/** The command as an operator runs it, with the token in a file that the environment names. */
+async function keytrail(...args: string[]) {
+  const tokenFile = join(folder, 'operator.token');
+  writeFileSync(tokenFile, await world.operatorToken(), { mode: 0o600 });
+  const env = {
+    PATH: process.env.PATH ?? '',
+    KEYTRAIL_SESSION_TARGET: world.target,
+    KEYTRAIL_OPERATOR_TOKEN_FILE: tokenFile,
+  };
+  const child = spawn(process.execPath, [main, ...args], { env, stdio: ['ignore', 'pipe', 'pipe'] });
+  const [out, err, [code]] = await Promise.all([text(child.stdout), text(child.stderr), once(child, 'close')]);
+  return { code, out, err };
+}
+
+describe('keytrail sessions', () => {
+  it('shows what is there of each session, and says which are not whole', async () => {
+    const [alice, bob] = [createPerson('alice'), createPerson('bob')];
+    const [initiator, phone] = [alice.addDevice(), bob.addDevice()];
+    const made = makeSession({ initiator, covered: [initiator, phone] });
+    await world.store(made);
+    const { conversationId, sessionId } = made.session;
+    const whole = await keytrail('sessions', conversationId);
+    expect(whole).toMatchObject({ code: 0, err: '1 session, newest epoch first\n' });
+    expect(whole.out).toMatch(/EPOCH +SESSION +ENVELOPES +EPHEMERAL/);
+    expect(whole.out).toMatch(new RegExp(`1 +${sessionId} +2/2 +yes +yes +yes`));
+
+    await world.sql.query('ALTER TABLE sessions DROP CONSTRAINT sessions_native_is_complete');
+    await world.sql.query('ALTER TABLE sessions DISABLE TRIGGER USER');
+    await world.sql.query('ALTER TABLE envelopes DISABLE TRIGGER USER');
+    await world.sql.query('UPDATE sessions SET initiator_ephemeral_key = NULL WHERE session_id = $1', [sessionId]);
+    await world.sql.query('DELETE FROM envelopes WHERE session_id = $1 AND user_id = $2', [sessionId, bob.userId]);
+    const damaged = await keytrail('sessions', conversationId);
+    expect(damaged.code).toBe(4);
+    expect(damaged.out).toMatch(new RegExp(`! +1 +${sessionId} +1/2 +NO +yes`));
+    expect(damaged.out).toContain('ephemeral key missing; 1 of 2 envelopes missing');
+    expect(damaged.err).toMatch(/1 of them is not whole: .*keytrail explain/);
+    const json = await keytrail('sessions', conversationId, '--json');
+    expect(JSON.parse(json.out)).toMatchObject({
+      sessions: [{ sessionId, ephemeralKeyPresent: false }],
+      nextToken: '',
+    });
+  });
+
+  it('ends with 1 when it is refused, and with 2 when the command line cannot be used', async () => {
+    expect(await keytrail('sessions', 'no-conversation')).toMatchObject({
+      code: 1,
+      err: expect.stringContaining('INVALID_FIELD'),
+    });
+    expect((await keytrail('sessions')).code).toBe(2);
+    expect(await keytrail('devices')).toMatchObject({ code: 2, err: expect.stringContaining('--pseudonym') });
+    expect(await keytrail('devices', 'alice')).toMatchObject({
+      code: 2,
+      err: expect.stringContaining('KEYTRAIL_IDENTITY_KEYS_TARGET'),
+    });
+  });
+});
+
+describe('keytrail dead-letters', () => {
+  it('lists and replays them', async () => {
+    const { rows } = await world.sql.query(
+      `INSERT INTO dead_letters (consumer, subject, event_id, payload, traceparent, reason)
+       VALUES ('session-devices', 'nobody.knows', 'event-1', '', '', 'Error: boom') RETURNING id`,
+    );
+    const list = await keytrail('dead-letters', 'list', '--of', 'session');
+    expect(list).toMatchObject({ code: 0, err: '1 dead letter of session, oldest first\n' });
+    expect(list.out).toMatch(/session-devices +nobody\.knows +event-1 .* Error: boom/);
+    const replayed = await keytrail('dead-letters', 'replay', rows[0].id, '--of', 'session');
+    expect(replayed).toMatchObject({ code: 1, err: expect.stringContaining('could not be handled, and stays') });
+    expect((await keytrail('dead-letters', 'replay', '0', '--of', 'session')).code).toBe(2);
+  });
+});
