@@ -348,7 +348,7 @@ describe('a session that was checked before a revocation and is committed after 
     const phone = alice.devices[1] as TestDevice;
     const committed = Promise.withResolvers<void>();
     const looked = Promise.withResolvers<void>();
-    onTestFinished(committed.resolve);
+    onTestFinished(() => committed.resolve());
     const committing = harness.db.transaction(async (tx) => {
       expect(await revokedUntilCommit(tx, [phone])).toEqual([]);
       looked.resolve();

@@ -94,7 +94,7 @@ describe('a prekey that a claim holds', () => {
     async (how) => {
       const device = await newDevice(2);
       const end = Promise.withResolvers<void>();
-      onTestFinished(end.resolve);
+      onTestFinished(() => end.resolve());
       const taken = Promise.withResolvers<void>();
       const claiming = service.db
         .transaction(async (tx: Transaction) => {
