@@ -24,7 +24,8 @@ export default {
     },
     {
       name: 'checks-stand-alone',
-      comment: 'What the doctor imports of a service brings nothing else of it along; presence has no rows, and its probes ask it.',
+      comment:
+        'What the doctor imports of a service brings nothing else of it along; presence has no rows, and its probes ask it.',
       severity: 'error',
       from: { path: '^services/(identity-keys|session|conversation)/src/checks/' },
       to: { path: '^services/', pathNot: '^services/[^/]+/src/checks/' },
