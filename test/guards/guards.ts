@@ -15,6 +15,7 @@ import { keyStores } from './key-stores.ts';
 import { manyRequests } from './many-requests.ts';
 import { seenByOperators } from './metrics.ts';
 import { explainedMisses } from './misses.ts';
+import { operatorViews } from './operator-views.ts';
 import { operatorsAndChanges } from './operators-and-changes.ts';
 import { prekeyLife } from './prekey-life.ts';
 import { prekeyUpkeep } from './prekey-upkeep.ts';
@@ -64,4 +65,5 @@ export const guards: readonly Guard[] = [
   ...followedMisses,
   ...doctorTellsTheTruth,
   ...explanations,
+  ...operatorViews,
 ];
