@@ -41,8 +41,8 @@ export const operatorViews: readonly Guard[] = [
     switchOff: [
       {
         file: 'packages/events/src/dead-letters.ts',
-        find: '        problem = `${type}: ${message}`;\n        throw error;\n',
-        replace: '        problem = `${type}: ${message}`;\n',
+        find: '        throw error;\n      });\n',
+        replace: '      });\n',
       },
     ],
     test: {
