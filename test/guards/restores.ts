@@ -7,7 +7,7 @@ const running =
 const startedLater =
   'a database that was set back: its whole server hands out no prekey again through a service that is started only afterwards';
 
-/** I4, on databases that went back in time. */
+/** On databases that went back in time. */
 export const restores: readonly Guard[] = [
   {
     name: 'restored-pools-are-voided',
@@ -15,7 +15,7 @@ export const restores: readonly Guard[] = [
     what: 'A database that went back in time has its pools emptied before it hands out a prekey.',
     switchOff: [
       {
-        file: 'services/identity-keys/src/store/void-prekeys.ts',
+        file: 'services/identity-keys/src/store/recover-from-restore.ts',
         find: '  await tx.query(empty, []);',
         replace: '  void empty;',
       },
@@ -79,5 +79,37 @@ export const restores: readonly Guard[] = [
       },
     ],
     test: { file: judging, name: 'nothing is voided when the store outside lost everything' },
+  },
+  {
+    name: 'numbers-leap-after-a-restore',
+    invariant: 'I9',
+    what: 'After a restore revocations have numbers beyond all that the forgotten ones had: who reads the list by number skips none.',
+    switchOff: [
+      {
+        file: 'services/identity-keys/src/store/recover-from-restore.ts',
+        find: '  await tx.query(leapRevocations, []);',
+        replace: '  void leapRevocations;',
+      },
+    ],
+    test: {
+      file: restored,
+      name: 'a revocation after a restore has a number that nobody has read past, though the database forgot how far it was',
+    },
+  },
+  {
+    name: 'incarnation-ends-cursors',
+    invariant: 'I6',
+    what: 'A cursor of changes is of one history of the database: after a restore readers begin anew.',
+    switchOff: [
+      {
+        file: 'packages/storage/src/change-cursor.ts',
+        find: ', (SELECT incarnation FROM restore_fence)) AS feed_database',
+        replace: ') AS feed_database',
+      },
+    ],
+    test: {
+      file: 'packages/storage/test/change-cursor.test.ts',
+      name: 'a cursor of before a restore begins anew, also when the transactions since then have come past it',
+    },
   },
 ];

@@ -20,11 +20,14 @@ BEGIN
 END $$;
 `;
 
-/** Columns to select, without a FROM, of the snapshot that the statement runs in; `changeFeedOf` reads them. */
+/**
+ * Columns to select, without a FROM, of the snapshot that the statement runs in; `changeFeedOf` reads them. The database must have the fence
+ * against restores: a copy of its files keeps cluster, timeline and database, and gives the same ids to other transactions.
+ */
 export const changeFeedColumns = `pg_snapshot_xmin(pg_current_snapshot())::text AS feed_horizon,
   pg_snapshot_xmax(pg_current_snapshot())::text AS feed_end,
   concat_ws('/', (SELECT system_identifier FROM pg_control_system()), left(pg_walfile_name(pg_current_wal_lsn()), 8),
-    (SELECT oid FROM pg_database WHERE datname = current_database())) AS feed_database`;
+    (SELECT oid FROM pg_database WHERE datname = current_database()), (SELECT incarnation FROM restore_fence)) AS feed_database`;
 
 export interface ChangeFeedRow {
   readonly feed_horizon: string;
@@ -38,7 +41,7 @@ export interface ChangeFeed {
   readonly horizon: bigint;
   /** No transaction with this id or a higher one can be seen. */
   readonly end: bigint;
-  /** Names cluster, timeline and database; another one after a restore, a promotion or a dump that was read back. */
+  /** Names cluster, timeline, database and incarnation; another one after a restore, a promotion or a dump that was read back. */
   readonly database: string;
 }
 

@@ -9,6 +9,7 @@ import {
   endChanges,
   noteChangeMigration,
   readChangeFeed,
+  restoreFenceMigration,
   statement,
 } from '../src/index.ts';
 import { startTestPostgres, type TestPostgres } from './own-database.ts';
@@ -30,7 +31,8 @@ afterAll(() => postgres?.stop());
 
 function openThings(): Promise<Database> {
   return postgres.openDatabase(
-    `CREATE TABLE things (id text PRIMARY KEY, value integer NOT NULL); ${noteChangeMigration} ${changedXidMigration('things')}`,
+    `CREATE TABLE things (id text PRIMARY KEY, value integer NOT NULL);
+     ${noteChangeMigration} ${changedXidMigration('things')} ${restoreFenceMigration}`,
   );
 }
 
@@ -170,6 +172,23 @@ describe('a cursor', () => {
     const feed = await readChangeFeed(db);
     const ofTheFuture = endChanges(beginChanges('', { ...feed, horizon: feed.horizon + 1_000_000n }), undefined);
     expect(await readPage(ofTheFuture)).toMatchObject({ reset: true });
+  });
+
+  it('of before a restore begins anew, also when the transactions since then have come past it', async () => {
+    const restored = await openThings();
+    const feed = await readChangeFeed(restored);
+    // Of a history that had come further before its files were put back; only the incarnation then tells the two apart.
+    const gone = endChanges(beginChanges('', { ...feed, horizon: feed.horizon + 2n }), undefined);
+    await restored.pool.query("INSERT INTO things VALUES ('by a transaction id that was used before', 1)");
+    await restored.pool.query(`UPDATE restore_fence SET closed = true;
+      INSERT INTO database_restores (incarnation, ended_incarnation, because, found_place, position_found, position_expected)
+        SELECT gen_random_uuid(), incarnation, 'a test', place, 0, 1 FROM restore_fence;
+      UPDATE restore_fence SET closed = false, incarnation = (SELECT incarnation FROM database_restores)`);
+    await restored.pool.query("INSERT INTO things VALUES ('later', 1)");
+    expect((await readChangeFeed(restored)).horizon).toBeGreaterThan(feed.horizon + 2n);
+    const read = await readPage(gone, 100, restored);
+    expect(read).toMatchObject({ reset: true, ids: ['by a transaction id that was used before', 'later'] });
+    expect(await readPage(read.next, 100, restored)).toMatchObject({ reset: false, ids: [] });
   });
 
   it('that was never given out is refused as such, whatever it is', async () => {

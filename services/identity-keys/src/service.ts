@@ -46,8 +46,8 @@ import { createSharing } from './sharing.ts';
 import { createStandings } from './standings.ts';
 import { recordAnswer } from './store/audit-log.ts';
 import { PrismaClient } from './store/generated/client.ts';
+import { recoverFromRestore } from './store/recover-from-restore.ts';
 import { RedisLimits } from './store/redis-limits.ts';
-import { voidUnclaimedPrekeys } from './store/void-prekeys.ts';
 
 export { type IdentityKeysConfig, identityKeysSettings, readConfig } from './config.ts';
 
@@ -90,7 +90,7 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
     const bus = await connectEvents({ config, log, name: `keytrail-${service}` });
     closing.push(() => bus.close());
     await bus.ensure();
-    const fence = await startRestoreFence({ db, bus, log, config, recover: voidUnclaimedPrekeys });
+    const fence = await startRestoreFence({ db, bus, log, config, recover: recoverFromRestore });
     closing.push(() => fence.stop());
     const relay = startRelay({ db, bus, service, log });
     closing.push(() => relay.stop());

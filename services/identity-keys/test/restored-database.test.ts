@@ -11,10 +11,13 @@ import { refusalOf } from './refusal-of.ts';
 import { copyDatabase, copyServer, type EarlierCopy, switchTimeline } from './set-back.ts';
 
 let service: IdentityKeysUnderTest;
-async function start(settings: Record<string, string> = {}): Promise<void> {
+async function start(
+  settings: Record<string, string> = {},
+  { replicas = 2, ownPostgres = false }: { replicas?: number; ownPostgres?: boolean } = {},
+): Promise<void> {
   service = await startIdentityKeys({
-    replicas: 2,
-    ownPostgres: true,
+    replicas,
+    ownPostgres,
     settings: { KEYTRAIL_FENCE_LOOK_MS: '50', ...settings },
   });
 }
@@ -107,11 +110,11 @@ async function refill(device: TestDevice, firstKeyId: number): Promise<void> {
 }
 
 describe.for([
-  { what: 'its whole server', take: () => copyServer(service) },
-  { what: 'the one database', take: () => copyDatabase(service) },
-])('a database that was set back: $what', ({ take }) => {
+  { what: 'its whole server', ownPostgres: true, take: () => copyServer(service) },
+  { what: 'the one database', ownPostgres: false, take: () => copyDatabase(service) },
+])('a database that was set back: $what', ({ ownPostgres, take }) => {
   test('hands out no prekey again that was claimed in the time that is gone, through services that ran all the while', async () => {
-    await start();
+    await start({}, { ownPostgres });
     const devices = await registerThree();
     const issued: Issued = [];
     const before = await setBack(devices, issued, take);
@@ -133,7 +136,7 @@ describe.for([
   }, 120_000);
 
   test('hands out no prekey again through a service that is started only afterwards', async () => {
-    await start();
+    await start({}, { ownPostgres });
     const devices = await registerThree();
     const issued: Issued = [];
     const before = await setBack(devices, issued, async () => {
@@ -155,7 +158,7 @@ describe.for([
 
 describe('while NATS is away', () => {
   test('claims go on though PostgreSQL is restarted, and wait when it was set back; whoever comes later finishes what was begun', async () => {
-    await start();
+    await start({}, { ownPostgres: true });
     const devices = await registerThree();
     const issued: Issued = [];
     await claim(issued, devices, { replica: 0, times: 2 });
@@ -213,7 +216,7 @@ test.for([
   'a new timeline, where a promotion $meaning: whether prekeys are voided',
   { timeout: 120_000 },
   async ({ meaning, handled, oneTime }) => {
-    await start({ KEYTRAIL_TIMELINE_SWITCH: meaning });
+    await start({ KEYTRAIL_TIMELINE_SWITCH: meaning }, { ownPostgres: true });
     const devices = await registerThree();
     const issued: Issued = [];
     await claim(issued, devices, { replica: 0, times: 2 });
@@ -228,7 +231,7 @@ test.for([
 );
 
 test('a device is not asked to upload prekeys once more that its database has lost: they may have been claimed', async () => {
-  await start();
+  await start({}, { replicas: 1 });
   const [device] = (await registerThree()) as [TestDevice];
   const copy = await copyDatabase(service);
   const oneTimePrekeys = makeOneTimePrekeys(501, 3);
@@ -255,7 +258,7 @@ test('a device is not asked to upload prekeys once more that its database has lo
 });
 
 test('every device is asked to refill by the next sweep, also one that had just been told', async () => {
-  await start();
+  await start({}, { replicas: 1 });
   const devices = await registerThree();
   const limits = {
     lowBelow: 20,
@@ -276,4 +279,21 @@ test('every device is asked to refill by the next sweep, also one that had just 
   await sweepPrekeys({ db: service.db, limits, reminderMs: 3_600_000 });
   const { rows } = await service.db.pool.query('SELECT count(*)::int AS told FROM low_prekey_notices');
   expect(rows).toEqual([{ told: devices.length }]);
+}, 120_000);
+
+test('a revocation after a restore has a number that nobody has read past, though the database forgot how far it was', async () => {
+  await start({}, { replicas: 1 });
+  const [kept, lost, later] = (await registerThree()) as [TestDevice, TestDevice, TestDevice];
+  const told = async (after: bigint) => (await service.asService('session').listRevokedDevices({ after })).revocations;
+  const newest = async () => (await told(0n)).at(-1)?.number ?? 0n;
+  await service.revoke(kept.userId);
+  const before = await state();
+  const copy = await copyDatabase(service);
+  await service.revoke(lost.userId);
+  const readTo = await newest();
+  await comesFurtherThan(before.position);
+  await copy.putBack();
+  await expect.poll(async () => (await state()).handled, { timeout: 10_000 }).toBe(1);
+  await service.revoke(later.userId);
+  expect(await told(readTo)).toMatchObject([{ device: { userId: later.userId, deviceId: 'phone' } }]);
 }, 120_000);
