@@ -14,6 +14,7 @@ import { addTrace } from './commands/trace.ts';
 import { type ConnectionOptions, openConnections, serviceNames, targetVariable } from './connection.ts';
 import { exitCodes, UsageError } from './exit-codes.ts';
 import { describeFailure } from './failure.ts';
+import { acceptBehindCommands } from './options-of-all.ts';
 import type { RunCommand, Terminal } from './terminal.ts';
 
 export type { Terminal } from './terminal.ts';
@@ -26,6 +27,7 @@ const afterHelp = `
 Targets are gRPC addresses, as 127.0.0.1:50051 or dns:///session:50051; the connection is not encrypted by this command.
 The token is an operator's (scope keytrail:operator). It is never given as an argument: use KEYTRAIL_OPERATOR_TOKEN, --token-file or KEYTRAIL_OPERATOR_TOKEN_FILE.
 What is asked of a service is written to its audit log, also where it only looks.
+Options of the program stand before or behind a command; targets before it where it has an option of that name (--session and --conversation, for ids).
 
 Data goes to stdout, words to stderr.
 Exit codes: 0 ok, 1 refused or failed (the reason and the trace id are on stderr), 2 usage, 3 unreachable, 4 not whole.`;
@@ -97,5 +99,6 @@ function describeProgram(terminal: Terminal, endWith: (exitCode: number) => void
   addSessions(program, runCommand);
   addRequests(program, runCommand);
   addTrace(program, runCommand);
+  acceptBehindCommands(program);
   return program;
 }

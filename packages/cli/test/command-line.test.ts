@@ -18,6 +18,34 @@ async function keytrail(args: readonly string[], environment: Readonly<Record<st
   return { code, ...written };
 }
 
+describe('an option', () => {
+  const id = randomUUID();
+  it.each([
+    [['explain', '--conversation', id, '--session', 's', '--device', 'alice/phone']],
+    [['sessions', id, '--session', 's']],
+    [['requests', 'list', '--conversation', id]],
+  ])('of %j is that of the command, and leaves the target alone', async (args) => {
+    const ran = await keytrail(args, { KEYTRAIL_SESSION_TARGET: '127.0.0.1:1', KEYTRAIL_CONVERSATION_TARGET: '' });
+    expect(ran).toMatchObject({ code: 3, err: expect.stringContaining('ECONNREFUSED 127.0.0.1:1') });
+  });
+
+  it.each([
+    [['--session', '127.0.0.1:2', 'sessions', id, '--session', 's']],
+    [['--session', '127.0.0.1:2', 'requests', 'list', '--timeout', '5s']],
+    [['requests', 'list', '--session', '127.0.0.1:2']],
+    [['requests', '--session', '127.0.0.1:2', 'list']],
+  ])('of the program stands before its command or behind it: %j', async (args) => {
+    expect((await keytrail(args)).err).toContain('ECONNREFUSED 127.0.0.1:2');
+  });
+
+  it('behind a command is held to what it may be', async () => {
+    expect(await keytrail(['requests', 'list', '--timeout', '5'])).toMatchObject({
+      code: 2,
+      err: expect.stringContaining('--timeout'),
+    });
+  });
+});
+
 describe('the exit code', () => {
   const id = randomUUID();
   it.each<[args: string[], words: string, environment?: Record<string, string>]>([
