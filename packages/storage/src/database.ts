@@ -11,7 +11,7 @@ import {
   withoutValues,
 } from './errors.ts';
 import { openLanes } from './lanes.ts';
-import { TracedPrismaPg } from './prisma-adapter.ts';
+import { GuardedPrismaPg } from './prisma-adapter.ts';
 import { createSchemaGate, openGate, type SchemaGate } from './schema-gate.ts';
 import { type Statement, statement } from './statement.ts';
 import { typeParsers } from './type-parsers.ts';
@@ -58,8 +58,9 @@ export type DedicatedConnection = pg.Client;
 
 export interface Database extends Queryable {
   readonly service: string;
+  /** For tests: what goes over it is not held back, has no span, and its errors hold values. */
   readonly pool: pg.Pool;
-  /** Whether it fits the build; always, when it was opened without `migrations`. While closed, all here but `asItIs` throws why. */
+  /** Whether it fits the build; always, when it was opened without `migrations`. While closed, all here but `asItIs` and `pool` throws why. */
   readonly schema: SchemaGate;
   /** Also while the schema does not fit: for diagnosis, which only reads. */
   readonly asItIs: Pick<Database, 'query' | 'transaction'>;
@@ -254,7 +255,7 @@ export function openDatabase(options: DatabaseOptions): Database {
       mustFit();
       return asItIs.transaction(work);
     },
-    prismaAdapter: () => new TracedPrismaPg(pool, serverAttributes(url)),
+    prismaAdapter: () => new GuardedPrismaPg(pool, { server: serverAttributes(url), mustFit }),
     async dedicatedConnection() {
       mustFit();
       const client = new pg.Client(connection);

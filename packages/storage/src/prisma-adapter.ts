@@ -5,28 +5,41 @@ import type pg from 'pg';
 
 type SpanAttributes = Readonly<Record<string, string | number>>;
 
-/** Prisma's adapter over a pool, with a span for each statement that Prisma sends within a trace, as for hand-written ones. */
-export class TracedPrismaPg extends PrismaPg {
-  readonly #server: SpanAttributes;
+/** What Prisma's statements have in common with hand-written ones. */
+export interface PrismaStatements {
+  readonly server: SpanAttributes;
+  /** Throws while the database does not fit the build. */
+  readonly mustFit: () => void;
+}
 
-  constructor(pool: pg.Pool, server: SpanAttributes) {
+/** Prisma's adapter over a pool: its statements are held back by the gate, and have a span within a trace. */
+export class GuardedPrismaPg extends PrismaPg {
+  readonly #statements: PrismaStatements;
+
+  constructor(pool: pg.Pool, statements: PrismaStatements) {
     super(pool, { onPoolError: () => {}, onConnectionError: () => {} });
-    this.#server = server;
+    this.#statements = statements;
   }
 
   override async connect(): ReturnType<PrismaPg['connect']> {
     const adapter = await super.connect();
     const startTransaction = adapter.startTransaction.bind(adapter);
-    adapter.startTransaction = async (level) => traced(await startTransaction(level), this.#server);
-    return traced(adapter, this.#server);
+    adapter.startTransaction = async (level) => guarded(await startTransaction(level), this.#statements);
+    return guarded(adapter, this.#statements);
   }
 }
 
-function traced<Q extends SqlQueryable>(queryable: Q, server: SpanAttributes): Q {
+function guarded<Q extends SqlQueryable>(queryable: Q, { server, mustFit }: PrismaStatements): Q {
   const queryRaw = queryable.queryRaw.bind(queryable);
   const executeRaw = queryable.executeRaw.bind(queryable);
-  queryable.queryRaw = (query) => inSpan(query, server, queryRaw, ({ rows }) => rows.length);
-  queryable.executeRaw = (query) => inSpan(query, server, executeRaw, (count) => count);
+  queryable.queryRaw = async (query) => {
+    mustFit();
+    return inSpan(query, server, queryRaw, ({ rows }) => rows.length);
+  };
+  queryable.executeRaw = async (query) => {
+    mustFit();
+    return inSpan(query, server, executeRaw, (count) => count);
+  };
   return queryable;
 }
 

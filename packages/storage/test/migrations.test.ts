@@ -1,4 +1,3 @@
-import { execFile } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -193,42 +192,5 @@ describe('readiness', () => {
   test('is refused to an older build where no floor is set', async () => {
     await migrateDatabase({ url, migrations: build(newer) });
     expect(await readiness(build(older))).toMatchObject({ ready: false, reason: 'BUILD_BEHIND' });
-  });
-});
-
-describe('the command', () => {
-  const program = path.resolve(import.meta.dirname, '../src/bin/migrate.ts');
-
-  function run(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
-    return new Promise((resolve) => {
-      execFile(process.execPath, [program, ...args], (error, stdout, stderr) => {
-        resolve({ code: error ? Number(error.code) : 0, stdout, stderr });
-      });
-    });
-  }
-
-  test('tells the states apart by its exit code, in words and as JSON', async () => {
-    const database = ['--url', url, '--migrations'];
-    const migrations = build(older);
-    expect(await run('status', ...database, migrations)).toMatchObject({ code: 3 });
-    expect(await run('deploy', ...database, migrations)).toMatchObject({
-      code: 0,
-      stdout: `applied ${first}\napplied ${second}\n`,
-    });
-    expect(await run('status', ...database, migrations)).toMatchObject({ code: 0, stdout: 'current\n' });
-    const rolledBack = build({ [first]: devicesAndFunction });
-    const status = await run('status', ...database, rolledBack, '--json');
-    expect(status.code).toBe(4);
-    expect(JSON.parse(status.stdout)).toMatchObject({ state: 'ahead', unknown: [second] });
-    expect((await run('deploy', ...database, rolledBack)).code).toBe(4);
-    expect((await run('status', ...database, build({ '20260109000000_other': 'SELECT 1;' }))).code).toBe(5);
-  });
-
-  test('explains itself', async () => {
-    expect(await run('--help')).toMatchObject({ code: 0, stdout: expect.stringContaining('usage:') });
-    expect(await run('status')).toMatchObject({ code: 2, stderr: expect.stringContaining('--url') });
-    expect(await run('--nonsense')).toMatchObject({ code: 2 });
-    const nowhere = await run('status', '--url', 'postgres://nobody@127.0.0.1:1/none', '--migrations', build(older));
-    expect(nowhere.code).toBe(1);
   });
 });

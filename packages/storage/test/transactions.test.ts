@@ -242,7 +242,7 @@ test('two transactions that deadlock both succeed', async () => {
 });
 
 test('a statement that takes too long is cancelled, and the transaction rolled back', async () => {
-  const hasty = await postgres.openDatabase('CREATE TABLE rows (id int PRIMARY KEY)', { statementTimeoutMs: 100 });
+  const hasty = await postgres.openDatabase('CREATE TABLE rows (id int PRIMARY KEY)', { statementTimeoutMs: 1000 });
   const work = hasty.transaction(async (tx) => {
     await tx.query(add, [1]);
     await tx.query(sleep, []);
