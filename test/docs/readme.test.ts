@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { startConstellation } from '@keytrail/local/constellation';
+import { upEnvironment, writeOperatorToken } from '@keytrail/local/up-environment';
 import { expect, test } from 'vitest';
 import { checkout } from './files.ts';
 
@@ -33,17 +34,16 @@ test('the examples of the README do what it says, in its order', async () => {
   const folder = mkdtempSync(join(checkout, '.local', 'readme-'));
   await using constellation = await startConstellation({ name: 'readme', folder: join(folder, 'logs') });
   try {
+    const operatorTokenFile = join(folder, 'operator.token');
+    await writeOperatorToken(constellation.issuer.url, operatorTokenFile);
     writeFileSync(
       join(folder, 'up.env'),
-      [
-        ...constellation.replicas.flatMap(({ service, webUrl, grpcTarget }) => {
-          const variable = service.toUpperCase().replaceAll('-', '_');
-          return [`${variable}=${webUrl}`, `${variable}_GRPC=${grpcTarget}`];
-        }),
-        `ISSUER=${constellation.issuer.url}`,
-        `TRACES=${constellation.traces.url}`,
-        `export KEYTRAIL_TRACE_BACKEND=${constellation.traces.url}`,
-      ].join('\n'),
+      upEnvironment({
+        services: constellation.replicas,
+        issuer: constellation.issuer.url,
+        traces: constellation.traces.url,
+        operatorTokenFile,
+      }),
     );
     const runnable = examples.filter(({ needs }) => needs === undefined || isOnPath(needs));
     const script = runnable.map(({ commands }, index) => `{\n${commands}} > ${folder}/${index}.out 2>&1\n`).join('');
@@ -67,7 +67,7 @@ test('the examples of the README do what it says, in its order', async () => {
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
-}, 240_000);
+}, 600_000);
 
 function read(file: string): string {
   try {

@@ -2,6 +2,7 @@ import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node
 import { dirname, join } from 'node:path';
 import { checkoutFolder } from '../checkout.ts';
 import type { StopRecord } from '../supervision/stop-recorded.ts';
+import { upEnvironment } from '../up-environment.ts';
 
 /** What `make up` started, for `make down`, the README's curl examples and other programs. */
 export interface UpState {
@@ -24,26 +25,6 @@ export const upEnvironmentFile = join(checkoutFolder, '.local', 'up.env');
 /** An operator's token for bin/keytrail, readable by its owner alone: good as long as this issuer runs. */
 export const operatorTokenFile = join(checkoutFolder, '.local', 'operator.token');
 
-const operatorTokenSeconds = 30 * 24 * 60 * 60;
-
-/** Asks the development issuer for an operator's token. */
-export async function writeOperatorToken({ issuer }: Pick<UpState, 'issuer'>): Promise<void> {
-  const response = await fetch(`${issuer}/token`, {
-    method: 'POST',
-    headers: { 'content-type': 'application/json' },
-    body: JSON.stringify({
-      user: 'local-operator',
-      device: 'console',
-      scope: 'keytrail:operator',
-      ttlSeconds: operatorTokenSeconds,
-    }),
-  });
-  const { token, error } = (await response.json()) as { token?: string; error?: string };
-  if (!token) throw new Error(`the issuer gave no operator's token: ${error ?? response.status}`);
-  rmSync(operatorTokenFile, { force: true });
-  writeFileSync(operatorTokenFile, `${token}\n`, { mode: 0o600 });
-}
-
 export function readUpState(): UpState | undefined {
   return existsSync(upStateFile) ? (JSON.parse(readFileSync(upStateFile, 'utf8')) as UpState) : undefined;
 }
@@ -51,24 +32,14 @@ export function readUpState(): UpState | undefined {
 export function writeUpState(state: UpState): void {
   mkdirSync(dirname(upStateFile), { recursive: true });
   writeFileSync(upStateFile, `${JSON.stringify(state, null, 2)}\n`);
-  const lines = [
-    ...state.services.flatMap(({ service, grpcTarget, webUrl }) => {
-      const name = service.toUpperCase().replaceAll('-', '_');
-      return [
-        `${name}=${webUrl}`,
-        `${name}_GRPC=${grpcTarget}`,
-        // For bin/keytrail.
-        `export KEYTRAIL_${name}_TARGET=${grpcTarget}`,
-      ];
+  writeFileSync(
+    upEnvironmentFile,
+    upEnvironment({
+      ...state,
+      operatorTokenFile,
+      tokenCommand: `'${checkoutFolder}/bin/with-node' node '${checkoutFolder}/deploy/local/src/bin/token.ts'`,
     }),
-    `ISSUER=${state.issuer}`,
-    `TRACES=${state.traces}`,
-    `export KEYTRAIL_TOKEN_COMMAND="'${checkoutFolder}/bin/with-node' node '${checkoutFolder}/deploy/local/src/bin/token.ts'"`,
-    `export KEYTRAIL_OPERATOR_TOKEN_FILE='${operatorTokenFile}'`,
-    // Exported, so that bin/keytrail asks this store.
-    `export KEYTRAIL_TRACE_BACKEND=${state.traces}`,
-  ];
-  writeFileSync(upEnvironmentFile, `${lines.join('\n')}\n`);
+  );
 }
 
 export function removeUpState(): void {

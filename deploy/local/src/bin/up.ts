@@ -5,7 +5,8 @@ import { checkoutFolder } from '../checkout.ts';
 import { exclusively } from '../exclusively.ts';
 import { startProcess } from '../processes.ts';
 import { isRecordedAlive, type StopRecord, stopRecorded } from '../supervision/stop-recorded.ts';
-import { readUpState, removeUpState, type UpState, writeOperatorToken, writeUpState } from './up-state.ts';
+import { writeOperatorToken } from '../up-environment.ts';
+import { operatorTokenFile, readUpState, removeUpState, type UpState, writeUpState } from './up-state.ts';
 
 const { values } = parseArgs({ options: { json: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } } });
 if (values.help) {
@@ -78,7 +79,7 @@ async function up(): Promise<void> {
   const line = await host.waitForLine((each) => each.event === 'listening');
   const { event: _, ...rest } = line as { event: string } & Omit<UpState, 'record'>;
   const state: UpState = { record: host.record, ...rest };
-  await writeOperatorToken(state);
+  await writeOperatorToken(state.issuer, operatorTokenFile);
   writeUpState(state);
   starting = undefined;
   print(state);
@@ -97,5 +98,5 @@ function print(state: UpState): void {
   }
   console.log(`${'issuer'.padEnd(14)} ${state.issuer}  (development tokens: POST /token {"user","device"})`);
   console.log(`${'traces'.padEnd(14)} ${state.traces}  (GET /traces/<trace id>)`);
-  console.log('\nShell variables for the examples: . .local/up.env     Stop: make down');
+  console.log('\nFor the examples of the README and bin/keytrail: . .local/up.env     Stop: make down');
 }
