@@ -32,7 +32,7 @@ bench-large: ## show that a claim costs the same at 2,000,000 prekeys
 check: ## types, lint, protos, direction of dependencies
 	@$(node) bin/check.ts $(ARGS)
 
-check-sre: ## alert rules and their tests, the collector's configuration (needs Go)
+check-sre: ## alert rules and their tests; with Go, the collector's configuration
 	@$(node) deploy/prometheus/check.ts
 
 check-collector: ## run the real collector between the services and a receiver (needs Go)
