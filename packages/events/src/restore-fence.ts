@@ -48,7 +48,10 @@ export async function startRestoreFence({ db, bus, log, config, recover }: Start
       return false;
     },
   });
-  const stopReporting = report(['databaseFenced'], (observe) => observe('databaseFenced', fence.pass ? 0 : 1));
+  const stopReporting = report(['databaseFenced', 'restoresUnaccepted'], (observe) => {
+    observe('databaseFenced', fence.pass ? 0 : 1);
+    observe('restoresUnaccepted', fence.unaccepted);
+  });
   const unfollow = bus.onReconnect(() => rounds.soon());
   return {
     get pass(): FencePass | undefined {
@@ -59,6 +62,9 @@ export async function startRestoreFence({ db, bus, log, config, recover }: Start
     },
     get outsideKnown() {
       return fence.outsideKnown;
+    },
+    get unaccepted() {
+      return fence.unaccepted;
     },
     look: () => fence.look(),
     async stop() {

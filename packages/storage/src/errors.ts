@@ -62,9 +62,12 @@ export function withoutValues(error: unknown, { name }: Statement): unknown {
   return error;
 }
 
-/** The database could not be reached, or went away. Of a COMMIT the outcome is then unknown; request ids make a retry safe. */
+/**
+ * The database could not be reached, or went away, or what answers is no primary: a standby, also while it is being promoted, neither writes
+ * (25006) nor tells its place (55000). Of a COMMIT the outcome is then unknown; request ids make a retry safe.
+ */
 export function isConnectionFailure(error: unknown): boolean {
-  if (isDatabaseError(error)) return /^(08|57P0[123]|53300)/.test(error.code ?? '');
+  if (isDatabaseError(error)) return /^(08|57P0[123]|53300|25006|55000)/.test(error.code ?? '');
   if (!(error instanceof Error)) return false;
   if (error instanceof DatabaseAway) return true;
   const code = (error as { code?: unknown }).code;

@@ -2,7 +2,15 @@ import { describe, expect, test } from 'vitest';
 import { type Evidence, type FenceRow, judge, type OutsideRecord } from '../src/index.ts';
 
 const place = '7000/00000001/16385';
-const row: FenceRow = { incarnation: 'a', position: 10n, place, closed: false, here: place, server_started: '1' };
+const row: FenceRow = {
+  incarnation: 'a',
+  position: 10n,
+  place,
+  closed: false,
+  here: place,
+  server_started: '1',
+  unaccepted: 0,
+};
 const outside: OutsideRecord = { incarnation: 'a', place, confirmed: 10n, reserved: 100n };
 const seen = { incarnation: 'a', position: 10n };
 const verdictOn = (evidence: Partial<Evidence>) =>

@@ -1,4 +1,5 @@
 import { isDatabaseAway } from '@keytrail/telemetry';
+import pg from 'pg';
 import { afterAll, beforeAll, beforeEach, expect, test, vi } from 'vitest';
 import {
   type Database,
@@ -252,6 +253,31 @@ test('a statement that takes too long is cancelled, and the transaction rolled b
   // Whoever called is told to try again, not that something is broken.
   expect(error).toSatisfy(isDatabaseAway);
   expect(await hasty.query(count, [])).toEqual([{ count: 0 }]);
+});
+
+test('a server that only reads, as a standby that is not promoted yet, counts as away, and is asked again once it writes', async () => {
+  const standby = await postgres.openDatabase('CREATE TABLE rows (id int PRIMARY KEY)');
+  // What a hot standby is to its clients.
+  const [{ name } = { name: '' }] = (await standby.pool.query<{ name: string }>('SELECT current_database() AS name'))
+    .rows;
+  const readsOnly = async (on: boolean) => {
+    const admin = new pg.Client({ connectionString: postgres.server.url });
+    await admin.connect();
+    await admin.query(`ALTER DATABASE ${name} SET default_transaction_read_only = ${on}`);
+    await admin.query('SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1', [name]);
+    await admin.end();
+  };
+  await readsOnly(true);
+  for (const write of [
+    () => standby.query(add, [1]),
+    () => standby.pipelined.query(add, [1]),
+    () => standby.transaction((tx) => tx.query(add, [1])),
+    () => standby.transaction(async (tx) => tx.send(add, [1])),
+  ])
+    expect(await write().catch((error: unknown) => error)).toSatisfy(isDatabaseAway);
+  await readsOnly(false);
+  await vi.waitFor(() => standby.pipelined.query(add, [1]));
+  expect(await standby.query(count, [])).toEqual([{ count: 1 }]);
 });
 
 test('a connection lost between two statements is told as such, ends no process, and the next transaction gets a new one', async () => {

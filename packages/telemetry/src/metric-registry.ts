@@ -286,6 +286,13 @@ export const metricRegistry = {
       '1 while the database is known to have gone back in time, or that cannot be ruled out; 0 while its fence is open',
     attributes: [],
   },
+  restoresUnaccepted: {
+    name: 'keytrail.database.restores_unaccepted',
+    kind: 'gauge',
+    unit: '{restore}',
+    describe: 'Times that the database went back in time, and no operator has accepted it',
+    attributes: [],
+  },
   spans: {
     name: 'keytrail.telemetry.spans',
     kind: 'counter',

@@ -11,6 +11,8 @@ export interface FenceRow {
   readonly here: string;
   /** When its server was started. */
   readonly server_started: string;
+  /** Restores that no operator has accepted. */
+  readonly unaccepted: number;
 }
 
 /** Where this process saw the database last. */

@@ -16,6 +16,8 @@ export interface RestoreFence {
   readonly state: string;
   /** Whether the store outside answered when the fence was last looked at. */
   readonly outsideKnown: boolean;
+  /** Restores that no operator had accepted when the fence was last looked at. */
+  readonly unaccepted: number;
   /**
    * Looks where the database stands, deals with a restore, and lets the position grow. A look begins after the call, and is shared by those who
    * call until it begins. Throws what the database says.
@@ -44,6 +46,7 @@ export function createRestoreFence({ db, outside, log, timelineSwitch, recover }
   let pass: FencePass | undefined;
   let state = 'not looked at yet';
   let outsideKnown = false;
+  let unaccepted = 0;
   let current: Promise<void> = Promise.resolve();
   let next: Promise<void> | undefined;
 
@@ -53,6 +56,7 @@ export function createRestoreFence({ db, outside, log, timelineSwitch, recover }
       // Before the row that it is compared with: the outside never tells what the database has not committed.
       const known = await ask(incarnation);
       const row = await readFence(db);
+      unaccepted = row.unaccepted;
       if (row.incarnation === incarnation && (await settle(row, known))) return;
     }
     throw new Error('the fence was written by others again and again');
@@ -219,6 +223,9 @@ export function createRestoreFence({ db, outside, log, timelineSwitch, recover }
     },
     get outsideKnown() {
       return outsideKnown;
+    },
+    get unaccepted() {
+      return unaccepted;
     },
     look() {
       if (next) return next;

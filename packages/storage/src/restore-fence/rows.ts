@@ -4,7 +4,9 @@ import type { FenceRow } from './judge.ts';
 
 const read = statement(
   'fence_read',
-  'SELECT incarnation, position, place, closed, database_place() AS here, server_started() AS server_started FROM restore_fence',
+  `SELECT incarnation, position, place, closed, database_place() AS here, server_started() AS server_started,
+          (SELECT count(*) FROM database_restores WHERE accepted_at IS NULL)::int AS unaccepted
+     FROM restore_fence`,
 );
 const advance = statement(
   'fence_advance',
