@@ -54,8 +54,8 @@ export const keptMisses: readonly Guard[] = [
     switchOff: [
       {
         file: 'services/session/src/miss.ts',
-        find: "linksToWrites(local.session?.createdTraceparent ?? '', conversationTraceId)) span?.addLink(link);",
-        replace: "linksToWrites('', conversationTraceId)) span?.addLink(link);",
+        find: "linksToWrites(local.session?.createdTraceparent ?? '', conversationTraceId));",
+        replace: "linksToWrites('', conversationTraceId));",
       },
     ],
     test: {

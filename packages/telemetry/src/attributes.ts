@@ -25,7 +25,10 @@ const registry = {
   outboxWaitMs: ['keytrail.outbox.wait_ms', 'From the write of the outbox row to its publication, in ms'],
 
   miss: ['keytrail.miss', 'True on the span that answered with a miss or saw one in an answer'],
-  missCause: ['keytrail.miss.cause', 'The cause of the miss, DEVICE_ADDED_AFTER_SESSION'],
+  missCause: [
+    'keytrail.miss.cause',
+    'The cause of the miss, DEVICE_ADDED_AFTER_SESSION; EXPLANATION_INCOMPLETE where it could not be found out',
+  ],
   recovery: ['keytrail.recovery', 'The state of recovery told with a miss, REQUESTABLE'],
   reason: ['keytrail.reason', 'The reason of a refusal that is not a miss'],
   kept: ['keytrail.kept', 'Why this part of the trace is exported though it was not sampled'],

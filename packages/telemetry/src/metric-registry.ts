@@ -56,7 +56,8 @@ export const metricRegistry = {
     name: 'keytrail.misses',
     kind: 'counter',
     unit: '{miss}',
-    describe: 'Reads of keys that were not there, by cause and by the state of recovery',
+    describe:
+      'Answers that a key is not there, to reads and to requests for it, by cause (EXPLANATION_INCOMPLETE without one) and state of recovery',
     attributes: [attr.missCause, attr.recovery],
   },
   keyRequestsMade: {

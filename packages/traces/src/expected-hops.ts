@@ -272,10 +272,15 @@ function notDelivered(node: TraceNode): MissingHop[] {
   ];
 }
 
-/** A delivery below what offers key requests is an offer; the holder's device answers it in the same trace. */
+/** The holder's device answers an offer in the trace that the delivery is in. */
 function offerNotAnswered(node: TraceNode, nodes: readonly TraceNode[]): MissingHop[] {
   const { span, children } = node;
-  if (span.name !== 'deliver notification' || children.length > 0 || !isOffer(span, nodes)) return [];
+  if (
+    span.name !== 'deliver notification' ||
+    children.length > 0 ||
+    span.attributes['keytrail.notification.kind'] !== 'KEY_OFFERED'
+  )
+    return [];
   const answered = nodes.some(
     (other) =>
       other.span.kind === 'server' &&
@@ -298,17 +303,6 @@ function offerNotAnswered(node: TraceNode, nodes: readonly TraceNode[]): Missing
           ],
     },
   ];
-}
-
-function isOffer(span: TraceSpan, nodes: readonly TraceNode[]): boolean {
-  const kind = span.attributes['keytrail.notification.kind'];
-  if (kind !== undefined) return String(kind).includes('OFFER');
-  const byId = new Map(nodes.map((node) => [node.span.spanId, node.span]));
-  for (let at = byId.get(span.parentSpanId); at !== undefined; at = byId.get(at.parentSpanId)) {
-    if (at.kind === 'server') return methodOf(at)?.endsWith('/RequestKey') ?? false;
-    if (at.name.startsWith('dispatch key request')) return true;
-  }
-  return false;
 }
 
 function hasBelow(node: TraceNode, test: (span: TraceSpan) => boolean): boolean {

@@ -68,7 +68,10 @@ export const wholeRecovery: readonly TraceSpan[] = [
   store('session', '23', '21', 'commit', 25),
   message('session', '30', '21', 'publish', 28),
   message('presence', '31', '30', 'process', 31),
-  span('presence', '32', '31', 'deliver notification', [32, 0.1], { kind: 'producer' }),
+  span('presence', '32', '31', 'deliver notification', [32, 0.1], {
+    kind: 'producer',
+    attributes: { 'keytrail.notification.kind': 'KEY_OFFERED' },
+  }),
   span('device', '33', '32', 'answer offer', [33, 30]),
   ...call(['b0', 'b1', '33'], 'device', 'session', `${session}/FulfillKeyRequest`, [35, 10]),
 ];

@@ -1,7 +1,7 @@
 import { fromBinary } from '@bufbuild/protobuf';
 import { timestampDate } from '@bufbuild/protobuf/wkt';
 import type { ConnectError } from '@connectrpc/connect';
-import { helpUrl, MissCause, missCauseName, RecoverySchema, SessionHeaderSchema } from '@keytrail/contracts';
+import { helpUrl, MissCause, missCauseName, Recovery, RecoverySchema, SessionHeaderSchema } from '@keytrail/contracts';
 import { type Call, refuse, refuseMiss } from '@keytrail/rpc';
 import type { Queryable } from '@keytrail/storage';
 import { attr, count, type Link, linkFromTraceparent, linkToTrace, markMiss, trace } from '@keytrail/telemetry';
@@ -94,26 +94,20 @@ export function explain(
   );
 }
 
-/** The refusal that tells the miss, having recorded it: metric, span attributes, and a link to the write that may be its cause. */
+/** The refusal that tells the miss, having recorded it. */
 export function refuseExplained(
   explanation: Explanation | Incomplete,
   { local, answers }: GatheredFacts,
   config: MissParts['config'],
   call: Call,
 ): ConnectError {
+  const conversationTraceId = answers.entitlement.known ? answers.entitlement.value.lastWriteTraceId : '';
+  recordMiss(explanation, linksToWrites(local.session?.createdTraceparent ?? '', conversationTraceId));
   if (explanation.kind === 'incomplete')
     return refuse('EXPLANATION_INCOMPLETE', 'the miss could not be explained, as a peer could not be asked', {
       metadata: { peer: explanation.peer },
       retryAfterMs: 1000,
     });
-  const cause = missCauseName(explanation.cause);
-  markMiss(cause);
-  const recovery = RecoverySchema.value[explanation.recovery]?.localName ?? '';
-  count('misses', 1, { [attr.missCause]: cause, [attr.recovery]: recovery });
-  const conversationTraceId = answers.entitlement.known ? answers.entitlement.value.lastWriteTraceId : '';
-  const span = trace.getActiveSpan();
-  span?.setAttribute(attr.recovery, recovery);
-  for (const link of linksToWrites(local.session?.createdTraceparent ?? '', conversationTraceId)) span?.addLink(link);
   if (explanation.cause === MissCause.NOT_FOUND_OR_NOT_PERMITTED)
     return refuse('NOT_FOUND_OR_NOT_PERMITTED', 'there is no such thing, or it is not yours to know');
   return refuseMiss({
@@ -125,8 +119,20 @@ export function refuseExplained(
     retryAfterMs: explanation.retryAfterMs,
     traceId: call.traceId,
     causedByTraceId: local.session?.createdTraceId || conversationTraceId,
-    helpUrl: helpUrl(cause, config.helpBaseUrl),
+    helpUrl: helpUrl(missCauseName(explanation.cause), config.helpBaseUrl),
   });
+}
+
+/** Counts the miss and marks the active span. One without an explanation is a miss too: its cause is that there is none. */
+function recordMiss(explanation: Explanation | Incomplete, links: readonly Link[]): void {
+  const explained = explanation.kind === 'miss';
+  const cause = explained ? missCauseName(explanation.cause) : 'EXPLANATION_INCOMPLETE';
+  const recovery = RecoverySchema.value[explained ? explanation.recovery : Recovery.UNSPECIFIED]?.localName ?? '';
+  count('misses', 1, { [attr.missCause]: cause, [attr.recovery]: recovery });
+  markMiss(cause);
+  const span = trace.getActiveSpan();
+  span?.setAttribute(attr.recovery, recovery);
+  for (const link of links) span?.addLink(link);
 }
 
 /** The last writes that the miss may come from: of the session, and of the conversation where that is another trace. */

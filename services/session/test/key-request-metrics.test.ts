@@ -1,35 +1,13 @@
 import { randomUUID } from 'node:crypto';
-import { createServer } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { KeyRequestKind } from '@keytrail/contracts';
 import { expect, it } from 'vitest';
+import { startOtlpReceiver } from './otlp-receiver.ts';
 import { createPerson, makeSession } from './people.ts';
 import { startWorld } from './world.ts';
 
-interface Point {
-  readonly count?: number;
-  readonly sum?: number;
-  readonly attributes: readonly { readonly key: string; readonly value: { readonly stringValue?: string } }[];
-}
-
-interface Metric {
-  readonly name: string;
-  readonly unit: string;
-  readonly histogram?: { readonly dataPoints: readonly Point[] };
-}
-
 it('a key request is measured from its making to its end, by how it ended', { timeout: 60_000 }, async () => {
-  const metrics: Metric[] = [];
-  const server = createServer(async (request, response) => {
-    const chunks: Buffer[] = [];
-    for await (const chunk of request) chunks.push(chunk as Buffer);
-    const { resourceMetrics = [] } = JSON.parse(Buffer.concat(chunks).toString());
-    for (const { scopeMetrics } of resourceMetrics) for (const scope of scopeMetrics) metrics.push(...scope.metrics);
-    response.writeHead(200, { 'content-type': 'application/json' }).end('{}');
-  });
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const otlpUrl = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-  const world = await startWorld({ otlpUrl, traceRatio: 0 }, { consumers: false, sweep: false });
+  const receiver = await startOtlpReceiver();
+  const world = await startWorld({ otlpUrl: receiver.url, traceRatio: 0 }, { consumers: false, sweep: false });
   const [alice, bob] = [createPerson('alice'), createPerson('bob')];
   const initiator = alice.addDevice();
   const made = makeSession({ initiator, covered: [initiator, bob.addDevice()] });
@@ -43,10 +21,9 @@ it('a key request is measured from its making to its end, by how it ended', { ti
   await world.sql.query(`UPDATE key_requests SET requested_at = requested_at - interval '2 hours'`);
   await world.as(later).cancelKeyRequest({ keyRequestId });
   await world.stop();
-  server.closeAllConnections();
-  server.close();
+  await receiver.stop();
 
-  const ended = metrics.findLast(({ name }) => name === 'keytrail.key_requests.time_to_key');
+  const ended = receiver.metrics.findLast(({ name }) => name === 'keytrail.key_requests.time_to_key');
   const points = ended?.histogram?.dataPoints ?? [];
   expect(ended?.unit).toBe('s');
   expect(points.map(({ count, attributes }) => [count, attributes[0]?.value.stringValue])).toEqual([[1, 'CANCELLED']]);

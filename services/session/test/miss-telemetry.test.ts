@@ -1,55 +1,27 @@
-import { createServer } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { MissCause, MissCauseSchema, missCauseName, Recovery, Remedy } from '@keytrail/contracts';
+import type { Call } from '@keytrail/rpc';
+import { readSettings } from '@keytrail/settings';
+import { startTelemetry, telemetrySettings, withSpan } from '@keytrail/telemetry';
 import { expect, it } from 'vitest';
+import type { Explanation, Incomplete } from '../src/domain/explain-miss.ts';
+import { type GatheredFacts, refuseExplained } from '../src/miss.ts';
+import { attributeOf, type Metric, startOtlpReceiver } from './otlp-receiver.ts';
 import { createPerson, makeSession } from './people.ts';
 import { refusalOf, startWorld } from './world.ts';
 
-interface Attribute {
-  readonly key: string;
-  readonly value: { readonly stringValue?: string };
-}
-
-interface Span {
-  readonly traceId: string;
-  readonly spanId: string;
-  readonly name: string;
-  readonly attributes: Attribute[];
-  readonly links?: { readonly traceId: string; readonly spanId: string }[];
-}
-
-interface Metric {
-  readonly name: string;
-  readonly sum?: { readonly dataPoints: { readonly asDouble?: number; readonly attributes: Attribute[] }[] };
-}
-
-/** An OTLP/HTTP receiver that keeps what it gets. */
-async function startReceiver() {
-  const spans: Span[] = [];
-  const metrics: Metric[] = [];
-  const server = createServer(async (request, response) => {
-    const chunks: Buffer[] = [];
-    for await (const chunk of request) chunks.push(chunk as Buffer);
-    const { resourceSpans = [], resourceMetrics = [] } = JSON.parse(Buffer.concat(chunks).toString());
-    for (const { scopeSpans } of resourceSpans) for (const scope of scopeSpans) spans.push(...scope.spans);
-    for (const { scopeMetrics } of resourceMetrics) for (const scope of scopeMetrics) metrics.push(...scope.metrics);
-    response.writeHead(200, { 'content-type': 'application/json' }).end('{}');
-  });
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as AddressInfo;
-  return {
-    url: `http://127.0.0.1:${port}`,
-    spans,
-    metrics,
-    stop: () => new Promise((resolve) => server.close(resolve)),
-  };
-}
-
-function attributeOf(attributes: readonly Attribute[], key: string): string | undefined {
-  return attributes.find((attribute) => attribute.key === key)?.value.stringValue;
+/** How often each cause and state of recovery was counted. */
+function countedMisses(metrics: readonly Metric[]): Record<string, number | undefined> {
+  const points = metrics.findLast(({ name }) => name === 'keytrail.misses')?.sum?.dataPoints ?? [];
+  return Object.fromEntries(
+    points.map(({ asDouble, attributes }) => [
+      `${attributeOf(attributes, 'keytrail.miss.cause')} ${attributeOf(attributes, 'keytrail.recovery')}`,
+      asDouble,
+    ]),
+  );
 }
 
 it('a miss is counted by its cause, and its span leads to the trace of the write', { timeout: 60_000 }, async () => {
-  const receiver = await startReceiver();
+  const receiver = await startOtlpReceiver();
   const world = await startWorld({ otlpUrl: receiver.url, traceRatio: 0 }, { consumers: false, sweep: false });
   const [alice, bob] = [createPerson('alice'), createPerson('bob')];
   const initiator = alice.addDevice();
@@ -85,13 +57,54 @@ it('a miss is counted by its cause, and its span leads to the trace of the write
   // The write itself was kept, unsampled as it was: the link leads somewhere.
   expect(receiver.spans.map(({ spanId }) => spanId)).toContain(writeSpanId);
 
-  const points = receiver.metrics.findLast(({ name }) => name === 'keytrail.misses')?.sum?.dataPoints ?? [];
-  const counts = points.map(({ asDouble, attributes }) => [
-    `${attributeOf(attributes, 'keytrail.miss.cause')} ${attributeOf(attributes, 'keytrail.recovery')}`,
-    asDouble,
-  ]);
-  expect(Object.fromEntries(counts)).toEqual({
+  expect(countedMisses(receiver.metrics)).toEqual({
     'DEVICE_ADDED_AFTER_SESSION REQUESTABLE': 2,
     'SESSION_UNKNOWN NO_HOLDER_EXISTS': 1,
   });
+});
+
+it('every cause is counted under its name and kept, and so is a miss that could not be explained', async () => {
+  const receiver = await startOtlpReceiver();
+  const environment = {
+    KEYTRAIL_ENVIRONMENT: 'development',
+    KEYTRAIL_OTLP_URL: receiver.url,
+    KEYTRAIL_TRACE_RATIO: '0',
+  };
+  const config = readSettings(telemetrySettings, environment);
+  const telemetry = startTelemetry({ service: 'session', instance: 'session-1', config });
+  const nothingKnown = {
+    local: {},
+    ranked: [],
+    answers: { entitlement: { known: false, peer: 'conversation' } },
+  } as unknown as GatheredFacts;
+  const miss = async (explanation: Explanation | Incomplete) =>
+    withSpan('read', {}, async () => {
+      refuseExplained(explanation, nothingKnown, { offerMs: 1, waitMs: 1, helpBaseUrl: '' }, { traceId: '' } as Call);
+    });
+  const causes = MissCauseSchema.values
+    .map(({ number }) => number as MissCause)
+    .filter((cause) => cause !== MissCause.UNSPECIFIED);
+  for (const cause of causes)
+    await miss({
+      kind: 'miss',
+      cause,
+      recovery: Recovery.PENDING_OFFERED,
+      remedy: Remedy.REQUEST_KEY,
+      evidence: {},
+      keyRequestId: '',
+      retryAfterMs: 0,
+    });
+  await miss({ kind: 'incomplete', peer: 'presence' });
+  await telemetry.shutdown();
+  await receiver.stop();
+
+  const names = causes.map(missCauseName);
+  expect(names).toContain('ENVELOPE_MISSING');
+  // Those of the test above, counted in the same process, have other states of recovery.
+  expect(countedMisses(receiver.metrics)).toMatchObject({
+    ...Object.fromEntries(names.map((name) => [`${name} PENDING_OFFERED`, 1])),
+    'EXPLANATION_INCOMPLETE UNSPECIFIED': 1,
+  });
+  const kept = receiver.spans.map(({ attributes }) => attributeOf(attributes, 'keytrail.miss.cause'));
+  expect(kept.toSorted()).toEqual([...names, 'EXPLANATION_INCOMPLETE'].toSorted());
 });
