@@ -1,12 +1,6 @@
-import { fromBinary } from '@bufbuild/protobuf';
 import { type Timestamp, timestampDate } from '@bufbuild/protobuf/wkt';
 import { Code, ConnectError } from '@connectrpc/connect';
-import {
-  type DescribeConversationResponse,
-  type DeviceView,
-  type GatewayView,
-  SessionHeaderSchema,
-} from '@keytrail/contracts';
+import type { DescribeConversationResponse, DeviceView, GatewayView } from '@keytrail/contracts';
 import type { Call } from '@keytrail/rpc';
 import type { DeviceId } from './domain/device.ts';
 import type { Answer, PeerName } from './domain/explain-miss.ts';
@@ -22,7 +16,7 @@ import { explain, gatherFacts, holderFacts } from './miss.ts';
 import type { OperatorPeers } from './operator-peers.ts';
 import type { Parts } from './parts.ts';
 import { isHit, readInitialSession } from './store/initial-session.ts';
-import { type OwnRows, readOwnRows } from './store/key-facts.ts';
+import { readOwnRows } from './store/key-facts.ts';
 import { findKeyRequestsOfSession, type SeenKeyRequest } from './store/operator-key-requests.ts';
 
 export type ExplainParts = Pick<Parts, 'db' | 'peers' | 'config' | 'writerBuild' | 'operatorPeers'>;
@@ -65,7 +59,6 @@ export async function gatherKeyFacts(
     ...asked,
     reader,
     ...own,
-    session: own.session && { ...own.session, rosterVersion: rosterVersion(own.session) },
     runningBuild: parts.writerBuild,
     readable,
     miss: readable ? undefined : explain(parts, asked, reader, gathered),
@@ -150,15 +143,6 @@ async function answered<T>(peer: PeerName, call: Call, ask: () => Promise<T>): P
   } catch (err) {
     call.log.warn({ err, peer }, 'a peer could not be asked');
     return { known: false, peer };
-  }
-}
-
-function rosterVersion({ header }: NonNullable<OwnRows['session']>): bigint {
-  if (header === undefined) return 0n;
-  try {
-    return fromBinary(SessionHeaderSchema, header).rosterVersion;
-  } catch {
-    return 0n;
   }
 }
 

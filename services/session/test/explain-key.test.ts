@@ -242,3 +242,40 @@ describe('the device that is asked about', () => {
     ]);
   });
 });
+
+describe('while a peer is away', { timeout: 30_000 }, () => {
+  it.each([
+    ['conversation', { peerConversation: '127.0.0.1:1' }],
+    ['identity-keys', { peerIdentityKeys: '127.0.0.1:1' }],
+    ['presence', { peerPresence: '127.0.0.1:1' }],
+  ] as const)('%s is named as not asked, and nothing is said that it would have had to say', async (peer, changes) => {
+    const { made, bob } = await session();
+    const late = bob.addDevice();
+    const instance = await world.another(changes, { consumers: false, sweep: false });
+    try {
+      const { conversationId, sessionId } = made.session;
+      const { userId, deviceId } = late;
+      const explained = await instance.operator.explainKey({ conversationId, sessionId, userId, deviceId });
+      expect(explained).toMatchObject({ readable: false, notAsked: [peer], session: { envelopesPresent: 2 } });
+      expect(codes(explained)).toEqual(['EXPLANATION_INCOMPLETE', 'NEVER_REQUESTED']);
+      expect(explained.findings[0]?.evidence).toEqual({ peer });
+    } finally {
+      await instance.stop();
+    }
+  });
+
+  it('the current session cannot be found by conversation, and who asks is told to ask again', async () => {
+    const { made, reader } = await session();
+    const instance = await world.another({ peerConversation: '127.0.0.1:1' }, { consumers: false, sweep: false });
+    try {
+      const asked = { conversationId: made.session.conversationId, userId: reader.userId, deviceId: reader.deviceId };
+      expect(await refusalOf(instance.operator.explainKey(asked))).toMatchObject({
+        reason: 'EXPLANATION_INCOMPLETE',
+        metadata: { peer: 'conversation' },
+        retryAfterMs: 1000,
+      });
+    } finally {
+      await instance.stop();
+    }
+  });
+});

@@ -8,6 +8,7 @@ import { text } from 'node:stream/consumers';
 import { KeyRequestKind, NotificationKind } from '@keytrail/contracts';
 import { notificationRequested } from '@keytrail/events';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { run } from '../../../packages/cli/src/program.ts';
 import { createPerson, makeSession } from './people.ts';
 import { startWorld, type World } from './world.ts';
 
@@ -30,14 +31,30 @@ interface Ran {
   readonly err: string;
 }
 
-/** The command as an operator runs it: a process of its own. */
-async function keytrail(args: readonly string[], environment: Readonly<Record<string, string>> = {}): Promise<Ran> {
-  const env = {
-    PATH: process.env.PATH ?? '',
-    KEYTRAIL_SESSION_TARGET: world.target,
-    KEYTRAIL_OPERATOR_TOKEN: await world.operatorToken(),
-    ...environment,
-  };
+const environmentOf = async (changes: Readonly<Record<string, string>>) => ({
+  PATH: process.env.PATH ?? '',
+  KEYTRAIL_SESSION_TARGET: world.target,
+  KEYTRAIL_OPERATOR_TOKEN: await world.operatorToken(),
+  ...changes,
+});
+
+async function keytrail(args: readonly string[], changes: Readonly<Record<string, string>> = {}): Promise<Ran> {
+  const ran = { out: '', err: '' };
+  const code = await run(args, {
+    environment: await environmentOf(changes),
+    out(text) {
+      ran.out += text;
+    },
+    say(text) {
+      ran.err += text.endsWith('\n') ? text : `${text}\n`;
+    },
+  });
+  return { code, ...ran };
+}
+
+/** The command as an operator runs it: a process of its own, which takes long to start. */
+async function keytrailProcess(args: readonly string[], changes: Readonly<Record<string, string>>): Promise<Ran> {
+  const env = await environmentOf(changes);
   const child = spawn(process.execPath, [main, ...args], { env, stdio: ['ignore', 'pipe', 'pipe'] });
   const [out, err, [code]] = await Promise.all([text(child.stdout), text(child.stderr), once(child, 'close')]);
   return { code, out, err };
@@ -132,7 +149,7 @@ describe('keytrail requests', () => {
     writeFileSync(file, `${token}\n`, { mode: 0o600 });
     const list = ['--token-file', file, '--session', world.target, 'requests', 'list', '--user', alice.userId];
     const nothingElse = { KEYTRAIL_OPERATOR_TOKEN: '', KEYTRAIL_SESSION_TARGET: '' };
-    const listed = await keytrail(list, nothingElse);
+    const listed = await keytrailProcess(list, nothingElse);
     expect(listed.code).toBe(0);
     expect(listed.out + listed.err).not.toContain(token);
   });

@@ -1,14 +1,10 @@
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { text } from 'node:stream/consumers';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { run } from '../../../packages/cli/src/program.ts';
 import { createPerson, makeSession } from './people.ts';
 import { startWorld, type World } from './world.ts';
-
-const main = join(import.meta.dirname, '../../../packages/cli/src/main.ts');
 
 let world: World;
 let folder: string;
@@ -21,18 +17,22 @@ afterAll(async () => {
   await world?.stop();
 });
 
-/** The command as an operator runs it, with the token in a file that the environment names. */
+/** The command, with the token in a file that the environment names. */
 async function keytrail(...args: string[]) {
   const tokenFile = join(folder, 'operator.token');
   writeFileSync(tokenFile, await world.operatorToken(), { mode: 0o600 });
-  const env = {
-    PATH: process.env.PATH ?? '',
-    KEYTRAIL_SESSION_TARGET: world.target,
-    KEYTRAIL_OPERATOR_TOKEN_FILE: tokenFile,
-  };
-  const child = spawn(process.execPath, [main, ...args], { env, stdio: ['ignore', 'pipe', 'pipe'] });
-  const [out, err, [code]] = await Promise.all([text(child.stdout), text(child.stderr), once(child, 'close')]);
-  return { code, out, err };
+  const environment = { KEYTRAIL_SESSION_TARGET: world.target, KEYTRAIL_OPERATOR_TOKEN_FILE: tokenFile };
+  const ran = { out: '', err: '' };
+  const code = await run(args, {
+    environment,
+    out(text) {
+      ran.out += text;
+    },
+    say(text) {
+      ran.err += text;
+    },
+  });
+  return { code, ...ran };
 }
 
 describe('keytrail sessions', () => {

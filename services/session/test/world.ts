@@ -59,6 +59,7 @@ export interface World {
 
 export interface Instance {
   as(device: { userId: string; deviceId: string }): SessionClient;
+  readonly operator: Client<typeof SessionOperatorService>;
   stop(): Promise<void>;
 }
 
@@ -154,6 +155,10 @@ export async function startWorld(
       const { grpcPort } = await instance.start();
       return {
         as: (device) => createClient(SessionService, grpc(grpcPort, bearer(device))),
+        operator: createClient(
+          SessionOperatorService,
+          grpc(grpcPort, async () => `Bearer ${await operatorToken()}`),
+        ),
         stop: () => instance.stop(),
       };
     },

@@ -1,9 +1,17 @@
 import { toJson } from '@bufbuild/protobuf';
 import { ExplainKeyResponseSchema, SessionOperatorService } from '@keytrail/contracts';
 import { attr } from '@keytrail/telemetry';
-import { BackendRefused, BackendUnreachable, dialects, MalformedTrace, type TraceSpan } from '@keytrail/traces';
+import {
+  awaitTrace,
+  BackendRefused,
+  BackendUnreachable,
+  dialects,
+  MalformedTrace,
+  TraceNotFound,
+  type TraceSpan,
+} from '@keytrail/traces';
 import { type Command, Option } from 'commander';
-import { parseDevice, parseTraceId } from '../arguments.ts';
+import { parseDevice, parseDuration, parseTraceId } from '../arguments.ts';
 import { exitCodes, UsageError } from '../exit-codes.ts';
 import { explanationText } from '../explanation-text.ts';
 import type { RunCommand, Session } from '../terminal.ts';
@@ -14,6 +22,8 @@ interface ExplainOptions extends SourceOptions {
   readonly session?: string;
   readonly device?: { readonly userId: string; readonly deviceId: string };
   readonly trace?: string;
+  /** In milliseconds. */
+  readonly wait: number;
 }
 
 const afterHelp = `
@@ -34,6 +44,14 @@ export function addExplain(program: Command, run: RunCommand): void {
     .option('--backend <url>', 'with --trace: local store, Grafana Tempo or Jaeger (KEYTRAIL_TRACE_BACKEND)')
     .addOption(new Option('--dialect <name>', 'what the backend speaks; found out when not given').choices(dialects))
     .option('--headers-file <file>', 'file with headers for the backend (or KEYTRAIL_TRACE_HEADERS)')
+    .addOption(
+      new Option(
+        '--wait <duration>',
+        'with --trace: longest time that spans are waited for, as they are sent in batches',
+      )
+        .argParser(parseDuration)
+        .default(10_000, '10s'),
+    )
     .option('--file <file>', 'with --trace: read it from a file; - for stdin')
     .addHelpText('after', afterHelp)
     .action((options: ExplainOptions) => run((session) => explain(options, session)));
@@ -88,23 +106,40 @@ async function askedByTrace(
   { environment, options: global }: Session,
 ): Promise<Asked> {
   const source = await openSource(options, environment, global.timeout);
-  const spans = await source.read(traceId);
-  if (spans.length === 0) throw new NothingToExplain(`${source.name} has no span of trace ${traceId}`);
-  const conversationId = options.conversation ?? told(spans, attr.conversationId);
-  const sessionId = options.session ?? told(spans, attr.sessionId);
-  const userPseudonym = told(spans, attr.user);
-  const devicePseudonym = told(spans, attr.device);
-  if (conversationId === '') throw new NothingToExplain(`trace ${traceId} names no conversation: give --conversation`);
-  if (options.device) return { conversationId, sessionId, ...options.device };
-  if (userPseudonym === '' || devicePseudonym === '')
-    throw new NothingToExplain(`trace ${traceId} names no device: give --device`);
-  return { conversationId, sessionId, userPseudonym, devicePseudonym };
+  const ids = (spans: readonly TraceSpan[]): Asked => ({
+    conversationId: options.conversation ?? told(spans, attr.conversationId),
+    sessionId: options.session ?? told(spans, attr.sessionId),
+    ...(options.device ?? {
+      userPseudonym: told(spans, attr.user),
+      devicePseudonym: told(spans, attr.device),
+    }),
+  });
+  const { spans } = await awaitTrace(() => source.read(traceId), traceId, {
+    timeoutMs: source.grows ? options.wait : 0,
+    pollMs: 250,
+    until: (tree) => tree.spans.some(isMiss) && missingOf(ids(tree.spans)) === undefined,
+  }).catch((error: unknown) => {
+    throw error instanceof TraceNotFound
+      ? new NothingToExplain(`${source.name} has no span of trace ${traceId}`)
+      : error;
+  });
+  const asked = ids(spans);
+  const missing = missingOf(asked);
+  if (missing) throw new NothingToExplain(`trace ${traceId} names no ${missing}: give --${missing}`);
+  return asked;
 }
+
+function missingOf({ conversationId, userId, userPseudonym, devicePseudonym }: Asked): string | undefined {
+  if (conversationId === '') return 'conversation';
+  return userId || (userPseudonym && devicePseudonym) ? undefined : 'device';
+}
+
+const isMiss = ({ attributes }: TraceSpan) => attributes[attr.miss] === true;
 
 /** Of the span that missed, else of the first that says it: later hops are about those who help. */
 function told(spans: readonly TraceSpan[], name: string): string {
   const says = (span: TraceSpan) => typeof span.attributes[name] === 'string' && span.attributes[name] !== '';
   const inTime = spans.filter(says).sort((a, b) => a.startMs - b.startMs);
-  const span = inTime.find(({ attributes }) => attributes[attr.miss] === true) ?? inTime[0];
+  const span = inTime.find(isMiss) ?? inTime[0];
   return String(span?.attributes[name] ?? '');
 }

@@ -1,5 +1,6 @@
 import type { KeyFinding } from './findings.ts';
 import type { KeyFacts, SessionRowFacts } from './key-facts.ts';
+import { missingEnvelopes } from './session-damage.ts';
 
 /** Since which a session says what its writer knew. */
 const writerSchemaSince = '20261125020000_writer_schema';
@@ -44,10 +45,6 @@ export function damageFindings(facts: KeyFacts, mayRead: boolean): KeyFinding[] 
     );
   }
   return found.filter((finding) => finding !== undefined);
-}
-
-export function missingEnvelopes(session: SessionRowFacts): number {
-  return Math.max(0, session.envelopesExpected - session.envelopesPresent - session.envelopesErased);
 }
 
 function conversationWithoutSession(facts: KeyFacts, explains: boolean): KeyFinding | undefined {

@@ -41,15 +41,11 @@ export interface SessionRowFacts {
   readonly hasEphemeralKey: boolean;
   readonly hasIdentityKey: boolean;
   readonly hasHeader: boolean;
-  readonly rosterVersion: bigint;
   readonly envelopesExpected: number;
   /** Of the first write. */
   readonly envelopesPresent: number;
   readonly envelopesErased: number;
-  readonly envelopesDelivered: number;
-  readonly withheld: number;
   readonly withheldReason: string | undefined;
-  readonly requestsOpen: number;
   readonly writerBuild: string;
   /** The newest migration that the writer knew. */
   readonly writerSchema: string | undefined;

@@ -15,7 +15,11 @@ export interface SessionParts {
 }
 
 /** Envelopes of the first write that are neither there nor erased with their users. */
-export function missingEnvelopes({ envelopesExpected, envelopesPresent, envelopesErased }: SessionParts): number {
+export function missingEnvelopes({
+  envelopesExpected,
+  envelopesPresent,
+  envelopesErased,
+}: Pick<SessionParts, 'envelopesExpected' | 'envelopesPresent' | 'envelopesErased'>): number {
   return Math.max(0, envelopesExpected - envelopesPresent - envelopesErased);
 }
 

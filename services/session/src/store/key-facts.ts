@@ -12,16 +12,13 @@ interface SessionRow {
   epoch: bigint;
   initiator_user_id: string;
   initiator_device_id: string;
-  header: Buffer | null;
+  has_header: boolean;
   has_ephemeral_key: boolean;
   has_identity_key: boolean;
   envelopes_expected: number;
   envelopes_present: number;
-  envelopes_delivered: number;
   envelopes_erased: number;
-  withheld: number;
   withheld_reason: string | null;
-  requests_open: number;
   writer_build: string;
   writer_schema: string | null;
   created_trace_id: string;
@@ -30,19 +27,15 @@ interface SessionRow {
 
 const readRow = statement(
   'read_session_to_explain',
-  `SELECT s.kind, s.epoch, s.initiator_user_id, s.initiator_device_id, s.header, s.initiator_ephemeral_key IS NOT NULL AS has_ephemeral_key,
-     s.initiator_identity_key IS NOT NULL AS has_identity_key, s.envelopes_expected, s.writer_build, s.writer_schema, s.created_trace_id,
-     s.created_at, e.envelopes_present, e.envelopes_delivered, coalesce(p.envelopes, 0) AS envelopes_erased, w.withheld, w.withheld_reason,
-     (SELECT count(*)::integer FROM key_requests k WHERE k.conversation_id = s.conversation_id AND k.session_id = s.session_id
-       AND k.state IN ('WAITING_FOR_HOLDER', 'OFFERED')) AS requests_open
+  `SELECT s.kind, s.epoch, s.initiator_user_id, s.initiator_device_id, s.header IS NOT NULL AS has_header,
+     s.initiator_ephemeral_key IS NOT NULL AS has_ephemeral_key, s.initiator_identity_key IS NOT NULL AS has_identity_key, s.envelopes_expected,
+     (SELECT count(*)::integer FROM envelopes e
+       WHERE e.conversation_id = s.conversation_id AND e.session_id = s.session_id AND e.attempt = 0) AS envelopes_present,
+     coalesce(p.envelopes, 0) AS envelopes_erased, w.reason AS withheld_reason, s.writer_build, s.writer_schema, s.created_trace_id, s.created_at
    FROM sessions s
    LEFT JOIN erased_parts p USING (conversation_id, session_id)
-   CROSS JOIN LATERAL (SELECT (count(*) FILTER (WHERE attempt = 0))::integer AS envelopes_present,
-       (count(*) FILTER (WHERE attempt > 0))::integer AS envelopes_delivered
-     FROM envelopes WHERE conversation_id = s.conversation_id AND session_id = s.session_id) e
-   CROSS JOIN LATERAL (SELECT count(*)::integer AS withheld,
-       max(reason) FILTER (WHERE user_id = $3 AND device_id = $4) AS withheld_reason
-     FROM withholdings WHERE conversation_id = s.conversation_id AND session_id = s.session_id) w
+   LEFT JOIN withholdings w
+     ON w.conversation_id = s.conversation_id AND w.session_id = s.session_id AND w.user_id = $3 AND w.device_id = $4
    WHERE s.conversation_id = $1 AND s.session_id = $2`,
 );
 
@@ -72,7 +65,7 @@ const readDiscarded = statement(
 );
 
 export interface OwnRows extends Pick<KeyFacts, 'now' | 'discardedAt' | 'migrations' | 'writers' | 'envelopes'> {
-  readonly session: (Omit<SessionRowFacts, 'rosterVersion'> & { readonly header: Uint8Array | undefined }) | undefined;
+  readonly session: SessionRowFacts | undefined;
 }
 
 /** What session's own database has to say of one session and one device, also where rows are damaged. */
@@ -151,22 +144,18 @@ function envelopeOf(row: EnvelopeRow): EnvelopeFacts {
   };
 }
 
-function sessionOf(row: SessionRow): NonNullable<OwnRows['session']> {
+function sessionOf(row: SessionRow): SessionRowFacts {
   return {
     imported: row.kind === 'IMPORTED',
     epoch: row.epoch,
     initiator: { userId: row.initiator_user_id, deviceId: row.initiator_device_id },
-    header: row.header ?? undefined,
-    hasHeader: row.header !== null,
+    hasHeader: row.has_header,
     hasEphemeralKey: row.has_ephemeral_key,
     hasIdentityKey: row.has_identity_key,
     envelopesExpected: row.envelopes_expected,
     envelopesPresent: row.envelopes_present,
-    envelopesDelivered: row.envelopes_delivered,
     envelopesErased: row.envelopes_erased,
-    withheld: row.withheld,
     withheldReason: row.withheld_reason ?? undefined,
-    requestsOpen: row.requests_open,
     writerBuild: row.writer_build,
     writerSchema: row.writer_schema ?? undefined,
     traceId: row.created_trace_id,

@@ -1,22 +1,18 @@
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import { timestampFromDate } from '@bufbuild/protobuf/wkt';
-import {
-  type ExplainKeyRequest,
-  type ExplainKeyResponseSchema,
-  SessionOperatorService,
-  type SessionViewSchema,
-} from '@keytrail/contracts';
+import { type ExplainKeyRequest, type ExplainKeyResponseSchema, SessionOperatorService } from '@keytrail/contracts';
 import { type Call, type Rpc, refuse, unary } from '@keytrail/rpc';
 import { pseudonym } from '@keytrail/telemetry';
-import { missingEnvelopes } from '../../domain/damage-findings.ts';
 import { explainKey as explain } from '../../domain/explain-key.ts';
 import { findingPage } from '../../domain/findings.ts';
-import type { KeyFacts, SessionRowFacts } from '../../domain/key-facts.ts';
+import type { KeyFacts } from '../../domain/key-facts.ts';
 import { timelineOf } from '../../domain/key-timeline.ts';
 import { findReader } from '../../find-reader.ts';
 import { askConversation, type ExplainParts, gatherKeyFacts } from '../../gather-key-facts.ts';
 import { readNewestSessionId } from '../../store/key-facts.ts';
+import { findSeenSessions, type SeenSession } from '../../store/operator-sessions.ts';
 import { audited } from './audited.ts';
+import { sessionView } from './session-view.ts';
 
 /** Why a device can or cannot read a session. Who asked about whom is audited before anything is shown. */
 export function explainKey(parts: ExplainParts): Rpc {
@@ -33,8 +29,9 @@ export function explainKey(parts: ExplainParts): Rpc {
       };
       return audited(parts.db, call, about, async (recordDone) => {
         const facts = await factsOf(parts, request, call);
+        const [seen] = facts.session ? await findSeenSessions(parts.db, facts, undefined, 1) : [];
         await recordDone(parts.db, { ...facts.reader, note: `session ${facts.sessionId}` });
-        return explanation(facts);
+        return explanation(facts, seen);
       });
     },
   });
@@ -61,7 +58,10 @@ async function factsOf(parts: ExplainParts, request: ExplainKeyRequest, call: Ca
   return gatherKeyFacts(parts, asked, await findReader(parts, asked, request, conversation), call);
 }
 
-function explanation(facts: KeyFacts): MessageInitShape<typeof ExplainKeyResponseSchema> {
+function explanation(
+  facts: KeyFacts,
+  seen: SeenSession | undefined,
+): MessageInitShape<typeof ExplainKeyResponseSchema> {
   const { reader, conversation, devices, holders, presence } = facts;
   const record = conversation.known ? conversation.value : undefined;
   const away = [conversation, devices, holders, presence].flatMap((answer) => (answer.known ? [] : [answer.peer]));
@@ -86,41 +86,9 @@ function explanation(facts: KeyFacts): MessageInitShape<typeof ExplainKeyRespons
       traceId,
       writerBuild,
     })),
-    ...(facts.session && { session: sessionView(facts, facts.session) }),
+    ...(seen && { session: sessionView(facts.conversationId, seen) }),
     currentEpoch: record?.currentEpoch ?? 0n,
     currentSessionId: record?.currentSessionId ?? '',
     notAsked: [...new Set(away)],
-  };
-}
-
-function sessionView(facts: KeyFacts, session: SessionRowFacts): MessageInitShape<typeof SessionViewSchema> {
-  const damages = [
-    ...(session.hasEphemeralKey ? [] : ['ephemeral key missing']),
-    ...(session.hasIdentityKey ? [] : ['identity key missing']),
-    ...(session.hasHeader ? [] : ['header missing']),
-    ...(missingEnvelopes(session) > 0 ? ['envelopes missing'] : []),
-  ];
-  return {
-    conversationId: facts.conversationId,
-    sessionId: facts.sessionId,
-    epoch: session.epoch,
-    initiator: { userId: session.initiator.userId, deviceId: session.initiator.deviceId },
-    imported: session.imported,
-    ephemeralKeyPresent: session.hasEphemeralKey,
-    identityKeyPresent: session.hasIdentityKey,
-    headerPresent: session.hasHeader,
-    envelopesExpected: session.envelopesExpected,
-    envelopesPresent: session.envelopesPresent,
-    envelopesDelivered: session.envelopesDelivered,
-    envelopesMissing: missingEnvelopes(session),
-    envelopesErased: session.envelopesErased,
-    withheld: session.withheld,
-    requestsOpen: session.requestsOpen,
-    rosterVersion: session.rosterVersion,
-    writerBuild: session.writerBuild,
-    traceId: session.traceId,
-    createdAt: timestampFromDate(session.createdAt),
-    ...(facts.discardedAt && { discardedAt: timestampFromDate(facts.discardedAt) }),
-    damages,
   };
 }

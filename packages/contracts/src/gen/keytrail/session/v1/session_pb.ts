@@ -776,14 +776,14 @@ export const MissCause = {
   ENVELOPE_MISSING: 9,
 
   /**
-   * Imported rows only: the row has no initiator ephemeral key. Metadata: writer_build, session_created_at.
+   * The row has no initiator ephemeral key: it was imported like this, or is damaged. Metadata: writer_build, session_created_at.
    *
    * @generated from enum value: MISS_CAUSE_INITIATOR_EPHEMERAL_MISSING = 10;
    */
   INITIATOR_EPHEMERAL_MISSING: 10,
 
   /**
-   * Imported rows only: the row has no initiator identity key. Metadata: writer_build, session_created_at.
+   * The row has no initiator identity key: it was imported like this, or is damaged. Metadata: writer_build, session_created_at.
    *
    * @generated from enum value: MISS_CAUSE_INITIATOR_IDENTITY_MISSING = 11;
    */
