@@ -5,7 +5,9 @@ import { type DoctorWorld, startDoctorWorld, tokenScript } from './doctor-world.
 let doctors: DoctorWorld;
 let chat: Chat;
 beforeAll(async () => {
-  doctors = await startDoctorWorld('doctor-rows', { env: { KEYTRAIL_KEY_REQUEST_SWEEP_MS: '3600000' } });
+  doctors = await startDoctorWorld('doctor-rows', {
+    env: { KEYTRAIL_KEY_REQUEST_SWEEP_MS: '3600000', KEYTRAIL_FENCE_LOOK_MS: '100' },
+  });
   [chat] = (await startChats(doctors.world, 1)) as [Chat];
 }, 120_000);
 afterAll(async () => {
@@ -113,15 +115,13 @@ describe('a fault of rows is named, and gone when it is healed:', () => {
     await doctors.isOkAgain('ENVELOPE_COUNTS');
   });
 
-  test('an event that was given up', async () => {
-    await doctors.past(
-      'session',
-      `INSERT INTO dead_letters (consumer, subject, event_id, payload, traceparent, reason)
-       VALUES ('session-devices', 'keytrail.identitykeys.v1.device_list_changed', 'an-event', '', '', 'Error: it fails')`,
-    );
-    await doctors.names('DEAD_LETTERS', 'warn', /1 dead letters: session-devices 1/);
-    await doctors.past('session', 'DELETE FROM dead_letters');
-    await doctors.isOkAgain('DEAD_LETTERS');
+  test('a database that went back in time, until an operator has accepted it', async () => {
+    // As the runbook has a restore made known that nothing could notice.
+    await doctors.past('conversation', "UPDATE restore_fence SET place = 'unknown'");
+    await doctors.comesToName('DATABASE_RESTORED', 'fail', /the database went back in time: it is on another server/);
+    await doctors.names('DATABASE_RESTORED', 'fail', /the database went back in time/, '--direct');
+    expect(await doctors.keytrail(['fence', 'accept', '--note', 'a drill'])).toMatchObject({ code: 0 });
+    await doctors.isOkAgain('DATABASE_RESTORED');
   });
 
   test('a key request that is open for long, and one that nobody looks at', async () => {
