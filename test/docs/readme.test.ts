@@ -13,10 +13,10 @@ interface Example {
   readonly commands: string;
 }
 
-/** The blocks that the README marks with `<!-- runs[ with <program>][, and says: <words>] -->`. */
-function examplesOf(readme: string): Example[] {
+/** The blocks that a document marks with `<!-- runs[ with <program>][, and says: <words>] -->`. */
+function examplesOf(document: string): Example[] {
   const marked = /<!-- runs(?: with (?<needs>\w+))?(?:, and says: (?<says>.*?))? -->\n```bash\n(?<commands>.*?)```/gs;
-  return [...readme.matchAll(marked)].map(({ groups = {} }) => ({
+  return [...readFileSync(join(checkout, document), 'utf8').matchAll(marked)].map(({ groups = {} }) => ({
     needs: groups.needs,
     says: groups.says?.split(' ') ?? [],
     commands: groups.commands ?? '',
@@ -27,8 +27,8 @@ function isOnPath(program: string): boolean {
   return spawnSync('sh', ['-c', `command -v ${program}`]).status === 0;
 }
 
-test('the examples of the README do what it says, in its order', async () => {
-  const examples = examplesOf(readFileSync(join(checkout, 'README.md'), 'utf8'));
+test('the examples of the README, and those that it leads to, do what it says, in its order', async () => {
+  const examples = ['README.md', 'docs/examples/README.md'].flatMap(examplesOf);
   expect(examples.length).toBeGreaterThan(5);
   mkdirSync(join(checkout, '.local'), { recursive: true });
   const folder = mkdtempSync(join(checkout, '.local', 'readme-'));
