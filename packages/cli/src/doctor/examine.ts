@@ -9,6 +9,7 @@ import { judgeReachable } from './fleet/reachable.ts';
 import { judgeOldWriters } from './fleet/writers.ts';
 import { type Asked, askProcesses, type Processes, placeOf } from './processes.ts';
 import { reproduce } from './reproduction.ts';
+import { lookForTraces } from './trace-arrivals.ts';
 
 export interface Examination {
   /** Codes to run. */
@@ -71,6 +72,7 @@ async function placesOf(code: CheckCode, parts: Parts): Promise<Place[]> {
     case 'process': {
       const asked = await Promise.all(services.map((service) => everyProcess(code, service, parts)));
       const places = asked.flat();
+      if (code === 'TELEMETRY') return lookForTraces(places, parts.session);
       return code === 'CLOCKS' ? [...places, { where: 'fleet', ...judgeClocks(parts.processes.asked) }] : places;
     }
     case 'service':

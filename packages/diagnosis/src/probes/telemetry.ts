@@ -1,5 +1,6 @@
 import { setTimeout as pause } from 'node:timers/promises';
 import {
+  currentTraceId,
   keepTrace,
   ROOT_CONTEXT,
   SpanKind,
@@ -21,13 +22,14 @@ export function probeTelemetry(telemetry: Telemetry): Probe {
     code: 'TELEMETRY',
     async run() {
       const before = telemetry.arrivals();
-      if (before.exporting) {
-        await withSpan('check telemetry', { kind: SpanKind.INTERNAL, parent: ROOT_CONTEXT }, async () => {
-          keepTrace('telemetry checked');
-        });
-        await Promise.race([telemetry.flush(), pause(patienceMs, undefined, { ref: false })]);
-      }
-      return judgeTelemetry(before, telemetry.arrivals());
+      if (!before.exporting) return judgeTelemetry(before, before);
+      const traceId = await withSpan('check telemetry', { kind: SpanKind.INTERNAL, parent: ROOT_CONTEXT }, async () => {
+        keepTrace('telemetry checked');
+        return currentTraceId();
+      });
+      await Promise.race([telemetry.flush(), pause(patienceMs, undefined, { ref: false })]);
+      const outcome = judgeTelemetry(before, telemetry.arrivals());
+      return { ...outcome, evidence: { ...outcome.evidence, traceId } };
     },
   };
 }
