@@ -61,6 +61,20 @@ const lastWrite: TraceSpan = {
 };
 
 describe('keytrail trace', () => {
+  it('says what the store dropped of a trace, beyond its bounds, and calls that not whole', async () => {
+    const small = await startTraceStore({ bounds: { spansPerTrace: wholeRecovery.length - 3 } });
+    const spans = JSON.stringify(asOtlp(wholeRecovery));
+    await fetch(`${small.url}/v1/traces`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: spans,
+    });
+    const { err } = await keytrail(['trace', traceId, '--backend', small.url]);
+    await small.stop();
+    expect(err).toContain('dropped 3 spans of the trace, beyond its bounds');
+    expect(err).not.toContain('whole');
+  });
+
   it('shows a whole trace with its cause and its builds, and ends with 0', async () => {
     const ran = await keytrail(['trace', '--file', await file('whole.json', asOtlp(wholeRecovery))]);
     expect(ran).toMatchObject({ code: 0, err: expect.stringContaining('the trace is whole') });

@@ -76,6 +76,18 @@ export async function readTrace(backend: Backend, traceId: string): Promise<Trac
   throw new BackendRefused(`${originOf(backend)} has no API of traces that is known here: ${told}`);
 }
 
+/** How many spans of the trace the local store could not hold; 0 of other backends, which do not tell. Throws as readTrace does. */
+export async function countDropped(backend: Backend, traceId: string): Promise<number> {
+  if (backend.dialect !== undefined && backend.dialect !== 'keytrail') return 0;
+  const { status, text } = await readBackend(backend, `traces/${traceId}`);
+  if (status !== 200) return 0;
+  try {
+    return Number(JSON.parse(text).dropped) || 0;
+  } catch {
+    return 0;
+  }
+}
+
 /** An answer in full, within the bounds. Throws BackendUnreachable, and BackendRefused where it wants credentials or redirects. */
 export async function readBackend(
   backend: Backend,

@@ -1,5 +1,5 @@
 export type { Backend, Dialect } from './backend.ts';
-export { BackendRefused, BackendUnreachable, dialects, readTrace } from './backend.ts';
+export { BackendRefused, BackendUnreachable, countDropped, dialects, readTrace } from './backend.ts';
 export type { MissingHop } from './expected-hops.ts';
 export { consumersOfSubjects, findMissingHops, missingHopCodes } from './expected-hops.ts';
 export type { FetchTraceOptions } from './fetch.ts';

@@ -89,11 +89,16 @@ async function showTrace(id: string, source: TraceSource, options: TraceOptions,
   if (output.json) output.out(JSON.stringify({ ...report, linked: linkedForPrograms(linked, options) }));
   else if (options.html === undefined) printTrace(tree, linked, options, output);
   const certain = report.missing.filter((hop) => hop.certain).length;
-  output.say(
-    certain === 0
-      ? 'the trace is whole'
-      : `${certain} hop${certain === 1 ? ' is' : 's are'} missing${source.grows && options.wait === undefined ? '; spans may still be on their way (--wait)' : ''}`,
-  );
+  const dropped = await source.dropped(id);
+  if (dropped > 0)
+    output.say(
+      `${source.name} dropped ${dropped} span${dropped === 1 ? '' : 's'} of the trace, beyond its bounds; what is missing may be among them`,
+    );
+  if (certain > 0)
+    output.say(
+      `${certain} hop${certain === 1 ? ' is' : 's are'} missing${source.grows && options.wait === undefined ? '; spans may still be on their way (--wait)' : ''}`,
+    );
+  else if (dropped === 0) output.say('the trace is whole');
   return report.whole ? exitCodes.ok : exitCodes.incomplete;
 }
 
@@ -182,9 +187,9 @@ function describe(error: unknown, id: string): { readonly text: string; readonly
   if (error instanceof BackendUnreachable)
     return { text: `nothing answered: ${error.message}`, exitCode: exitCodes.unreachable };
   if (error instanceof TraceNotFound) return { text: whatToTry(error.traceId || id), exitCode: exitCodes.refused };
-  if (error instanceof BackendRefused || error instanceof NoMiss)
-    return { text: error.message, exitCode: exitCodes.refused };
-  if (error instanceof MalformedTrace) return { text: printable(error.message), exitCode: exitCodes.refused };
+  // They may hold what a backend answered.
+  if (error instanceof BackendRefused || error instanceof NoMiss || error instanceof MalformedTrace)
+    return { text: printable(error.message), exitCode: exitCodes.refused };
   return undefined;
 }
 

@@ -1,4 +1,12 @@
-import { type Backend, type Dialect, listTraces, readTrace, type TraceSpan, type TraceSummary } from '@keytrail/traces';
+import {
+  type Backend,
+  countDropped,
+  type Dialect,
+  listTraces,
+  readTrace,
+  type TraceSpan,
+  type TraceSummary,
+} from '@keytrail/traces';
 import type { Environment } from '../connection.ts';
 import { UsageError } from '../exit-codes.ts';
 import { readTraceFile } from './file.ts';
@@ -19,6 +27,8 @@ export interface TraceSource {
   readonly grows: boolean;
   /** No spans for a trace that it does not have. */
   read(traceId: string): Promise<TraceSpan[]>;
+  /** How many spans of the trace came there and were beyond its bounds, as far as it tells. */
+  dropped(traceId: string): Promise<number>;
   /** The newest traces, newest first. */
   list(of: { readonly limit: number; readonly misses: boolean }): Promise<readonly TraceSummary[]>;
   /** The only trace that it has; undefined when it has several, or cannot tell. */
@@ -51,6 +61,7 @@ function sourceOfBackend(backend: Backend): TraceSource {
     name: new URL(backend.url).host,
     grows: true,
     read: (traceId) => readTrace(backend, traceId),
+    dropped: (traceId) => countDropped(backend, traceId),
     list: (of) => listTraces(backend, of),
   };
 }
@@ -62,6 +73,7 @@ function sourceOfFile(path: string, spans: readonly TraceSpan[]): TraceSource {
     name: path === '-' ? 'what came on stdin' : path,
     grows: false,
     read: async (traceId) => byTrace.get(traceId) ?? [],
+    dropped: async () => 0,
     list: async () => {
       throw new UsageError('a file lists no traces; give the trace id');
     },
