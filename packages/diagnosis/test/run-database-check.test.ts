@@ -30,7 +30,7 @@ test('a check sees what is there, and is given what it compares with', async () 
 
 test('a check cannot write, and leaves nothing behind that the next one would see', async () => {
   const writing = checkBy('test_check_writes', "CREATE TABLE written_by_a_check AS SELECT 'x' AS value");
-  await expect(runDatabaseCheck(db, writing)).rejects.toMatchObject({ code: '25006' });
+  await expect(runDatabaseCheck(db, writing)).rejects.toMatchObject({ cause: { code: '25006' } });
   const looking = checkBy('test_check_looks', "SELECT to_regclass('written_by_a_check')::text AS value");
   expect(await runDatabaseCheck(db, looking)).toEqual({ status: 'ok', summary: '' });
 });
