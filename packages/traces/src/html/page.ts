@@ -82,10 +82,10 @@ function missingTable(missing: readonly MissingHop[]): string {
   if (certain.length === 0) return '<p>No hop is missing for certain.</p>';
   const lines = certain.map((hop) => {
     const at = hop.below || hop.above[0] || '';
-    return `<tr><td class="gone"><a href="#${escapeHtml(at)}">${escapeHtml(`${hop.service} ${shortMethod(hop.operation)}`)}</a></td><td>${escapeHtml(hop.code)}</td><td>${hop.likely.map((why) => `<p>${escapeHtml(why)}</p>`).join('')}</td></tr>`;
+    return `<tr><td class="gone"><a href="#${escapeHtml(at)}">${escapeHtml(`${hop.service} ${shortMethod(hop.operation)}`)}</a></td><td class="code">${escapeHtml(hop.code)}</td><td>${hop.likely.map((why) => `<p>${escapeHtml(why)}</p>`).join('')}</td></tr>`;
   });
   return `<h2>Missing hops</h2>
-<table><thead><tr><th>hop</th><th>code</th><th>likely because</th></tr></thead><tbody>${lines.join('\n')}</tbody></table>`;
+<table class="missing"><thead><tr><th>hop</th><th>code</th><th>likely because</th></tr></thead><tbody>${lines.join('\n')}</tbody></table>`;
 }
 
 function buildTable({ services }: TraceReport): string {
