@@ -49,6 +49,7 @@ export async function startRestoreFence({ db, bus, log, config, recover }: Start
     },
   });
   const stopReporting = report(['databaseFenced', 'restoresUnaccepted'], (observe) => {
+    if (!fence.looked) return;
     observe('databaseFenced', fence.pass ? 0 : 1);
     observe('restoresUnaccepted', fence.unaccepted);
   });
@@ -59,6 +60,9 @@ export async function startRestoreFence({ db, bus, log, config, recover }: Start
     },
     get state() {
       return fence.state;
+    },
+    get looked() {
+      return fence.looked;
     },
     get outsideKnown() {
       return fence.outsideKnown;

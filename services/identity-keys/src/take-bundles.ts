@@ -1,6 +1,6 @@
 import { type Call, refuse } from '@keytrail/rpc';
 import { type Database, type FencePass, isDatabaseError, type RestoreFence } from '@keytrail/storage';
-import { attr, isDatabaseAway, trace } from '@keytrail/telemetry';
+import { attr, DatabaseUnfit, isDatabaseAway, trace } from '@keytrail/telemetry';
 import type { ClaimExemption, SessionPeer } from './claim-exemption.ts';
 import type { ClaimLimits, Payment } from './claim-limits.ts';
 import type { ClaimPolicy } from './claim-policy.ts';
@@ -103,12 +103,12 @@ async function passing<T>(fence: RestoreFence, claim: (pass: FencePass) => Promi
   });
 }
 
-/** What keeps a restore from being dealt with is in the log of the rounds; that the database does not answer is the caller's to know. */
+/** What keeps a restore from being dealt with is in the log of the rounds; that the database does not answer, or does not fit, is the caller's to know. */
 async function lookAt(fence: RestoreFence): Promise<void> {
   try {
     await fence.look();
   } catch (error) {
-    if (isDatabaseError(error) || isDatabaseAway(error)) throw error;
+    if (isDatabaseError(error) || isDatabaseAway(error) || error instanceof DatabaseUnfit) throw error;
   }
 }
 

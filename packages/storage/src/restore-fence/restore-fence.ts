@@ -14,6 +14,8 @@ export interface RestoreFence {
   readonly pass: FencePass | undefined;
   /** In words: `open`, or why it is not. */
   readonly state: string;
+  /** Whether it was looked at since the process started; before, as while the database is away, nothing is known of a restore. */
+  readonly looked: boolean;
   /** Whether the store outside answered when the fence was last looked at. */
   readonly outsideKnown: boolean;
   /** Restores that no operator had accepted when the fence was last looked at. */
@@ -45,6 +47,7 @@ export function createRestoreFence({ db, outside, log, timelineSwitch, recover }
   let seen: Seen | undefined;
   let pass: FencePass | undefined;
   let state = 'not looked at yet';
+  let looked = false;
   let outsideKnown = false;
   let unaccepted = 0;
   let current: Promise<void> = Promise.resolve();
@@ -57,7 +60,9 @@ export function createRestoreFence({ db, outside, log, timelineSwitch, recover }
       const known = await ask(incarnation);
       const row = await readFence(db);
       unaccepted = row.unaccepted;
-      if (row.incarnation === incarnation && (await settle(row, known))) return;
+      if (row.incarnation !== incarnation) continue;
+      looked = true;
+      if (await settle(row, known)) return;
     }
     throw new Error('the fence was written by others again and again');
   }
@@ -220,6 +225,9 @@ export function createRestoreFence({ db, outside, log, timelineSwitch, recover }
     },
     get state() {
       return state;
+    },
+    get looked() {
+      return looked;
     },
     get outsideKnown() {
       return outsideKnown;
