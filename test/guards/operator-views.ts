@@ -24,7 +24,7 @@ export const operatorViews: readonly Guard[] = [
     what: 'A session row without its ephemeral key is shown as what it is.',
     switchOff: [
       {
-        file: 'services/session/src/rpc/operator/find-sessions.ts',
+        file: 'services/session/src/rpc/operator/session-view.ts',
         find: 'damages: damagesOf(seen),',
         replace: 'damages: [],',
       },
