@@ -1,22 +1,26 @@
 import { operatorScope } from '@keytrail/auth';
 import { type Constellation, startConstellation } from '@keytrail/local/constellation';
 import pg from 'pg';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { run } from '../../packages/cli/src/program.ts';
+import { type OtlpSink, startOtlpSink } from './otlp-sink.ts';
 
 const services = ['identity-keys', 'session', 'conversation'] as const;
 
 let constellation: Constellation;
 let token: string;
+let sink: OtlpSink;
 beforeAll(async () => {
+  sink = await startOtlpSink();
   constellation = await startConstellation({
     name: 'test-restored-databases',
-    env: { KEYTRAIL_FENCE_LOOK_MS: '100' },
+    env: { KEYTRAIL_FENCE_LOOK_MS: '100', KEYTRAIL_OTLP_URL: sink.url, KEYTRAIL_METRICS_EXPORT_MS: '250' },
   });
   token = await constellation.issuer.token({ userId: 'olivia', deviceId: 'console', scopes: [operatorScope] });
 });
 afterAll(async () => {
   await constellation?.stop();
+  await sink?.[Symbol.asyncDispose]();
 });
 
 async function keytrail(...args: string[]) {
@@ -62,6 +66,21 @@ async function restored(service: (typeof services)[number]): Promise<string> {
   return results.map(({ status }) => status).join();
 }
 
+/** What each service measures of restores that wait for an operator: the figure that the alert is about. */
+async function measured(restores: number): Promise<void> {
+  await vi.waitFor(
+    () => {
+      const points = sink
+        .metrics()
+        .flatMap(({ name, service, points }) =>
+          name === 'keytrail.database.restores_unaccepted' ? points.map(({ value }) => `${service}: ${value}`) : [],
+        );
+      expect(points.sort()).toEqual(services.map((service) => `${service}: ${restores}`).sort());
+    },
+    { timeout: 20_000 },
+  );
+}
+
 test('each service notices a restore of its database and says so until an operator has accepted it', async () => {
   expect(await keytrail('fence', 'status')).toMatchObject({ code: 0 });
   for (const service of services) {
@@ -75,6 +94,7 @@ test('each service notices a restore of its database and says so until an operat
     expect(status.out).toMatch(new RegExp(`^${service}: it is on another server; noticed .*, accepted not yet$`, 'm'));
     expect(await restored(service)).toBe('CHECK_STATUS_FAIL');
   }
+  await measured(1);
 
   expect(await keytrail('fence', 'accept', '--note', 'a drill')).toEqual({
     code: 0,
@@ -88,4 +108,5 @@ test('each service notices a restore of its database and says so until an operat
       { accepted_by: expect.any(String), accepted_note: 'a drill' },
     ]);
   }
+  await measured(0);
 });
