@@ -64,10 +64,11 @@ export function withoutValues(error: unknown, { name }: Statement): unknown {
 
 /**
  * The database could not be reached, or went away, or what answers is no primary: a standby, also while it is being promoted, neither writes
- * (25006) nor tells its place (55000). Of a COMMIT the outcome is then unknown; request ids make a retry safe.
+ * (25006) nor tells its place (55000); a database that is being put back is not there for a moment (3D000). Of a COMMIT the
+ * outcome is then unknown; request ids make a retry safe.
  */
 export function isConnectionFailure(error: unknown): boolean {
-  if (isDatabaseError(error)) return /^(08|57P0[123]|53300|25006|55000)/.test(error.code ?? '');
+  if (isDatabaseError(error)) return /^(08|57P0[123]|53300|25006|55000|3D000)/.test(error.code ?? '');
   if (!(error instanceof Error)) return false;
   if (error instanceof DatabaseAway) return true;
   const code = (error as { code?: unknown }).code;
