@@ -137,6 +137,7 @@ describe('the cause that is named first', () => {
 
     const environment = {
       KEYTRAIL_SESSION_TARGET: currentSession(),
+      KEYTRAIL_IDENTITY_KEYS_TARGET: world.constellation.grpcTarget('identity-keys'),
       KEYTRAIL_OPERATOR_TOKEN: await operatorToken(),
       KEYTRAIL_TRACE_BACKEND: world.constellation.traces.url,
     };
@@ -168,6 +169,12 @@ describe('the cause that is named first', () => {
       expect(readable).toBe(false);
       expect(findings[0]).toMatchObject({ code: 'INITIATOR_EPHEMERAL_MISSING', explainsMiss: true });
     }
+    const ofUser = ['explain', '--conversation', made.conversationId, '--user', made.bob.user];
+    const all = await keytrail(...ofUser);
+    expect(all).toMatchObject({ code: 0, err: expect.stringMatching(/^1 of 1 device of /) });
+    expect(all.out).toMatch(/\/phone +[0-9a-f]{16} +NO +INITIATOR_EPHEMERAL_MISSING\n/);
+    const { explanations } = JSON.parse((await keytrail(...ofUser, '--json')).out);
+    expect(explanations).toMatchObject([{ readable: false, device: { userId: made.bob.user, deviceId: 'phone' } }]);
   });
 
   test("of a row without its initiator's identity key (H3)", async () => {

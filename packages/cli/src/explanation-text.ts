@@ -32,6 +32,17 @@ export function explanationText(explanation: ExplainKeyResponse): string {
   return parts.join('\n\n');
 }
 
+/** A line for each device. */
+export function explanationsTable(explanations: readonly ExplainKeyResponse[]): string {
+  const rows = explanations.map(({ device, devicePseudonym, readable, findings }) => [
+    `${device?.userId}/${device?.deviceId}`,
+    devicePseudonym,
+    readable ? 'yes' : 'NO',
+    findings[0]?.code ?? '-',
+  ]);
+  return table([['DEVICE', 'PSEUDONYM', 'CAN READ', 'FIRST FINDING'], ...rows]);
+}
+
 function findingText(finding: Finding, place: number): string {
   const evidence = Object.entries(finding.evidence).map(([name, value]) => [`     ${name}`, value]);
   const lines = [

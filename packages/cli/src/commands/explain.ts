@@ -1,5 +1,10 @@
 import { toJson } from '@bufbuild/protobuf';
-import { ExplainKeyResponseSchema, SessionOperatorService } from '@keytrail/contracts';
+import {
+  type ExplainKeyResponse,
+  ExplainKeyResponseSchema,
+  IdentityKeysOperatorService,
+  SessionOperatorService,
+} from '@keytrail/contracts';
 import { attr } from '@keytrail/telemetry';
 import {
   awaitTrace,
@@ -13,7 +18,7 @@ import {
 import { type Command, Option } from 'commander';
 import { parseDevice, parseDuration, parseTraceId } from '../arguments.ts';
 import { exitCodes, UsageError } from '../exit-codes.ts';
-import { explanationText } from '../explanation-text.ts';
+import { explanationsTable, explanationText } from '../explanation-text.ts';
 import type { RunCommand, Session } from '../terminal.ts';
 import { openSource, type SourceOptions } from '../trace/source.ts';
 
@@ -21,14 +26,15 @@ interface ExplainOptions extends SourceOptions {
   readonly conversation?: string;
   readonly session?: string;
   readonly device?: { readonly userId: string; readonly deviceId: string };
+  readonly user?: string;
   readonly trace?: string;
   /** In milliseconds. */
   readonly wait: number;
 }
 
 const afterHelp = `
-Either --conversation and --device, with --session or for the current one; or --trace alone with the trace id out of a refusal: conversation,
-session and device are read from the trace, where they stand as pseudonyms that the service resolves.
+Either --conversation with --user (each device that is not revoked) or --device, with --session or for the current one; or --trace alone with
+the trace id out of a refusal: conversation, session and device are read from the trace, where they stand as pseudonyms that the service resolves.
 Ends with 0 when it could be explained, whatever the explanation is.`;
 
 export function addExplain(program: Command, run: RunCommand): void {
@@ -39,6 +45,7 @@ export function addExplain(program: Command, run: RunCommand): void {
     )
     .option('--conversation <id>', 'the conversation')
     .option('--session <id>', 'the session; without it that of the current epoch')
+    .option('--user <id>', 'the reader, with every device: needs the target of identity-keys, too')
     .option('--device <user/device>', 'the reader', parseDevice)
     .option('--trace <id>', 'trace id of a refusal, or a traceparent', parseTraceId)
     .option('--backend <url>', 'with --trace: local store, Grafana Tempo or Jaeger (KEYTRAIL_TRACE_BACKEND)')
@@ -54,7 +61,9 @@ export function addExplain(program: Command, run: RunCommand): void {
     )
     .option('--file <file>', 'with --trace: read it from a file; - for stdin')
     .addHelpText('after', afterHelp)
-    .action((options: ExplainOptions) => run((session) => explain(options, session)));
+    .action((options: ExplainOptions) =>
+      run((session) => (options.user === undefined ? explain(options, session) : explainUser(options, session))),
+    );
 }
 
 async function explain(options: ExplainOptions, session: Session): Promise<number> {
@@ -82,6 +91,31 @@ async function explain(options: ExplainOptions, session: Session): Promise<numbe
   return exitCodes.ok;
 }
 
+/** Each device of a user, one line each; then, in full, those that cannot read. */
+async function explainUser(options: ExplainOptions, { connections, output }: Session): Promise<number> {
+  const { conversation, session, user, device, trace } = options;
+  if (conversation === undefined || device !== undefined || trace !== undefined)
+    throw new UsageError('give --user with --conversation, and neither --device nor --trace');
+  const found = await connections
+    .client(IdentityKeysOperatorService, 'identity-keys')
+    .findDevices({ userId: user ?? '' });
+  const active = found.devices.flatMap((seen) => (seen.revokedAt || !seen.device ? [] : [seen.device]));
+  const explanations: ExplainKeyResponse[] = [];
+  for (const { userId, deviceId } of active) {
+    const asked = { conversationId: conversation, sessionId: session ?? '', userId, deviceId };
+    explanations.push(await connections.client(SessionOperatorService, 'session').explainKey(asked));
+  }
+  const blind = explanations.filter(({ readable }) => !readable);
+  if (output.json) {
+    const shown = explanations.map((each) => toJson(ExplainKeyResponseSchema, each, { alwaysEmitImplicit: true }));
+    output.out(JSON.stringify({ explanations: shown }));
+  } else if (explanations.length > 0)
+    output.out([explanationsTable(explanations), ...blind.map(explanationText)].join('\n\n'));
+  const devices = `${active.length} device${active.length === 1 ? '' : 's'}`;
+  output.say(active.length === 0 ? `${user} has no device` : `${blind.length} of ${devices} of ${user} cannot read it`);
+  return exitCodes.ok;
+}
+
 interface Asked {
   readonly conversationId: string;
   readonly sessionId: string;
@@ -95,7 +129,7 @@ class NothingToExplain extends Error {}
 
 function askedByIds({ conversation, session, device }: ExplainOptions): Asked {
   if (conversation === undefined || device === undefined)
-    throw new UsageError('give --conversation and --device, or --trace');
+    throw new UsageError('give --conversation with --user or --device, or else --trace');
   return { conversationId: conversation, sessionId: session ?? '', ...device };
 }
 
