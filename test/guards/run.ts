@@ -1,14 +1,15 @@
 import { join } from 'node:path';
-import { ensurePostgres } from '@keytrail/local';
+import { checkoutFolder, ensurePostgres } from '@keytrail/local';
 import { readCommandLine } from '@keytrail/local/command-line';
 import { type CheckoutCopy, copyCheckout } from './checkout-copy.ts';
 import type { Guard } from './guard.ts';
 import { guards } from './guards.ts';
 import { type Ran, TestLane, type TestOutcome } from './run-tests.ts';
 import { shownGreen } from './shown-green.ts';
+import { inTurns, turnOf } from './turns.ts';
 
 const help = `Usage: make guards
-       bin/with-node node test/guards/run.ts [--only NAME] [--tested FILE] [--list] [--json]
+       bin/with-node node test/guards/run.ts [--only NAME] [--tested FILE] [--within MINUTES] [--list] [--json]
 
 Switches off each guard of an invariant in turn, in a copy of the checkout, and expects its test to go red because of it: by a failed
 assertion, not because something no longer loads or starts. Before that, all those tests must be green in the untouched copy.
@@ -17,6 +18,8 @@ assertion, not because something no longer loads or starts. Before that, all tho
   --tested FILE
                results of a run of the tests in this very checkout (.local/test/results.json): what they show green is not run
                again first; results older than any file of the checkout count for nothing
+  --within MINUTES
+               begin with no further guard after that time. The order is the revision's own, so that over the revisions all have their turn
   --list       print the guards and what they do
   --json       print the outcomes as JSON
 
@@ -35,6 +38,7 @@ async function main(): Promise<number> {
     options: {
       only: { type: 'string' },
       tested: { type: 'string' },
+      within: { type: 'string' },
       list: { type: 'boolean' },
       json: { type: 'boolean' },
       help: { type: 'boolean', short: 'h' },
@@ -45,9 +49,13 @@ async function main(): Promise<number> {
     return 0;
   }
   const { only } = values;
-  const chosen = guards.filter(
-    ({ name, invariant }) => only === undefined || invariant === only || name.includes(only),
-  );
+  const minutes = values.within === undefined ? Number.POSITIVE_INFINITY : Number(values.within);
+  if (!(minutes > 0)) {
+    console.error(`--within takes minutes, not ${values.within}\n${help}`);
+    return 2;
+  }
+  const named = guards.filter(({ name, invariant }) => only === undefined || invariant === only || name.includes(only));
+  const chosen = values.within === undefined ? named : inTurns(named, turnOf(checkoutFolder));
   if (chosen.length === 0) {
     console.error(`no guard is named ${only}\n${help}`);
     return 2;
@@ -73,9 +81,11 @@ async function main(): Promise<number> {
       console.error(`guards: not green to begin with:\n  ${notGreen.join('\n  ')}`);
       return 2;
     }
-    const outcomes = await proveAll(lanes, chosen);
+    const outcomes = await proveAll(lanes, chosen, performance.now() + minutes * 60_000);
     const proven = outcomes.filter((outcome) => outcome.proven).length;
     if (values.json) console.log(JSON.stringify(outcomes, null, 2));
+    const left = chosen.length - outcomes.length;
+    if (left > 0) console.log(`guards: ${left} are left for other revisions, or for make guards without --within`);
     console.log(`guards: ${proven} passed, ${outcomes.length - proven} failed`);
     return proven === outcomes.length ? 0 : 1;
   } finally {
@@ -119,12 +129,12 @@ interface Outcome {
   readonly ms: number;
 }
 
-async function proveAll(lanes: readonly Lane[], chosen: readonly Guard[]): Promise<Outcome[]> {
+async function proveAll(lanes: readonly Lane[], chosen: readonly Guard[], until: number): Promise<Outcome[]> {
   const outcomes: Outcome[] = [];
   const waiting = [...chosen];
   await Promise.all(
     lanes.map(async (lane) => {
-      for (let guard = waiting.shift(); guard; guard = waiting.shift()) {
+      for (let guard = waiting.shift(); guard && performance.now() < until; guard = waiting.shift()) {
         const outcome = await prove(guard, lane);
         outcomes.push(outcome);
         const { invariant, name, proven, why, ms } = outcome;

@@ -4,7 +4,7 @@ export type { DestinationStream, Logger } from 'pino';
 export type { AttributeName } from './attributes.ts';
 export { attr, attributeReference, eventAttr, eventReference, resourceAttr, resourceReference } from './attributes.ts';
 export type { BuildIdentity } from './build.ts';
-export { buildIdentity, digestSources, sourcesOnDisk } from './build.ts';
+export { buildIdentity, digestSources, readRevision, sourcesOnDisk } from './build.ts';
 export { DatabaseAway, DatabaseUnfit, databaseErrorText, isDatabaseAway } from './database-error.ts';
 export {
   type AttributesOf,
