@@ -8,7 +8,7 @@ export interface SeededSessions {
 const sessionCount = 1_000;
 const callerCount = 16;
 
-/** Sessions that each caller has an envelope of: of the right sizes, with random bytes for keys, as nobody opens them. */
+/** Sessions that each caller has an envelope of: of the right sizes, with random bytes for keys, as nobody opens them. Once in a database. */
 export async function seedSessions(sql: Client): Promise<SeededSessions> {
   await sql.query(`CREATE FUNCTION pg_temp.bytes(length integer) RETURNS bytea LANGUAGE sql VOLATILE AS $$
     SELECT substr(decode(string_agg(md5(random()::text), ''), 'hex'), 1, length) FROM generate_series(0, length / 16) $$`);
@@ -21,7 +21,7 @@ export async function seedSessions(sql: Client): Promise<SeededSessions> {
      SELECT md5('bench conversation ' || n)::uuid, 'session_' || n, 'NATIVE', 1, 'bench-user-1', 'phone', pg_temp.bytes(600 + 0 * n),
        pg_temp.bytes(64), pg_temp.bytes(32), pg_temp.bytes(32), pg_temp.bytes(32), pg_temp.bytes(32), pg_temp.bytes(32), 1, now(),
        pg_temp.bytes(64), pg_temp.bytes(32), $2, 0, pg_temp.bytes(32), 'bench', '00-00000000000000000000000000000001-0000000000000001-01'
-     FROM generate_series(1, $1::integer) AS n`,
+     FROM generate_series(1, $1::integer) AS n ON CONFLICT DO NOTHING`,
     [sessionCount, callerCount],
   );
   await sql.query(
@@ -31,7 +31,7 @@ export async function seedSessions(sql: Client): Promise<SeededSessions> {
      SELECT md5('bench conversation ' || n)::uuid, 'session_' || n, 'bench-user-' || u, 'phone', 0, 'bench-user-1', 'phone',
        pg_temp.bytes(32), pg_temp.bytes(32), pg_temp.bytes(32), 1, now(), pg_temp.bytes(64), pg_temp.bytes(32), 1, n, n,
        pg_temp.bytes(1088), pg_temp.bytes(48), pg_temp.bytes(64)
-     FROM generate_series(1, $1::integer) AS n, generate_series(1, $2::integer) AS u`,
+     FROM generate_series(1, $1::integer) AS n, generate_series(1, $2::integer) AS u ON CONFLICT DO NOTHING`,
     [sessionCount, callerCount],
   );
   await sql.query('COMMIT');
