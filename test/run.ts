@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process';
 import { mkdirSync, readFileSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, relative } from 'node:path';
+import { stripVTControlCharacters } from 'node:util';
 import { checkoutFolder, ensureNats, ensurePostgres, ensureRedis } from '@keytrail/local';
 import { readCommandLine } from '@keytrail/local/command-line';
 
@@ -8,7 +9,8 @@ const help = `Usage: make test            all tests, against real servers
        bin/with-node node test/run.ts [PATH...] [-t NAME]
 
 Starts one PostgreSQL for all suites (each makes databases of its own); suites start the NATS, Redis and services that they need.
-Results: .local/test/results.json, .local/test/junit.xml. The last line is «N passed, N failed».
+Results: .local/test/results.json, .local/test/junit.xml. What failed is told in a line each before
+the last, which is «N passed, N failed».
 Exit codes: 0 all passed, 1 a test failed or none ran, 2 the servers could not be started.`;
 
 const { values, positionals } = readCommandLine(help, {
@@ -19,6 +21,13 @@ if (values.help) {
   console.log(help);
   process.exit(0);
 }
+
+interface TestResult {
+  readonly status: string;
+  readonly fullName: string;
+  readonly failureMessages: string[];
+}
+const firstLine = (text = '') => stripVTControlCharacters(text).split('\n')[0];
 
 const folder = join(checkoutFolder, '.local', 'test');
 const results = join(folder, 'results.json');
@@ -59,11 +68,16 @@ try {
     numPassedTests: number;
     numFailedTests: number;
     numPendingTests: number;
-    testResults: { name: string; status: string; assertionResults: unknown[] }[];
+    testResults: { name: string; status: string; message: string; assertionResults: TestResult[] }[];
   };
   // A file that could not be loaded has no tests to count, and must not look like success.
   const broken = summary.testResults.filter((file) => file.status === 'failed' && file.assertionResults.length === 0);
-  for (const file of broken) console.error(`did not run: ${file.name}`);
+  for (const file of broken)
+    console.log(`failed: ${relative(checkoutFolder, file.name)} did not run: ${firstLine(file.message)}`);
+  for (const file of summary.testResults)
+    for (const { status, fullName, failureMessages } of file.assertionResults)
+      if (status === 'failed')
+        console.log(`failed: ${relative(checkoutFolder, file.name)}: ${fullName}: ${firstLine(failureMessages[0])}`);
   const failed = summary.numFailedTests + broken.length;
   const skipped = summary.numPendingTests > 0 ? `, ${summary.numPendingTests} skipped` : '';
   console.log(`${summary.numPassedTests} passed, ${failed} failed${skipped}`);

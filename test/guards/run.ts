@@ -86,6 +86,7 @@ async function main(): Promise<number> {
     if (values.json) console.log(JSON.stringify(outcomes, null, 2));
     const left = chosen.length - outcomes.length;
     if (left > 0) console.log(`guards: ${left} are left for other revisions, or for make guards without --within`);
+    for (const { name, proven, why } of outcomes) if (!proven) console.log(`failed: guard ${name}: ${why}`);
     console.log(`guards: ${proven} passed, ${outcomes.length - proven} failed`);
     return proven === outcomes.length ? 0 : 1;
   } finally {

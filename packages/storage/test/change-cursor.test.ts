@@ -12,7 +12,7 @@ import {
   restoreFenceMigration,
   statement,
 } from '../src/index.ts';
-import { startTestPostgres, type TestPostgres } from './own-database.ts';
+import { startTestPostgres, type TestPostgres, undisturbed } from './own-database.ts';
 
 const rowsOf = statement(
   'test_changes',
@@ -24,7 +24,7 @@ const rowsOf = statement(
 let postgres: TestPostgres;
 let db: Database;
 beforeAll(async () => {
-  postgres = await startTestPostgres();
+  postgres = await startTestPostgres(undisturbed);
   db = await openThings();
 }, 60_000);
 afterAll(() => postgres?.stop());

@@ -1,5 +1,5 @@
 import { randomBytes, randomUUID } from 'node:crypto';
-import { ensurePostgres, type ServerHandle } from '@keytrail/local';
+import { ensurePostgres, type PostgresOptions, type ServerHandle } from '@keytrail/local';
 import { createServiceDatabase, type Database, openDatabase } from '../src/index.ts';
 
 /** A PostgreSQL for one test file, which hands out databases of their own. */
@@ -12,8 +12,14 @@ export interface TestPostgres {
   stop(): Promise<void>;
 }
 
-export async function startTestPostgres(): Promise<TestPostgres> {
-  const server = await ensurePostgres();
+/**
+ * A server of the file's own, where nobody else's transaction, nor autovacuum's, holds back the horizon of the cluster: what is told again
+ * then is right to be told, but no test can say how often.
+ */
+export const undisturbed: PostgresOptions = { own: true, settings: { autovacuum: 'off' } };
+
+export async function startTestPostgres(options: PostgresOptions = {}): Promise<TestPostgres> {
+  const server = await ensurePostgres(options);
   const opened: Database[] = [];
   async function createDatabase(): Promise<string> {
     const name = `test_${randomUUID().replaceAll('-', '')}`;

@@ -39,7 +39,7 @@ import {
   type UnsignedRosterChange,
 } from '@keytrail/crypto';
 import { nodePrimitives as primitives } from '@keytrail/crypto/node';
-import { ensureNats, ensurePostgres } from '@keytrail/local';
+import { ensureNats, ensurePostgres, type PostgresOptions } from '@keytrail/local';
 import {
   createGrpcTransport,
   type GrpcTransport,
@@ -120,9 +120,12 @@ interface KnownUser {
   readonly devices: (TestDevice & { addedInVersion: bigint; revoked: boolean })[];
 }
 
-export async function startHarness(overrides: Record<string, string> = {}): Promise<Harness> {
+export async function startHarness(
+  overrides: Record<string, string> = {},
+  postgresOptions?: PostgresOptions,
+): Promise<Harness> {
   await using stack = new AsyncDisposableStack();
-  const [postgres, nats] = await Promise.all([ensurePostgres(), ensureNats()]);
+  const [postgres, nats] = await Promise.all([ensurePostgres(postgresOptions), ensureNats()]);
   stack.use(postgres);
   stack.use(nats);
   const issuer = await startIssuer({ environment: 'development' });

@@ -6,7 +6,7 @@ import { createAuthenticator, createServiceIdentity, operatorScope, type Service
 import { type Issuer, startIssuer } from '@keytrail/auth/issuer';
 import { KeyRequestRole, SessionOperatorService, SessionService } from '@keytrail/contracts';
 import { connectEvents, deviceAttached, type EventBus, type EventType, publishHint } from '@keytrail/events';
-import { ensureNats, ensurePostgres, type ServerHandle } from '@keytrail/local';
+import { ensureNats, ensurePostgres, type PostgresOptions, type ServerHandle } from '@keytrail/local';
 import { createGrpcTransport, type GrpcTransport, readRefusal } from '@keytrail/rpc';
 import { createServiceDatabase, migrateDatabase } from '@keytrail/storage';
 import { startTelemetry } from '@keytrail/telemetry';
@@ -66,9 +66,10 @@ export interface Instance {
 export async function startWorld(
   changes: Partial<SessionConfig> = {},
   run?: { consumers?: boolean; sweep?: boolean },
+  postgresOptions?: PostgresOptions,
 ): Promise<World> {
   const [postgres, nats, issuer] = await Promise.all([
-    ensurePostgres(),
+    ensurePostgres(postgresOptions),
     ensureNats(),
     startIssuer({ environment: 'development' }),
   ]);
