@@ -84,7 +84,7 @@ test('the greeting tells a device which key offers wait, and the one that asked 
     const sessionCursor = await cursorAfter((cursor) => asker.session.listKeyChanges({ cursor }));
     const { greeting } = await asker.attach({ sessionCursor });
     expect(greeting.keysWaiting).toMatchObject({ openRequests: 1, changed: false });
-  });
+  }, 10_000);
   const sessionCursor = await cursorAfter((cursor) => asker.session.listKeyChanges({ cursor }));
   const [request] = (await asker.session.listKeyRequests({ role: KeyRequestRole.REQUESTER })).keyRequests;
   await asker.session.cancelKeyRequest({ keyRequestId: request?.keyRequestId ?? '' });
@@ -105,7 +105,7 @@ test('the greeting tells which rotations are due, and whether a conversation cha
   await vi.waitFor(async () => {
     const { greeting } = await member.attach({ conversationCursor: await pulled() });
     expect(greeting.conversationsWaiting).toMatchObject({ changed: false });
-  });
+  }, 10_000);
 
   const before = await pulled();
   await alice.send(conversationId, 'hello');

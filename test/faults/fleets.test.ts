@@ -157,7 +157,7 @@ describe('a fleet whose session service is on its way to the next release', () =
     await session(1).process.restart({ cwd: next.folder });
     builds = [await buildOf(session(0)), await buildOf(session(1))];
     expect(builds[0]).not.toBe(builds[1]);
-    await vi.waitFor(async () => expect((await readyz(session(0))).why).toContain(expanding));
+    await vi.waitFor(async () => expect((await readyz(session(0))).why).toContain(expanding), 10_000);
     expect(await readyz(session(0))).toMatchObject({ ready: true });
     expect(await readyz(session(1))).toEqual({ ready: true });
 
@@ -244,7 +244,7 @@ describe('a fleet whose session service is on its way to the next release', () =
   test('rolling forward recovers: what waited goes on', async () => {
     const [, , later] = releases;
     await Promise.all([0, 1].map((place) => session(place as 0 | 1).process.restart({ cwd: later.folder })));
-    await vi.waitFor(async () => expect(await readyz(session(0))).toEqual({ ready: true }));
+    await vi.waitFor(async () => expect(await readyz(session(0))).toEqual({ ready: true }), 10_000);
     // The holder is there since before.
     await vi.waitFor(
       async () =>

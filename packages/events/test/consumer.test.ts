@@ -356,7 +356,7 @@ describe('the trace', () => {
       const found = (await servers.spans.spans()).find(({ traceId }) => traceId === second);
       expect(found).toBeDefined();
       return found;
-    });
+    }, 10_000);
     expect(again?.links?.map(({ traceId }) => traceId)).toEqual([written]);
     expect(spans.length).toBeGreaterThan(0);
   });

@@ -276,7 +276,7 @@ test('a server that only reads, as a standby that is not promoted yet, counts as
   ])
     expect(await write().catch((error: unknown) => error)).toSatisfy(isDatabaseAway);
   await readsOnly(false);
-  await vi.waitFor(() => standby.pipelined.query(add, [1]));
+  await vi.waitFor(() => standby.pipelined.query(add, [1]), 10_000);
   expect(await standby.query(count, [])).toEqual([{ count: 1 }]);
 });
 
@@ -288,7 +288,7 @@ test('a connection lost between two statements is told as such, ends no process,
     await vi.waitFor(async () => {
       const alive = await db.pool.query('SELECT FROM pg_stat_activity WHERE pid = $1', [pid]);
       expect(alive.rowCount).toBe(0);
-    });
+    }, 10_000);
     await tx.query(add, [1]);
   });
   await expect(lost).rejects.toSatisfy(isConnectionFailure);

@@ -361,7 +361,8 @@ describe('a session that was checked before a revocation and is committed after 
     await eventually(async () =>
       expect(
         await harness.query(
-          "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND NOT granted",
+          `SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND NOT granted
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`,
         ),
       ).toHaveLength(1),
     );

@@ -134,7 +134,7 @@ describe('an erasure among the claims of a week', () => {
       let batches = 2;
       const turn = await eraseOwnRows(service.db, erasureId, { most: 10, proceed: () => batches-- > 0 });
       expect(turn).toBe('interrupted');
-    });
+    }, 10_000);
     const [middle] = await seen();
     expect(middle?.left).toBeGreaterThan(0n);
     expect(Number(middle?.seen)).toBeGreaterThanOrEqual(20);

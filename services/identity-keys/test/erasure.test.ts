@@ -136,11 +136,13 @@ describe('DeleteUser', () => {
       alice.userId,
     );
     expect(unclaimed).toEqual([]);
-    await vi.waitFor(() =>
-      expect(requested.find(({ erasureId }) => erasureId === erasure.erasureId)).toMatchObject({
-        userId: alice.userId,
-        deviceIds: ['phone', 'laptop'],
-      }),
+    await vi.waitFor(
+      () =>
+        expect(requested.find(({ erasureId }) => erasureId === erasure.erasureId)).toMatchObject({
+          userId: alice.userId,
+          deviceIds: ['phone', 'laptop'],
+        }),
+      10_000,
     );
     const audited = await rows(
       'SELECT operator, action, note FROM audit_log WHERE user_id = $1 AND device_id IS NULL',
@@ -222,8 +224,9 @@ describe('an erasure', () => {
     const { erasureId } = await remove(alice.userId);
     await report(erasureId, 'conversation');
     await report(erasureId, 'session');
-    await vi.waitFor(async () =>
-      expect((await erasureOf(erasureId)).services.filter(({ erasedAt }) => erasedAt)).toHaveLength(2),
+    await vi.waitFor(
+      async () => expect((await erasureOf(erasureId)).services.filter(({ erasedAt }) => erasedAt)).toHaveLength(2),
+      10_000,
     );
     expect(await rows('SELECT 1 FROM devices WHERE user_id = $1', alice.userId)).toHaveLength(2);
     await report(erasureId, 'presence');
@@ -268,7 +271,7 @@ describe('an erasure', () => {
     await vi.waitFor(() => expect(asked().length).toBeGreaterThanOrEqual(3), { timeout: 10_000 });
     for (const request of asked()) expect(request).toMatchObject({ userId: alice.userId, deviceIds: ['phone'] });
     await report(erasureId, 'session', 5n);
-    await vi.waitFor(async () => expect(counted(await erasureOf(erasureId), 'session')).toEqual({ things: 5 }));
+    await vi.waitFor(async () => expect(counted(await erasureOf(erasureId), 'session')).toEqual({ things: 5 }), 10_000);
     await report(erasureId, 'session', 7n);
     await report(randomUUID(), 'session');
     await report(erasureId, 'presence');
@@ -344,7 +347,7 @@ describe('an erasure', () => {
     const erasure = await erasureOf(erasureId);
     expect(erasure).toMatchObject({ userId: '', state: ErasureState.COMPLETED });
     expect(counted(erasure, 'identity-keys')).toMatchObject({ users: 1 });
-    await vi.waitFor(() => service.register({ userId: alice.userId, deviceId: 'phone' }));
+    await vi.waitFor(() => service.register({ userId: alice.userId, deviceId: 'phone' }), 10_000);
   });
 });
 

@@ -136,7 +136,10 @@ describe('on one server', () => {
     await admin.config('RESETSTAT');
     proxy.hold();
     const listing = asking.listOnline(users);
-    await vi.waitFor(async () => expect(await calls(admin, 'hgetall')).toBe(users.length), { interval: 5 });
+    await vi.waitFor(async () => expect(await calls(admin, 'hgetall')).toBe(users.length), {
+      interval: 5,
+      timeout: 10_000,
+    });
     const asked = await calls(admin, 'zrangebyscore');
     proxy.release();
     expect((await listing).map(({ userId }) => userId)).toEqual(online);
@@ -225,9 +228,9 @@ describe('on one server', () => {
     await admin.config('RESETSTAT');
     proxy.hold();
     const healing = gateway.heal();
-    await vi.waitFor(async () => expect(await calls(admin, 'hget')).toBe(2), { interval: 5 });
+    await vi.waitFor(async () => expect(await calls(admin, 'hget')).toBe(2), { interval: 5, timeout: 10_000 });
     const released = gateway.release(leaver);
-    await vi.waitFor(async () => expect(await calls(admin, 'hget')).toBe(3), { interval: 5 });
+    await vi.waitFor(async () => expect(await calls(admin, 'hget')).toBe(3), { interval: 5, timeout: 10_000 });
     proxy.release();
     await Promise.all([healing, released]);
     expect((await store(redis.url).listOnline(['leaver', 'stayer'])).map(({ userId }) => userId)).toEqual(['stayer']);

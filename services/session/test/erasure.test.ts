@@ -211,7 +211,7 @@ describe('an erased user', () => {
         );
         expect(rows).toHaveLength(1);
         return rows[0].pid as number;
-      });
+      }, 10_000);
       const { rows } = await world.sql.query(
         `SELECT erased::int FROM erasure_counts WHERE erasure_id = $1 AND kind = 'envelopes'`,
         [erasureId],
@@ -270,7 +270,7 @@ describe('an erased user', () => {
           `SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%envelopes_gone%'`,
         );
         expect(rows).toHaveLength(1);
-      });
+      }, 10_000);
       await discarding.query('SELECT FROM envelopes WHERE conversation_id = $1 FOR UPDATE NOWAIT', [conversationId]);
       await discarding.query('DELETE FROM sessions WHERE conversation_id = $1', [conversationId]);
       await discarding.query('COMMIT');
@@ -296,7 +296,7 @@ describe('an erased user', () => {
       const report = await world.event(userErased.session, (event) => event.erasureId === erasureId);
       expect(countsOf(report)).toMatchObject({ envelopes: { erased: 1 } });
       // The header of somebody else's session is signed: it names the roster's device lists as long as the session is there.
-      await vi.waitFor(async () => expect(await placesWith(alice.userId)).toEqual(['sessions.header']));
+      await vi.waitFor(async () => expect(await placesWith(alice.userId)).toEqual(['sessions.header']), 10_000);
     } finally {
       await another.stop();
     }

@@ -39,8 +39,9 @@ it("a revocation that identity-keys tells ends a device's hits, and those of no 
   await tellChange(phone, true);
   // Told twice, noted once.
   await tellChange(phone, true);
-  await vi.waitFor(async () =>
-    expect(await revokedRows(bob.userId)).toEqual([{ device_id: phone.deviceId, revoked_at: changedAt }]),
+  await vi.waitFor(
+    async () => expect(await revokedRows(bob.userId)).toEqual([{ device_id: phone.deviceId, revoked_at: changedAt }]),
+    10_000,
   );
 
   // The device lists of the stand-in know of no revocation: the hit statement alone turns this read into a miss.
