@@ -4,7 +4,7 @@ export { constraintsCheck, type DeclaredConstraints } from './database-checks/co
 export { deadLettersCheck } from './database-checks/dead-letters.ts';
 export { outboxCheck } from './database-checks/outbox.ts';
 export { newestPages, somePages } from './database-checks/sampling.ts';
-export { judgeWriters, writersStatement } from './database-checks/writers.ts';
+export { judgeWriters, writersCheck } from './database-checks/writers.ts';
 export { diagnosticsRpcs } from './diagnostics-rpcs.ts';
 export type { DiagnosticsParts } from './parts.ts';
 export { askDatabase, databaseAnswers } from './probes/database.ts';

@@ -1,25 +1,7 @@
-import {
-  constraintsCheck,
-  type DatabaseCheck,
-  databaseCheck,
-  deadLettersCheck,
-  judgeWriters,
-  newestPages,
-  outboxCheck,
-  writersStatement,
-} from '@keytrail/diagnosis';
+import { constraintsCheck, type DatabaseCheck, deadLettersCheck, outboxCheck, writersCheck } from '@keytrail/diagnosis';
 import { declared } from './declared-constraints.ts';
 import { identityKeys } from './identity-keys.ts';
 import { prekeyPools } from './prekey-pools.ts';
-
-const writers = databaseCheck({
-  code: 'OLD_BUILD_WRITES',
-  statement: writersStatement(
-    'check_identity_keys_writers',
-    `SELECT writer_build, added_at AS written_at FROM devices WHERE ${newestPages('devices')}`,
-  ),
-  judge: judgeWriters,
-});
 
 /** What is checked in the rows of this service; the doctor runs them by itself where the service is down. */
 export const databaseChecks: readonly DatabaseCheck[] = [
@@ -27,6 +9,6 @@ export const databaseChecks: readonly DatabaseCheck[] = [
   deadLettersCheck,
   constraintsCheck(declared),
   identityKeys,
-  writers,
+  writersCheck('identity-keys', { devices: 'added_at' }),
   prekeyPools,
 ];
