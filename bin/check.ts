@@ -6,7 +6,7 @@ import { readCommandLine } from '../deploy/local/src/command-line.ts';
 const help = `Usage: bin/with-node node bin/check.ts [--only NAME]
 
 Everything that must hold on each submission besides the tests. Exit 0 when all hold, 1 when one does not, 2 on bad usage.
-Checks: types, browser-types, lint, dependencies, contracts-lint, contracts-breaking, wording, generated`;
+Checks: types, browser-types, lint, dependencies, contracts-lint, contracts-breaking, contracts-published, wording, generated`;
 
 const { values } = readCommandLine(help, {
   options: { only: { type: 'string' }, help: { type: 'boolean', short: 'h' } },
@@ -22,6 +22,8 @@ interface Check {
   readonly name: string;
   readonly command: readonly string[];
   readonly skip?: string | undefined;
+  /** What to do when it fails, where the output does not tell. */
+  readonly hint?: string;
 }
 
 const contractsOfOthers = existsSync(join(root, '.toolchain/protos/validate/buf/validate/validate.proto'));
@@ -43,6 +45,13 @@ const checks: Check[] = [
     name: 'contracts-breaking',
     command: ['npx', 'buf', 'breaking', 'proto', '--against', 'proto/baseline.binpb'],
     skip: noContracts,
+  },
+  {
+    // The other way round: nothing is promised that the baseline does not have, or taking it back later would go unseen.
+    name: 'contracts-published',
+    command: ['npx', 'buf', 'breaking', 'proto/baseline.binpb', '--against', 'proto'],
+    skip: noContracts,
+    hint: 'the baseline lacks what the contracts have: run make generate',
   },
   { name: 'wording', command: ['node', 'bin/check-wording.ts'] },
   { name: 'generated', command: ['node', 'bin/generate.ts', '--check'] },
@@ -68,7 +77,7 @@ for (const check of checks) {
     console.log(`check: ok   ${check.name}`);
   } else {
     failed += 1;
-    console.log(`check: FAIL ${check.name}\n${result.stdout}${result.stderr}`);
+    console.log(`check: FAIL ${check.name}${check.hint ? ` (${check.hint})` : ''}\n${result.stdout}${result.stderr}`);
   }
 }
 console.log(`checks: ${passed} passed, ${failed} failed`);

@@ -1,4 +1,4 @@
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
@@ -7,6 +7,7 @@ import { readCommandLine } from '../deploy/local/src/command-line.ts';
 const help = `Usage: bin/with-node node bin/generate.ts [--check | --fetch-only]
 
 Makes the generated code anew: contracts (buf, protoc-gen-es), Prisma clients, the references of configuration, metrics and attributes.
+Extends proto/baseline.binpb, against which contracts may only grow, by what they have grown; refuses where they break it.
   --check        write nothing; exit 1 when what is committed is not what would be generated
   --fetch-only   only fetch the contract files of others
 Contracts need Go once, to fetch buf/validate/validate.proto as a Go module; without Go that part is skipped and said so.`;
@@ -23,6 +24,7 @@ if (values.help) {
   process.exit(0);
 }
 
+const baseline = 'proto/baseline.binpb';
 const root = join(import.meta.dirname, '..');
 const run = (command: string, args: readonly string[]) =>
   execFileSync(command, args, { cwd: root, stdio: ['ignore', 'pipe', 'inherit'], encoding: 'utf8' });
@@ -106,6 +108,20 @@ const parts: Part[] = [
   },
 ];
 
+/** What a contract promises once is in the baseline from the same commit on: later commits cannot take it back unseen. */
+function extendBaseline(): void {
+  const breaking = spawnSync('npx', ['buf', 'breaking', 'proto', '--against', baseline], {
+    cwd: root,
+    encoding: 'utf8',
+  });
+  if (breaking.status !== 0) {
+    console.error(`generate: ${baseline}: left as it is, as contracts break it:\n${breaking.stdout}${breaking.stderr}`);
+    process.exit(1);
+  }
+  run('npx', ['buf', 'build', 'proto', '--exclude-source-info', '-o', baseline]);
+  console.error(`generate: ${baseline}: has all that the contracts promise`);
+}
+
 let stale = 0;
 for (const part of parts) {
   if (part.missing) {
@@ -138,4 +154,5 @@ for (const part of parts) {
   }
   console.error(`generate: ${part.name}: ${stale === 0 ? 'fresh' : 'checked'}`);
 }
+if (!values.check && !parts.some(({ name, missing }) => name === 'contracts' && missing)) extendBaseline();
 process.exit(stale === 0 ? 0 : 1);
