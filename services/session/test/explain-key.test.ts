@@ -144,6 +144,34 @@ describe('a key that has to come yet', () => {
   });
 });
 
+describe('envelopes that are gone', () => {
+  it('explain the miss of the device whose they were, and not that of one that came later or was left out', async () => {
+    const [alice, bob, carol] = [createPerson('alice'), createPerson('bob'), createPerson('carol')];
+    const [initiator, reader, leftOut] = [alice.addDevice(), bob.addDevice(), carol.addDevice()];
+    const made = makeSession({ initiator, covered: [initiator, reader], withheld: [leftOut] });
+    await world.store(made);
+    world.peers.commit(made, [alice, bob, carol]);
+    const late = bob.addDevice();
+    const { sessionId } = made.session;
+    await world.sql.query('ALTER TABLE envelopes DISABLE TRIGGER USER');
+    await world.sql.query('DELETE FROM envelopes WHERE session_id = $1 AND user_id = $2', [sessionId, bob.userId]);
+    await world.sql.query('ALTER TABLE envelopes ENABLE TRIGGER USER');
+
+    const own = await explain(made, reader);
+    expect(explaining(own)).toEqual(['ENVELOPES_FEWER_THAN_EXPECTED', 'ENVELOPE_MISSING']);
+    expect(own.findings[0]?.evidence).toMatchObject({ envelope_of_this_device: 'missing' });
+    for (const [device, cause] of [
+      [late, 'DEVICE_ADDED_AFTER_SESSION'],
+      [leftOut, 'KEY_WITHHELD'],
+    ] as const) {
+      const other = await explain(made, device);
+      expect(explaining(other)).toEqual([cause]);
+      const fewer = other.findings.find(({ code }) => code === 'ENVELOPES_FEWER_THAN_EXPECTED');
+      expect(fewer).toMatchObject({ explainsMiss: false, evidence: { envelope_of_this_device: 'not expected' } });
+    }
+  });
+});
+
 describe('a reader without a right', () => {
   it('is told apart: never a member, no such conversation, revoked, withheld', async () => {
     const { made, bob } = await session();

@@ -1,3 +1,4 @@
+import { MissCause } from '@keytrail/contracts';
 import type { KeyFinding } from './findings.ts';
 import type { KeyFacts, SessionRowFacts } from './key-facts.ts';
 import { missingEnvelopes } from './session-damage.ts';
@@ -97,12 +98,14 @@ function oldBuild(facts: KeyFacts, session: SessionRowFacts, explains: boolean):
   const databaseThen = facts.migrations.filter(({ appliedAt }) => appliedAt <= session.createdAt).at(-1)?.name;
   if (databaseThen === undefined || databaseThen < writerSchemaSince) return undefined;
   if (session.writerSchema !== undefined && session.writerSchema >= databaseThen) return undefined;
-  const lacks = [
+  const lacksForAll = [
     ...(session.hasEphemeralKey ? [] : ['ephemeral key']),
     ...(session.hasIdentityKey ? [] : ['identity key']),
     ...(session.hasHeader ? [] : ['header']),
-    ...(missingEnvelopes(session) > 0 ? ['envelopes'] : []),
   ];
+  const lacksEnvelopes = missingEnvelopes(session) > 0;
+  const lacks = [...lacksForAll, ...(lacksEnvelopes ? ['envelopes'] : [])];
+  const matters = lacksForAll.length > 0 || (lacksEnvelopes && ownEnvelope(facts) === 'missing');
   return {
     code: 'WRITTEN_BY_OLD_BUILD',
     summary: `The session was written by ${session.writerBuild}, a build that is older than its database was then${
@@ -116,14 +119,14 @@ function oldBuild(facts: KeyFacts, session: SessionRowFacts, explains: boolean):
       ...(lacks.length > 0 && { left_out: lacks.join(', ') }),
     },
     remedy: `Find the process of session that runs ${session.writerBuild} and replace it: keytrail doctor --only FLEET_MIXED. Then rotate the conversations that it wrote in.`,
-    explainsMiss: explains && lacks.length > 0,
+    explainsMiss: explains && matters,
   };
 }
 
 function fewerEnvelopes(facts: KeyFacts, session: SessionRowFacts, explains: boolean): KeyFinding | undefined {
   const missing = missingEnvelopes(session);
   if (missing === 0) return undefined;
-  const own = facts.envelopes.length === 0;
+  const own = ownEnvelope(facts);
   return {
     code: 'ENVELOPES_FEWER_THAN_EXPECTED',
     summary: `The session was stored with ${session.envelopesExpected} envelopes, and ${missing} of them are not there.`,
@@ -131,13 +134,30 @@ function fewerEnvelopes(facts: KeyFacts, session: SessionRowFacts, explains: boo
       envelopes_expected: String(session.envelopesExpected),
       envelopes_present: String(session.envelopesPresent),
       envelopes_erased: String(session.envelopesErased),
-      envelope_of_this_device: own ? 'missing' : 'present',
+      envelope_of_this_device: own,
       ...writtenBy(session),
     },
     remedy:
       'Any other holder can seal the key again: have the device request it. Find out who deleted rows: the database refuses that unless a trigger is gone (keytrail doctor --only CONSTRAINTS).',
-    explainsMiss: explains && own && session.withheldReason === undefined,
+    explainsMiss: explains && own === 'missing',
   };
+}
+
+/** The causes with which nobody ever sealed to the device in the first write. */
+const neverSealed: ReadonlySet<MissCause> = new Set([
+  MissCause.KEY_WITHHELD,
+  MissCause.DEVICE_ADDED_AFTER_SESSION,
+  MissCause.NOT_A_MEMBER_AT_EPOCH,
+  MissCause.HISTORY_NOT_SHARED,
+  MissCause.DEVICE_UNKNOWN,
+]);
+
+/** Envelopes of others that are gone say nothing about a device that should not have had one. */
+function ownEnvelope({ envelopes, miss }: KeyFacts): 'present' | 'missing' | 'not expected' | 'unknown' {
+  if (envelopes.length > 0) return 'present';
+  if (miss?.kind !== 'miss') return 'unknown';
+  if (miss.cause === MissCause.ENVELOPE_MISSING) return 'missing';
+  return neverSealed.has(miss.cause) ? 'not expected' : 'unknown';
 }
 
 function writtenBy({ writerBuild, createdAt, traceId }: SessionRowFacts): Record<string, string> {
