@@ -195,7 +195,7 @@ async function verified(
 export async function acceptEnvelopes(
   tx: Transaction,
   checked: readonly CheckedEnvelope[],
-  holder: DeviceId,
+  by: { readonly holder: DeviceId; readonly writerBuild: string },
 ): Promise<readonly (KeyRequest | ConnectError)[]> {
   const requesters = new Map(
     checked.map(({ offered: { request } }) => [deviceKey(request.requester), request.requester]),
@@ -207,7 +207,7 @@ export async function acceptEnvelopes(
   );
   const advanced = checked.map(({ sent, offered }) => outcome(() => fulfilledBy(sent, offered, locked)));
   const writing = advanced.filter(isChecked);
-  const written = await fulfillWithEnvelopes(tx, holder, writing);
+  const written = await fulfillWithEnvelopes(tx, by, writing);
   const results = advanced.map((result) => {
     if (!isChecked(result)) return result;
     return outcome(() => writtenOf(result.request, written.get(result.request.keyRequestId)));
@@ -216,7 +216,7 @@ export async function acceptEnvelopes(
   const offeredAts = new Map(checked.map(({ sent, offered }) => [sent.keyRequestId, offered.offeredAt]));
   const ofRequester = Map.groupBy(results.filter(isChecked), ({ requester }) => deviceKey(requester));
   for (const [key, requests] of ofRequester) {
-    await announceDeliveries(tx, requests, holder);
+    await announceDeliveries(tx, requests, by.holder);
     for (const request of requests) {
       const offeredAt = offeredAts.get(request.keyRequestId);
       if (offeredAt) measureHolder(tx, offeredAt, request);

@@ -52,6 +52,11 @@ describe('envelopes that are sent together', () => {
     const before = { ...world.peers.asked };
     const { results } = await fulfil(holder, fulfilments);
     expect(results.map(({ keyRequest }) => keyRequest?.state)).toEqual(Array(30).fill(KeyRequestState.FULFILLED));
+    const { rows } = await world.sql.query(
+      'SELECT count(*)::int AS envelopes FROM envelopes JOIN sessions USING (conversation_id, session_id) WHERE key_request_id = ANY ($1) AND envelopes.writer_build = sessions.writer_build',
+      [fulfilments.map(({ keyRequestId }) => keyRequestId)],
+    );
+    expect(rows).toEqual([{ envelopes: 30 }]);
     expect(world.peers.asked).toEqual({
       conversation: before.conversation + 1,
       identityKeys: before.identityKeys + 1,

@@ -97,6 +97,24 @@ describe('a key request', () => {
     expect(rows).toEqual([{ attempt: 1 }]);
   });
 
+  it('that is fulfilled names the build that did it, for good', async () => {
+    const { initiator, late, made, conversationId } = await lateDevice();
+    world.peers.attach(initiator);
+    const { keyRequest } = await world.as(late).requestKey(requestOf(made));
+    const keyRequestId = keyRequest?.keyRequestId ?? '';
+    await offered(initiator, keyRequestId);
+    await fulfil(initiator, made, late, keyRequestId, 1);
+    const { rows } = await world.sql.query(
+      `SELECT e.key_request_id AS "keyRequestId", e.writer_build = s.writer_build AS "byThisBuild"
+         FROM envelopes e JOIN sessions s USING (conversation_id, session_id) WHERE conversation_id = $1 AND e.writer_build IS NOT NULL`,
+      [conversationId],
+    );
+    expect(rows).toEqual([{ keyRequestId, byThisBuild: true }]);
+    await expect(
+      world.sql.query("UPDATE envelopes SET writer_build = 'another' WHERE key_request_id = $1", [keyRequestId]),
+    ).rejects.toMatchObject({ constraint: 'sessions_immutable' });
+  });
+
   it('carries the trace of its requester to the holder, also when it had to wait', async () => {
     const { initiator, late, made } = await lateDevice();
     const { keyRequest } = await world.as(late).requestKey(requestOf(made));

@@ -5,7 +5,25 @@ export function somePages(table: string, pages = 192): string {
   return `${table} TABLESAMPLE SYSTEM ((SELECT least(100, 100.0 * ${pages * pageBytes} / greatest(pg_relation_size('${table}'), 1))))`;
 }
 
-/** SQL of a condition: rows of the last `pages` pages of a table, where new rows are. A range scan: reads no more than that. */
-export function newestPages(table: string, pages = 64): string {
-  return `${table}.ctid >= (SELECT format('(%s,0)', greatest(0, pg_relation_size('${table}') / ${pageBytes} - ${pages}))::tid)`;
+/**
+ * SQL of a query: each build that ever wrote a row of a table, and when it last did (writer_build, last_at). Reads two entries of an index on
+ * (writer_build, writtenAt) per build, however many rows there are.
+ */
+export function writersOf(table: string, writtenAt: string): string {
+  return `(WITH RECURSIVE builds AS (
+      (SELECT writer_build FROM ${table} WHERE writer_build IS NOT NULL ORDER BY writer_build LIMIT 1)
+      UNION ALL
+      SELECT next.writer_build FROM builds CROSS JOIN LATERAL (
+        SELECT t.writer_build FROM ${table} t WHERE t.writer_build > builds.writer_build ORDER BY t.writer_build LIMIT 1) AS next)
+    SELECT writer_build, (SELECT max(t.${writtenAt}) FROM ${table} t WHERE t.writer_build = builds.writer_build) AS last_at FROM builds)`;
+}
+
+/**
+ * SQL of a query: the newest rows of each of the five builds that wrote last, wherever PostgreSQL put them. What a build does wrong is seen
+ * however few rows it writes. Reads no more than those, by the index that `writersOf` needs.
+ */
+export function newestRows(table: string, writtenAt: string, columns: string, perBuild = 200): string {
+  return `(SELECT newest.* FROM (SELECT * FROM ${writersOf(table, writtenAt)} AS every_writer ORDER BY last_at DESC LIMIT 5) AS writers
+      CROSS JOIN LATERAL (SELECT ${columns} FROM ${table} WHERE ${table}.writer_build = writers.writer_build
+                           ORDER BY ${table}.${writtenAt} DESC LIMIT ${perBuild}) AS newest)`;
 }

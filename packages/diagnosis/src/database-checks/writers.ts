@@ -1,22 +1,23 @@
 import { statement } from '@keytrail/storage';
 import { type DatabaseCheck, databaseCheck, type Outcome } from '../check.ts';
-import { newestPages } from './sampling.ts';
+import { writersOf } from './sampling.ts';
 
 interface Row {
   readonly writerBuild: string;
   readonly lastAt: Date;
 }
 
-/** The builds in the newest rows of tables, and when each last wrote. `tables`: of each, the column that says when a row was written. */
+/**
+ * The builds that wrote into tables, and when each last did. `tables`: of each, the column that says when a row was written; all but small ones
+ * need an index on (writer_build, that column).
+ */
 export function writersCheck(service: string, tables: Readonly<Record<string, string>>): DatabaseCheck {
-  const newest = Object.entries(tables).map(
-    ([table, writtenAt]) => `SELECT writer_build, ${writtenAt} AS written_at FROM ${table} WHERE ${newestPages(table)}`,
-  );
+  const writers = Object.entries(tables).map(([table, writtenAt]) => writersOf(table, writtenAt));
   return databaseCheck<Row>({
     code: 'OLD_BUILD_WRITES',
     statement: statement(
       `check_${service.replaceAll('-', '_')}_writers`,
-      `SELECT writer_build AS "writerBuild", max(written_at) AS "lastAt" FROM (${newest.join(' UNION ALL ')}) AS written
+      `SELECT writer_build AS "writerBuild", max(last_at) AS "lastAt" FROM (${writers.join(' UNION ALL ')}) AS written
        GROUP BY writer_build ORDER BY 2 DESC LIMIT 50`,
     ),
     judge: judgeWriters,
@@ -27,7 +28,7 @@ export function writersCheck(service: string, tables: Readonly<Record<string, st
 export function judgeWriters(rows: readonly Row[]): Outcome {
   return {
     status: 'ok',
-    summary: rows[0] ? `the newest rows are by ${rows[0].writerBuild}` : 'there are no rows',
+    summary: rows[0] ? `the newest row is by ${rows[0].writerBuild}` : 'there are no rows',
     subjects: rows.map(({ writerBuild, lastAt }) => `${writerBuild} ${lastAt.toISOString()}`),
   };
 }

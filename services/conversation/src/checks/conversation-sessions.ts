@@ -1,4 +1,4 @@
-import { databaseCheck, newestPages, somePages } from '@keytrail/diagnosis';
+import { databaseCheck, newestRows, somePages } from '@keytrail/diagnosis';
 import { statement } from '@keytrail/storage';
 
 interface Row {
@@ -17,7 +17,7 @@ export const conversationSessions = databaseCheck<Row>({
     'check_conversation_sessions',
     `SELECT c.conversation_id || '/' || c.session_id AS session, c.writer_build AS "writerBuild",
             EXISTS (SELECT FROM epochs e WHERE (e.conversation_id, e.epoch, e.session_id) = (c.conversation_id, c.epoch, c.session_id)) AS "hasEpoch"
-       FROM (SELECT ${columns} FROM conversations WHERE ${newestPages('conversations')}
+       FROM (SELECT * FROM ${newestRows('conversations', 'created_at', columns, 50)} AS newest
              UNION SELECT ${columns} FROM ${somePages('conversations', 64)}) AS c
       ORDER BY c.created_at DESC LIMIT 500`,
   ),

@@ -9,6 +9,13 @@ export const databaseChecks: readonly DatabaseCheck[] = [
   deadLettersCheck,
   constraintsCheck(declared),
   conversationSessions,
-  writersCheck('conversation', { epochs: 'committed_at', messages: 'sent_at' }),
+  writersCheck('conversation', {
+    conversations: 'created_at',
+    epochs: 'committed_at',
+    roster_log: 'recorded_at',
+    session_decisions: 'decided_at',
+    candidates: 'started_at',
+    messages: 'sent_at',
+  }),
   stuckCandidates,
 ];

@@ -1,4 +1,4 @@
-import { databaseCheck, newestPages, somePages } from '@keytrail/diagnosis';
+import { databaseCheck, newestRows, somePages } from '@keytrail/diagnosis';
 import { statement } from '@keytrail/storage';
 
 interface Row {
@@ -9,7 +9,7 @@ interface Row {
   readonly writerBuild: string | null;
 }
 
-const columns = `user_id, device_number, identity_key, signing_key, certificate_signature, current_signed_prekey_id, current_last_resort_prekey_id, writer_build`;
+const columns = `user_id, device_number, identity_key, signing_key, certificate_signature, current_signed_prekey_id, current_last_resort_prekey_id, writer_build, revoked_at`;
 const active = 'revoked_at IS NULL';
 
 /** That devices have what others need to seal to them: of up to 2,000, the newest among them. */
@@ -18,7 +18,7 @@ export const identityKeys = databaseCheck<Row>({
   statement: statement(
     'check_identity_keys',
     `WITH looked AS MATERIALIZED (
-       SELECT * FROM (SELECT ${columns} FROM devices WHERE ${newestPages('devices')} AND ${active}
+       SELECT * FROM (SELECT * FROM ${newestRows('devices', 'added_at', columns)} AS newest WHERE ${active}
                       UNION SELECT ${columns} FROM ${somePages('devices')} WHERE ${active}) AS sample
         ORDER BY device_number DESC LIMIT 2000
      ), judged AS MATERIALIZED (

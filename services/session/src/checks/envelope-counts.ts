@@ -1,4 +1,4 @@
-import { databaseCheck, newestPages, somePages } from '@keytrail/diagnosis';
+import { databaseCheck, newestRows, somePages } from '@keytrail/diagnosis';
 import { statement } from '@keytrail/storage';
 
 interface Row {
@@ -19,7 +19,7 @@ export const envelopeCounts = databaseCheck<Row>({
   statement: statement(
     'check_envelope_counts',
     `WITH looked AS MATERIALIZED (
-       SELECT * FROM (SELECT ${columns} FROM sessions WHERE ${newestPages('sessions')}
+       SELECT * FROM (SELECT * FROM ${newestRows('sessions', 'created_at', columns, 50)} AS newest
                       UNION SELECT ${columns} FROM ${somePages('sessions', 64)}) AS sample
         WHERE kind = 'NATIVE' ORDER BY created_at DESC LIMIT 500
      ), counted AS MATERIALIZED (

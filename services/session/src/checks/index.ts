@@ -13,6 +13,6 @@ export const databaseChecks: readonly DatabaseCheck[] = [
   sessionRows,
   envelopeCounts,
   storedSessions,
-  writersCheck('session', { sessions: 'created_at', key_requests: 'requested_at' }),
+  writersCheck('session', { sessions: 'created_at', key_requests: 'requested_at', envelopes: 'written_at' }),
   oldestOpenRequest,
 ];

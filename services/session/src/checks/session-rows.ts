@@ -1,4 +1,4 @@
-import { databaseCheck, newestPages, somePages } from '@keytrail/diagnosis';
+import { databaseCheck, newestRows, somePages } from '@keytrail/diagnosis';
 import { statement } from '@keytrail/storage';
 
 interface Row {
@@ -20,7 +20,7 @@ export const sessionRows = databaseCheck<Row>({
   statement: statement(
     'check_session_rows',
     `WITH looked AS MATERIALIZED (
-       SELECT ${columns} FROM sessions WHERE ${newestPages('sessions')}
+       SELECT * FROM ${newestRows('sessions', 'created_at', columns)} AS newest
        UNION SELECT ${columns} FROM ${somePages('sessions')}
      ), wrong AS (SELECT * FROM looked WHERE kind = 'NATIVE' AND (no_ephemeral OR no_identity) LIMIT 1)
      SELECT count(*)::int AS looked,

@@ -49,7 +49,7 @@ export function fulfillKeyRequest(parts: Parts): Rpc {
       const { requester } = checked.offered.request;
       const { response } = await answerOnce(db, once, async (tx) => {
         keepTrace('key delivered');
-        const [fulfilled] = await acceptEnvelopes(tx, [checked], holder);
+        const [fulfilled] = await acceptEnvelopes(tx, [checked], { holder, writerBuild: parts.writerBuild });
         if (!fulfilled || fulfilled instanceof ConnectError) throw fulfilled ?? new Error('one envelope, one result');
         tx.afterCommit(() => tellFulfilled(fulfilled, call));
         return create(FulfillKeyRequestResponseSchema, { keyRequest: keyRequestMessage(fulfilled) });

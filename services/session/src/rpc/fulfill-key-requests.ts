@@ -46,7 +46,7 @@ export function fulfillKeyRequests(parts: Parts): Rpc {
 }
 
 async function acceptAll(
-  { db }: Parts,
+  { db, writerBuild }: Parts,
   once: AskedRequest<typeof FulfillKeyRequestsResponseSchema>,
   checked: readonly (CheckedEnvelope | ConnectError)[],
   holder: DeviceId,
@@ -55,7 +55,7 @@ async function acceptAll(
   const { response } = await answerOnce(db, once, async (tx) => {
     keepTrace('keys delivered');
     const good = checked.flatMap((result) => (result instanceof ConnectError ? [] : [result]));
-    const accepted = good.length === 0 ? [] : await acceptEnvelopes(tx, good, holder);
+    const accepted = good.length === 0 ? [] : await acceptEnvelopes(tx, good, { holder, writerBuild });
     const results = new Map(good.map((each, place) => [each, accepted[place]]));
     tx.afterCommit(() => tell(accepted, call));
     return create(FulfillKeyRequestsResponseSchema, {

@@ -33,11 +33,11 @@ const fulfillStatement = statement(
    written AS (
      INSERT INTO envelopes (conversation_id, session_id, user_id, device_id, attempt, key_request_id, sealer_user_id, sealer_device_id,
        sealer_identity_key, sealer_signing_key, sealer_root_key, sealer_suite, sealer_certified_at, sealer_certificate_signature,
-       sealer_ephemeral_key, signed_prekey_id, one_time_prekey_id, kem_prekey_id, kem_ciphertext, ciphertext, signature)
+       sealer_ephemeral_key, signed_prekey_id, one_time_prekey_id, kem_prekey_id, kem_ciphertext, ciphertext, signature, writer_build)
      SELECT s.conversation_id, s.session_id, s.user_id, s.device_id, g.attempt, g.key_request_id, $1, $2,
        g.sealer_identity_key, g.sealer_signing_key, g.sealer_root_key, g.sealer_suite, g.sealer_certified_at,
        g.sealer_certificate_signature, g.sealer_ephemeral_key, g.signed_prekey_id, g.one_time_prekey_id, g.kem_prekey_id,
-       g.kem_ciphertext, g.ciphertext, g.signature
+       g.kem_ciphertext, g.ciphertext, g.signature, $22
      FROM fulfilled JOIN standing s USING (key_request_id) JOIN given g USING (key_request_id)
      RETURNING key_request_id)
    SELECT s.key_request_id, s.offered, s.requester_revoked, s.holder_revoked, w.key_request_id IS NOT NULL AS written
@@ -60,7 +60,7 @@ export interface Fulfilment {
  */
 export async function fulfillWithEnvelopes(
   tx: Transaction,
-  holder: DeviceId,
+  { holder, writerBuild }: { readonly holder: DeviceId; readonly writerBuild: string },
   fulfilments: readonly { readonly request: KeyRequest; readonly envelope: Envelope; readonly version: number }[],
 ): Promise<ReadonlyMap<string, Fulfilment>> {
   const given = fulfilments.map(({ request, envelope, version }) => {
@@ -91,6 +91,7 @@ export async function fulfillWithEnvelopes(
     given.map(({ envelope }) => envelope.kemCiphertext),
     given.map(({ envelope }) => envelope.ciphertext),
     given.map(({ envelope }) => envelope.signature),
+    writerBuild,
   ]);
   return new Map(rows.map((row) => [row.key_request_id, row]));
 }
