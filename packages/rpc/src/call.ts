@@ -28,6 +28,28 @@ export function currentCall(): Call | undefined {
   return call?.answered === false ? call : undefined;
 }
 
+/**
+ * Runs `work` so that the calls it makes have at most this share (0 to 1) of the time that is left to the call being answered: one that nobody answers
+ * then leaves time to say so.
+ */
+export function withShareOfTime<T>(share: number, work: () => T): T {
+  const current = calls.getStore();
+  if (current === undefined || current.answered || !Number.isFinite(current.deadlineAt)) return work();
+  const now = Date.now();
+  const { method, caller, draining, traceId, log, wire } = current;
+  const bounded = {
+    ...{ method, caller, draining, traceId, log, wire },
+    deadlineAt: now + Math.max(0, current.deadlineAt - now) * share,
+    get signal() {
+      return current.signal;
+    },
+    get answered() {
+      return current.answered;
+    },
+  };
+  return calls.run(bounded, work);
+}
+
 /** The calling device. Throws CALLER_NOT_ALLOWED when the caller is a service or an operator. */
 export function deviceCaller(call: Call): DeviceCaller {
   if (call.caller.kind === 'device') return call.caller;

@@ -1,4 +1,4 @@
-export { type Call, currentCall, deviceCaller } from './call.ts';
+export { type Call, currentCall, deviceCaller, withShareOfTime } from './call.ts';
 export { type ServerConfig, serverSettings } from './config.ts';
 export {
   createGrpcTransport,

@@ -1,7 +1,7 @@
 import { type Timestamp, timestampDate } from '@bufbuild/protobuf/wkt';
 import { Code, ConnectError } from '@connectrpc/connect';
 import type { DescribeConversationResponse, DeviceView, GatewayView } from '@keytrail/contracts';
-import type { Call } from '@keytrail/rpc';
+import { type Call, withShareOfTime } from '@keytrail/rpc';
 import type { DeviceId } from './domain/device.ts';
 import type { Answer, PeerName } from './domain/explain-miss.ts';
 import type {
@@ -32,7 +32,7 @@ const replicasAsked = 4;
 /** Whose entries presence is asked for: those who could help first. */
 const holderUsersAtMost = 100;
 
-/** Own rows and the peers at once; a peer that cannot be asked leaves its part unknown. */
+/** Own rows and the peers at once; a peer that cannot be asked leaves its part unknown, one that stays silent too, within the time of the call. */
 export async function gatherKeyFacts(
   parts: ExplainParts,
   asked: Asked,
@@ -41,18 +41,22 @@ export async function gatherKeyFacts(
 ): Promise<KeyFacts> {
   const { db, operatorPeers } = parts;
   const { conversationId, sessionId } = asked;
-  const [own, gathered, newest, requests, conversation] = await Promise.all([
-    readOwnRows(db, asked, reader),
-    gatherFacts(parts, asked, reader, call),
-    readInitialSession(db, conversationId, sessionId, reader.userId, reader.deviceId),
-    findKeyRequestsOfSession(db, asked, reader, requestsAtMost),
-    askConversation(operatorPeers, { ...asked, userId: reader.userId }, call),
-  ]);
+  const [own, gathered, newest, requests, conversation] = await withShareOfTime(1 / 3, () =>
+    Promise.all([
+      readOwnRows(db, asked, reader),
+      gatherFacts(parts, asked, reader, call),
+      readInitialSession(db, conversationId, sessionId, reader.userId, reader.deviceId),
+      findKeyRequestsOfSession(db, asked, reader, requestsAtMost),
+      askConversation(operatorPeers, { ...asked, userId: reader.userId }, call),
+    ]),
+  );
   const users = [...new Set([reader.userId, ...gathered.ranked.map(({ userId }) => userId)])];
-  const [devices, presence] = await Promise.all([
-    askDevices(operatorPeers, reader, own.session?.initiator, call),
-    askPresence(operatorPeers, users.slice(0, holderUsersAtMost), call),
-  ]);
+  const [devices, presence] = await withShareOfTime(1 / 2, () =>
+    Promise.all([
+      askDevices(operatorPeers, reader, own.session?.initiator, call),
+      askPresence(operatorPeers, users.slice(0, holderUsersAtMost), call),
+    ]),
+  );
   const readable = newest !== undefined && isHit(newest);
   const { local, ranked, answers } = gathered;
   return {

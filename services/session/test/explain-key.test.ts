@@ -4,6 +4,7 @@ import { DeclineReason, type ExplainKeyResponse, KeyRejectionReason, KeyRequestK
 import { pseudonym } from '@keytrail/telemetry';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { createPerson, type MadeSession, makeSession, reseal, type TestDevice } from './people.ts';
+import { startSilentPeer } from './silent-peer.ts';
 import { keyOf } from './stand-ins.ts';
 import { offersTo, refusalOf, startWorld, type World } from './world.ts';
 
@@ -289,6 +290,34 @@ describe('while a peer is away', { timeout: 30_000 }, () => {
       expect(explained.findings[0]?.evidence).toEqual({ peer });
     } finally {
       await instance.stop();
+    }
+  });
+
+  it.each([
+    ['conversation', 'peerConversation'],
+    ['identity-keys', 'peerIdentityKeys'],
+    ['presence', 'peerPresence'],
+  ] as const)('%s that takes calls and stays silent is named within the time of the call', async (peer, setting) => {
+    const { made, bob } = await session();
+    const late = bob.addDevice();
+    const { conversationId, sessionId } = made.session;
+    const { userId, deviceId } = late;
+    const silent = await startSilentPeer();
+    // As long as the call: it is its deadline that has to leave time to tell.
+    const settings = { [setting]: silent.target, peerTimeoutMs: 4_000 };
+    const instance = await world.another(settings, { consumers: false, sweep: false });
+    const limit = { timeoutMs: 4_000 };
+    try {
+      const named = await instance.operator.explainKey({ conversationId, sessionId, userId, deviceId }, limit);
+      expect(named).toMatchObject({ readable: false, notAsked: [peer] });
+      expect(codes(named)).toEqual(['EXPLANATION_INCOMPLETE', 'NEVER_REQUESTED']);
+      const current = instance.operator.explainKey({ conversationId, userId, deviceId }, limit);
+      if (peer === 'conversation')
+        expect(await refusalOf(current)).toMatchObject({ reason: 'EXPLANATION_INCOMPLETE', metadata: { peer } });
+      else expect((await current).notAsked).toEqual([peer]);
+    } finally {
+      await instance.stop();
+      await silent.stop();
     }
   });
 

@@ -60,6 +60,7 @@ export interface World {
 export interface Instance {
   as(device: { userId: string; deviceId: string }): SessionClient;
   readonly operator: Client<typeof SessionOperatorService>;
+  readonly target: string;
   stop(): Promise<void>;
 }
 
@@ -160,6 +161,7 @@ export async function startWorld(
           SessionOperatorService,
           grpc(grpcPort, async () => `Bearer ${await operatorToken()}`),
         ),
+        target: `127.0.0.1:${grpcPort}`,
         stop: () => instance.stop(),
       };
     },

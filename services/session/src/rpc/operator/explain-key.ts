@@ -1,7 +1,7 @@
 import type { MessageInitShape } from '@bufbuild/protobuf';
 import { timestampFromDate } from '@bufbuild/protobuf/wkt';
 import { type ExplainKeyRequest, type ExplainKeyResponseSchema, SessionOperatorService } from '@keytrail/contracts';
-import { type Call, type Rpc, refuse, unary } from '@keytrail/rpc';
+import { type Call, type Rpc, refuse, unary, withShareOfTime } from '@keytrail/rpc';
 import { pseudonym } from '@keytrail/telemetry';
 import { explainKey as explain } from '../../domain/explain-key.ts';
 import { findingPage } from '../../domain/findings.ts';
@@ -41,10 +41,8 @@ async function factsOf(parts: ExplainParts, request: ExplainKeyRequest, call: Ca
   const { conversationId } = request;
   const isNamed = request.userId !== '' && request.deviceId !== '' && request.sessionId !== '';
   if (isNamed) return gatherKeyFacts(parts, request, request, call);
-  const conversation = await askConversation(
-    parts.operatorPeers,
-    { conversationId, sessionId: request.sessionId, userId: '' },
-    call,
+  const conversation = await withShareOfTime(1 / 4, () =>
+    askConversation(parts.operatorPeers, { conversationId, sessionId: request.sessionId, userId: '' }, call),
   );
   const current = conversation.known ? conversation.value?.currentSessionId : undefined;
   if (request.sessionId === '' && !conversation.known)
@@ -55,7 +53,8 @@ async function factsOf(parts: ExplainParts, request: ExplainKeyRequest, call: Ca
   const sessionId = request.sessionId || current || (await readNewestSessionId(parts.db, conversationId));
   if (!sessionId) throw refuse('NOT_FOUND_OR_NOT_PERMITTED', 'nothing is known of a session of such a conversation');
   const asked = { conversationId, sessionId };
-  return gatherKeyFacts(parts, asked, await findReader(parts, asked, request, conversation), call);
+  const reader = await withShareOfTime(1 / 4, () => findReader(parts, asked, request, conversation));
+  return gatherKeyFacts(parts, asked, reader, call);
 }
 
 function explanation(
