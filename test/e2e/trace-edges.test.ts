@@ -1,3 +1,4 @@
+import { createNodeTransports } from '@keytrail/client/node';
 import { createWebTransports } from '@keytrail/client/web';
 import {
   attributeReference,
@@ -78,6 +79,7 @@ devices calls RequestKey > session serves RequestKey
 session serves RequestKey > session calls CheckEntitlement
 session serves RequestKey > session calls GetDevices
 session serves RequestKey > session calls ListOnline
+session serves RequestKey > session: outbox wait
 session serves RequestKey > session: publish notification_requested
 session: publish notification_requested > presence: process notification_requested
 presence: process notification_requested > presence: deliver notification KEY_OFFERED
@@ -97,6 +99,7 @@ devices calls FulfillKeyRequest > session serves FulfillKeyRequest
 session serves FulfillKeyRequest > session calls CheckEntitlement
 session serves FulfillKeyRequest > session calls GetDevices
 session serves FulfillKeyRequest > session: publish key_delivered
+session serves FulfillKeyRequest > session: outbox wait
 session serves FulfillKeyRequest > session: publish notification_requested
 presence: process notification_requested > presence: deliver notification KEY_DELIVERED
 presence: deliver notification KEY_DELIVERED > devices: receive notification KEY_DELIVERED
@@ -183,9 +186,19 @@ describe.each<Wire>(['grpc', 'web'])('a miss and its cure, asked for over %s', (
     expect(called.map(({ attributes }) => attributes['rpc.system.name'])).toEqual([
       wire === 'web' ? 'connectrpc' : 'grpc',
     ]);
-    // The wait in the outbox is part of the time that the user waits.
-    const published = tree.spans.filter(({ kind, service }) => kind === 'producer' && service === 'session');
-    for (const { attributes } of published) expect(attributes['keytrail.outbox.wait_ms']).toEqual(expect.any(Number));
+    // The wait in the outbox is part of the time that the user waits: each publication has its own.
+    const published = ({ spans }: TraceTree) =>
+      spans.filter(({ kind, service }) => kind === 'producer' && service === 'session');
+    const waits = ({ spans }: TraceTree) => spans.filter(({ name }) => name === 'outbox wait');
+    const idsOf = (spans: readonly TraceSpan[]) =>
+      spans.map(({ attributes }) => String(attributes['messaging.message.id'])).sort();
+    const waited = await sink.trace(
+      tree.id,
+      (current) => waits(current).length === published(current).length && current.spans.length >= tree.spans.length,
+    );
+    expect(idsOf(waits(waited))).toEqual(idsOf(published(waited)));
+    for (const { attributes } of published(waited))
+      expect(attributes['keytrail.outbox.wait_ms']).toEqual(expect.any(Number));
   });
 });
 
@@ -212,6 +225,88 @@ test('a request that waits goes on in its own trace when a holder comes, from th
     'devices: acknowledge key > devices calls AckKey',
   ]);
   expect(tree.roots).toHaveLength(1);
+});
+
+/** What carries a notification from the gateway that heard of it to the one that holds the device's stream. */
+const viaGateway = (kind: string) => [
+  'presence: process notification_requested > presence: publish keytrail.gateway.{gateway}.deliver',
+  'presence: publish keytrail.gateway.{gateway}.deliver > presence: process keytrail.gateway.{gateway}.deliver',
+  `presence: process keytrail.gateway.{gateway}.deliver > presence: deliver notification ${kind}`,
+];
+const direct = (kind: string) => `presence: process notification_requested > presence: deliver notification ${kind}`;
+const lastOf = (edges: readonly string[]) => edges.at(-1) ?? '';
+
+describe('with two gateways, the holders on one and the device that lacks the key on the other', () => {
+  let gateways: World;
+  beforeAll(async () => {
+    gateways = await startWorld({
+      name: 'test-trace-gateways',
+      traceRatio: 1,
+      replicas: { presence: 2 },
+      env: {
+        KEYTRAIL_OTLP_URL: sink.url,
+        KEYTRAIL_KEY_REQUEST_HEDGE_MS: '30000',
+        KEYTRAIL_KEY_REQUEST_OFFER_MS: '30000',
+      },
+    });
+  }, 60_000);
+  afterAll(async () => {
+    await gateways?.[Symbol.asyncDispose]();
+  });
+
+  /** The transports of a device whose stream is at that replica of presence. */
+  function at(replica: number, userId: string, deviceId: string) {
+    const { constellation } = gateways;
+    return {
+      transports: createNodeTransports({
+        targets: {
+          identityKeys: constellation.grpcTarget('identity-keys'),
+          conversation: constellation.grpcTarget('conversation'),
+          session: constellation.grpcTarget('session'),
+          presence: constellation.of('presence')[replica]?.grpcTarget ?? '',
+        },
+        token: () => constellation.issuer.token({ userId, deviceId }),
+      }),
+    };
+  }
+
+  async function traceOfACure(): Promise<string> {
+    const [a, b] = [someone('alice'), someone('bob')];
+    const alice = await gateways.online(a, 'phone', at(1, a, 'phone'));
+    const bob = await gateways.online(b, 'phone', at(1, b, 'phone'));
+    const { conversationId, sessionId } = await alice.createConversation({ kind: 'direct', members: [b] });
+    await alice.send(conversationId, 'hello');
+    const tablet = await gateways.further(bob, b, 'tablet', at(0, b, 'tablet'));
+    await tablet.attach();
+    const opened = await tablet.openSession(conversationId, sessionId);
+    await Promise.all([alice, bob, tablet].map((client) => client.detach()));
+    return opened.traceId ?? '';
+  }
+
+  test('the hop from gateway to gateway is in the tree of the cure, and else there is nothing but the declared edges', async () => {
+    const kinds = ['KEY_OFFERED', 'KEY_DELIVERED'];
+    const hopped = new Set<string>();
+    // Which gateway hears of a notification is up to NATS: each is heard by the other one in half of the cures.
+    for (let cures = 0; hopped.size < kinds.length && cures < 24; cures += 1) {
+      const traceId = await traceOfACure();
+      const shared = edgesOfACure.filter((edge) => !kinds.map(direct).includes(edge));
+      await devices.flush();
+      const tree = await sink.trace(traceId, (seen) => {
+        const edges = edgesOf(seen);
+        const reached = (kind: string) => [direct(kind), lastOf(viaGateway(kind))].some((edge) => edges.includes(edge));
+        return seen.orphans.length === 0 && [...shared].every((edge) => edges.includes(edge)) && kinds.every(reached);
+      });
+      const over = kinds.filter((kind) => has(lastOf(viaGateway(kind)))(tree));
+      const ways = kinds.flatMap((kind) => (over.includes(kind) ? viaGateway(kind) : [direct(kind)]));
+      expect(tree.orphans).toEqual([]);
+      expect(betweenHops(edgesOf(tree))).toEqual([...new Set([...shared, ...ways])].sort());
+      const byId = new Map(tree.spans.map((span) => [span.spanId, span]));
+      for (const span of tree.spans.filter(({ name }) => name === 'process keytrail.gateway.{gateway}.deliver'))
+        expect(span.instance).not.toBe(byId.get(span.parentSpanId)?.instance);
+      for (const kind of over) hopped.add(kind);
+    }
+    expect([...hopped].sort()).toEqual([...kinds].sort());
+  }, 120_000);
 });
 
 describe('the registry of attributes', () => {

@@ -331,6 +331,29 @@ describe('the trace', () => {
     expect(attributeOf(published as never, 'keytrail.outbox.wait_ms')).toBeDefined();
   });
 
+  test('tells how long the event waited in the outbox, as a hop between the write and the publication', async () => {
+    const written = await withSpan('request', {}, async () => {
+      await addDue('request-1');
+      return currentTraceId();
+    });
+    // No relay has run: the row is as one that waited for NATS.
+    await db.pool.query("UPDATE outbox SET created_at = created_at - interval '20 s'");
+    servers.relay(db, bus);
+    const named = async (name: string) =>
+      (await servers.spans.spans()).filter((span) => span.name === name && span.traceId === written);
+    await vi.waitFor(async () => expect(await named('outbox wait')).toHaveLength(1), 10_000);
+    const [waited] = await named('outbox wait');
+    const [published] = await named(`publish ${keyRequestDue.subject}`);
+    expect(waited?.parentSpanId).toBe(published?.parentSpanId);
+    expect(waited?.parentSpanId).toBeTruthy();
+    const ms = (nanoseconds?: string) => Number(BigInt(nanoseconds ?? 0) / 1_000_000n);
+    const waitedMs = ms(waited?.endTimeUnixNano) - ms(waited?.startTimeUnixNano);
+    expect(waitedMs).toBeGreaterThanOrEqual(20_000);
+    // Up to the publication, and as the attribute says.
+    expect(ms(waited?.endTimeUnixNano)).toBeLessThanOrEqual(ms(published?.startTimeUnixNano) + 6);
+    expect(Number(attributeOf(published as never, 'keytrail.outbox.wait_ms'))).toBeCloseTo(waitedMs, -1);
+  });
+
   test('of a redelivery is a new one that links to the write', async () => {
     const traces = collect<string>();
     await servers.consume({

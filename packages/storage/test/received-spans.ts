@@ -7,6 +7,8 @@ export interface ReceivedSpan {
   readonly traceId: string;
   readonly spanId: string;
   readonly parentSpanId?: string;
+  readonly startTimeUnixNano: string;
+  readonly endTimeUnixNano: string;
   readonly name: string;
   readonly attributes: readonly { key: string; value: Record<string, unknown> }[];
   readonly links?: readonly { traceId: string; spanId: string }[];
