@@ -3,6 +3,8 @@ import type { DescService } from '@bufbuild/protobuf';
 import { type Client, createClient } from '@connectrpc/connect';
 import { createGrpcTransport, type GrpcTransport } from '@keytrail/rpc';
 import { UsageError } from './exit-codes.ts';
+import { noteCallee } from './failure.ts';
+import { parseTarget, targetForms } from './target.ts';
 
 export const serviceNames = ['identity-keys', 'session', 'conversation', 'presence'] as const;
 export type ServiceName = (typeof serviceNames)[number];
@@ -32,13 +34,19 @@ export function targetVariable(service: ServiceName): string {
   return `KEYTRAIL_${service.toUpperCase().replace('-', '_')}_TARGET`;
 }
 
-/** The gRPC target of a service, as it was given; undefined when none was. */
+/** The gRPC target of a service, as it was given; undefined when none was. Throws UsageError for what is no target. */
 export function targetOf(
   service: ServiceName,
   options: ConnectionOptions,
   environment: Environment,
 ): string | undefined {
-  return options[optionOf[service]] || environment[targetVariable(service)] || undefined;
+  const fromOption = options[optionOf[service]];
+  const target = fromOption || environment[targetVariable(service)] || undefined;
+  if (target !== undefined && !parseTarget(target))
+    throw new UsageError(
+      `${fromOption ? `--${service}` : targetVariable(service)} is not a target: ${target}; ${targetForms}`,
+    );
+  return target;
 }
 
 /** Clients of the services, each connected when it is first asked for. */
@@ -56,6 +64,7 @@ export function openConnections(options: ConnectionOptions, environment: Environ
       const target = address ?? targetOf(service, options, environment);
       if (!target)
         throw new UsageError(`no service to ask: give --${service} <host:port> or ${targetVariable(service)}`);
+      const saidBy = options[optionOf[service]] ? `--${service}` : targetVariable(service);
       token ??= readToken(options, environment);
       let transport = transports.get(`${service} ${target}`);
       if (!transport) {
@@ -64,6 +73,7 @@ export function openConnections(options: ConnectionOptions, environment: Environ
           authorization: () => `Bearer ${token}`,
           defaultTimeoutMs: options.timeout,
           peer: service,
+          mapError: (error) => noteCallee(error, { service, target, saidBy }),
         });
         transports.set(`${service} ${target}`, transport);
       }
@@ -75,21 +85,30 @@ export function openConnections(options: ConnectionOptions, environment: Environ
   };
 }
 
+/** Where a token may come from, for messages. */
+export const tokenSources =
+  'KEYTRAIL_OPERATOR_TOKEN, --token-file or KEYTRAIL_OPERATOR_TOKEN_FILE (`make up` writes one)';
+
 /** Never from an argument: those can be read by every process of the machine, and stay in histories. */
 function readToken({ tokenFile }: ConnectionOptions, environment: Environment): string {
-  const file =
-    tokenFile ?? (environment.KEYTRAIL_OPERATOR_TOKEN ? undefined : environment.KEYTRAIL_OPERATOR_TOKEN_FILE);
-  const token = file ? readTokenFile(file) : environment.KEYTRAIL_OPERATOR_TOKEN;
+  const { KEYTRAIL_OPERATOR_TOKEN: inEnvironment, KEYTRAIL_OPERATOR_TOKEN_FILE: fileInEnvironment } = environment;
+  const token = tokenFile
+    ? readTokenFile('--token-file', tokenFile)
+    : inEnvironment || !fileInEnvironment
+      ? inEnvironment
+      : readTokenFile('KEYTRAIL_OPERATOR_TOKEN_FILE', fileInEnvironment);
   const trimmed = token?.trim() ?? '';
-  if (trimmed === '') throw new UsageError('no token: give --token-file <file> or KEYTRAIL_OPERATOR_TOKEN');
+  if (trimmed === '') throw new UsageError(`no token: give ${tokenSources}`);
   if (!/^[\x21-\x7e]+$/.test(trimmed)) throw new UsageError('the token has characters that no token has');
   return trimmed;
 }
 
-function readTokenFile(path: string): string {
+function readTokenFile(saidBy: string, path: string): string {
   try {
     return readFileSync(path, 'utf8');
   } catch (error) {
-    throw new UsageError(`the token file cannot be read: ${(error as NodeJS.ErrnoException).code ?? 'unknown'}`);
+    const { code = 'unknown' } = error as NodeJS.ErrnoException;
+    const away = code === 'ENOENT' ? '; is it up? `make up` writes one, `make down` takes it away' : '';
+    throw new UsageError(`${saidBy}: the token file ${path} cannot be read: ${code}${away}`);
   }
 }

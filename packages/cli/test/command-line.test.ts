@@ -1,4 +1,6 @@
 import { randomUUID } from 'node:crypto';
+import { once } from 'node:events';
+import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { run } from '../src/program.ts';
@@ -48,6 +50,7 @@ describe('an option', () => {
 
 describe('the exit code', () => {
   const id = randomUUID();
+  const notThere = join(import.meta.dirname, 'not-there');
   it.each<[args: string[], words: string, environment?: Record<string, string>]>([
     [[], 'Usage: keytrail'],
     [['requests'], 'Usage: keytrail requests'],
@@ -67,18 +70,66 @@ describe('the exit code', () => {
     [['explain', '--trace', 'abc'], '32 hex digits'],
     [['explain', '--trace', 'a'.repeat(32)], 'no traces to read'],
     [['--token', 'a.token', 'requests', 'list'], 'unknown option'],
-    [['requests', 'list'], 'no token', { KEYTRAIL_OPERATOR_TOKEN: ' ' }],
+    [['requests', 'list'], 'KEYTRAIL_OPERATOR_TOKEN_FILE', { KEYTRAIL_OPERATOR_TOKEN: ' ' }],
     [['requests', 'list'], 'characters', { KEYTRAIL_OPERATOR_TOKEN: 'two\nlines' }],
     [['requests', 'list'], 'no service to ask', { KEYTRAIL_SESSION_TARGET: '' }],
-    [['--token-file', join(import.meta.dirname, 'not-there'), 'requests', 'list'], 'ENOENT'],
+    [['--token-file', notThere, 'requests', 'list'], `--token-file: the token file ${notThere} cannot be read: ENOENT`],
+    [
+      ['requests', 'list'],
+      `KEYTRAIL_OPERATOR_TOKEN_FILE: the token file ${notThere} cannot be read: ENOENT; is it up? \`make up\` writes one`,
+      { KEYTRAIL_OPERATOR_TOKEN: '', KEYTRAIL_OPERATOR_TOKEN_FILE: notThere },
+    ],
+    [
+      ['--session', 'http://127.0.0.1:1', 'requests', 'list'],
+      '--session is not a target: http://127.0.0.1:1; give host:port',
+    ],
+    [['requests', 'list'], 'KEYTRAIL_SESSION_TARGET is not a target: session', { KEYTRAIL_SESSION_TARGET: 'session' }],
+    [['doctor'], 'KEYTRAIL_PRESENCE_TARGET is not a target: https://p:1', { KEYTRAIL_PRESENCE_TARGET: 'https://p:1' }],
   ])('of %j is 2, and stderr says why: %s', async (args, words, environment) => {
     const ran = await keytrail(args, environment);
     expect(ran).toMatchObject({ code: 2, out: '', err: expect.stringContaining(words) });
   });
 
-  it('is 3 when nothing answers', async () => {
-    const ran = await keytrail(['requests', 'list']);
-    expect(ran).toMatchObject({ code: 3, out: '', err: expect.stringContaining('nothing answered') });
+  it.each<[args: string[], words: string, environment?: Record<string, string>]>([
+    [
+      ['requests', 'list'],
+      'session at 127.0.0.1:1: no connection (ECONNREFUSED 127.0.0.1:1); is it up, and is KEYTRAIL_SESSION_TARGET right?',
+    ],
+    [
+      ['--conversation', 'unix:/not/there', 'conversation', id],
+      'conversation at unix:/not/there: no connection (ENOENT /not/there); is it up, and is --conversation right?',
+    ],
+    [
+      ['requests', 'list'],
+      'session at ipv4:127.0.0.1:1,127.0.0.1:2: no connection (ECONNREFUSED ',
+      { KEYTRAIL_SESSION_TARGET: 'ipv4:127.0.0.1:1,127.0.0.1:2' },
+    ],
+  ])(
+    'is 3 when nothing answers, and stderr says who, where, and where that was said: %j',
+    async (args, words, more) => {
+      const ran = await keytrail(args, more);
+      expect(ran).toMatchObject({ code: 3, out: '', err: expect.stringContaining(`nothing answered: ${words}`) });
+    },
+  );
+
+  it.each([
+    ['keeps silent', () => {}, 'DEADLINE_EXCEEDED: the deadline passed before an answer came'],
+    ['hangs up', (socket: Socket) => socket.destroy(), 'no connection; is it up'],
+    [
+      'speaks something else',
+      (socket: Socket) => socket.end('HTTP/1.1 400 Bad Request\r\n\r\n'),
+      'does not speak gRPC',
+    ],
+  ])('is 3 when what listens there %s, and stderr names the service', async (_, listener, words) => {
+    const server = createServer(listener).listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const target = `127.0.0.1:${(server.address() as AddressInfo).port}`;
+    const ran = await keytrail(['--session', target, '--timeout', '300ms', 'requests', 'list']);
+    server.close();
+    expect(ran).toMatchObject({
+      code: 3,
+      err: expect.stringMatching(`nothing answered: session at ${target}: .*${words}`),
+    });
   });
 
   it.each([

@@ -61,7 +61,16 @@ describe('a target is taken apart into its processes:', () => {
     expect(await addressesOf(target, async (host) => names[host] ?? [])).toEqual(addresses);
   });
 
-  it.each(['session', 'session:', ':50051', 'dns:///session'])('%s is none', async (target) => {
+  it.each([
+    'session',
+    'session:',
+    ':50051',
+    'dns:///session',
+    'http://session:50051',
+    'session:0',
+    'ipv4:session:1',
+    'xds:///session:1',
+  ])('%s is none', async (target) => {
     await expect(addressesOf(target, async () => [])).rejects.toThrow('not a target');
   });
 });

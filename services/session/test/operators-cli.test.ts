@@ -169,4 +169,12 @@ describe('a refusal', () => {
     expect(unknown).toMatchObject({ code: 1, out: '', err: expect.stringContaining('NOT_FOUND_OR_NOT_PERMITTED') });
     expect(nobody).toMatchObject({ code: 1, err: expect.stringMatching(/^keytrail: UNAUTHENTICATED|TOKEN/) });
   });
+
+  it('of a method that is not there says that another service answers, and what said where', async () => {
+    const asked = await keytrail(['conversation', randomUUID()], { KEYTRAIL_CONVERSATION_TARGET: world.target });
+    expect(asked.code).toBe(1);
+    expect(asked.err).toMatch(
+      /^keytrail: METHOD_UNKNOWN: .*\nwhat answers at .* is not conversation, .*: see KEYTRAIL_CONVERSATION_TARGET\n/,
+    );
+  });
 });
