@@ -99,6 +99,22 @@ test('an expression that asks for what does not exist is found', () => {
   expect(problemsOf('sum by (cause) (keytrail_misses_total)')).toEqual(['cause']);
 });
 
+test('where increases are asked for, the first event of a series is one of them', () => {
+  const increases = [...alerts, ...recorded].flatMap(({ name, expr }) =>
+    [...expr.matchAll(/increase\((.*)\[(\w+)\]\)/g)].map(([, series = '', window = '']) => ({
+      name,
+      expr,
+      series,
+      window,
+    })),
+  );
+  expect(increases.length).toBeGreaterThan(2);
+  for (const { name, expr, series, window } of increases)
+    expect(expr, name).toContain(
+      `(last_over_time(${series}[${window}]) unless last_over_time(${series}[1h] offset ${window}))`,
+    );
+});
+
 test('every alert has its runbook, every runbook its alert, and the index has them all', () => {
   const kebab = (name: string) =>
     name
