@@ -11,6 +11,13 @@ export function parseDuration(text: string): number {
   return Number(amount) * factor;
 }
 
+/** As parseDuration, of an option that may stand without one: what follows it is then taken for the duration. */
+export function parseWait(text: string): number {
+  if (/^[0-9a-f]{32}$|^[0-9a-f]{2}-[0-9a-f]{32}-/i.test(text))
+    throw new InvalidArgumentError('took the trace id for the duration: put the id first, as trace <id> --wait');
+  return parseDuration(text);
+}
+
 export const stateNames = KeyRequestStateSchema.values
   .map(({ localName }) => localName)
   .filter((name) => name !== 'UNSPECIFIED');

@@ -1,3 +1,4 @@
+import { buildIdentity } from '@keytrail/telemetry';
 import { Command, CommanderError, Option } from 'commander';
 import { parseDuration } from './arguments.ts';
 import { addConversation } from './commands/conversation.ts';
@@ -66,8 +67,7 @@ function describeProgram(terminal: Terminal, endWith: (exitCode: number) => void
     .addHelpText('after', afterHelp)
     .exitOverride()
     .configureHelp({ showGlobalOptions: true })
-    .configureOutput({ writeOut: terminal.out, writeErr: terminal.say })
-    .showHelpAfterError();
+    .configureOutput({ writeOut: terminal.out, writeErr: terminal.say });
   for (const service of serviceNames)
     program.option(`--${service} <target>`, `gRPC target of the service ${service} (${targetVariable(service)})`);
 
@@ -100,5 +100,23 @@ function describeProgram(terminal: Terminal, endWith: (exitCode: number) => void
   addRequests(program, runCommand);
   addTrace(program, runCommand);
   acceptBehindCommands(program);
+  // Of the program alone: behind a command it would be an option of that.
+  program.option('--version', 'print the version and the build').on('option:version', () => {
+    terminal.out(`${versionText()}\n`);
+    throw new CommanderError(exitCodes.ok, 'keytrail.version', 'told');
+  });
+  pointToHelp(program, program.name());
   return program;
+}
+
+/** Below what is wrong with a command line stands one line: a page of help would scroll it away. */
+function pointToHelp(command: Command, path: string): void {
+  command.showHelpAfterError(`(${path} --help says what can be given)`);
+  for (const further of command.commands) pointToHelp(further, `${path} ${further.name()}`);
+}
+
+/** The build is told as rows and answers tell theirs: the same words are the same sources. */
+function versionText(): string {
+  const { version, writerBuild } = buildIdentity('cli');
+  return `keytrail ${version}, build ${writerBuild}`;
 }

@@ -53,7 +53,6 @@ describe('the exit code', () => {
   const notThere = join(import.meta.dirname, 'not-there');
   it.each<[args: string[], words: string, environment?: Record<string, string>]>([
     [[], 'Usage: keytrail'],
-    [['requests'], 'Usage: keytrail requests'],
     [['requests', 'list', '--state', 'lost'], '--state'],
     [['requests', 'list', '--state', 'unspecified'], '--state'],
     [['requests', 'list', '--older-than', '5'], '--older-than'],

@@ -17,9 +17,12 @@ type Operator = Client<typeof SessionOperatorService>;
 
 export function addRequests(program: Command, run: RunCommand): void {
   const operator = ({ connections }: Session) => connections.client(SessionOperatorService, 'session');
-  const requests = program.command('requests').description('key requests of devices').helpCommand(false);
+  const requests = program
+    .command('requests')
+    .description('key requests of devices; without a command the list')
+    .helpCommand(false);
   requests
-    .command('list')
+    .command('list', { isDefault: true })
     .description('lists key requests, oldest first; without --state those that are open')
     .option(
       '--state <states>',
@@ -31,7 +34,13 @@ export function addRequests(program: Command, run: RunCommand): void {
     .option('--device <id>', 'of one device of --user')
     .option('--older-than <duration>', 'that were made longer ago, as 90s, 5m, 2h or 1d', parseDuration)
     .option('--limit <count>', 'at most so many', parseCount, 100)
-    .action((options: ListOptions) => run((session) => listRequests(operator(session), options, session.output)));
+    .allowExcessArguments()
+    .action((options: ListOptions, list: Command) => {
+      // As the list is the default, a mistyped command comes here.
+      const [word] = list.args;
+      if (word !== undefined) requests.error(`error: unknown command '${word}'`);
+      return run((session) => listRequests(operator(session), options, session.output));
+    });
   requests
     .command('show <id>')
     .description('shows one key request with its offers')

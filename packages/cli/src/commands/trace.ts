@@ -16,7 +16,7 @@ import {
   type TraceTree,
 } from '@keytrail/traces';
 import { type Command, Option } from 'commander';
-import { parseCount, parseDuration, parseTraceId } from '../arguments.ts';
+import { parseCount, parseTraceId, parseWait } from '../arguments.ts';
 import { exitCodes, UsageError } from '../exit-codes.ts';
 import type { Output, RunCommand, Session } from '../terminal.ts';
 import { type FoundTrace, readLinked } from '../trace/linked.ts';
@@ -47,7 +47,7 @@ export function addTrace(program: Command, run: RunCommand): void {
     .addOption(new Option('--dialect <name>', 'what the backend speaks; found out when not given').choices(dialects))
     .option('--headers-file <file>', 'file with headers for the backend (or KEYTRAIL_TRACE_HEADERS)')
     .option('--file <file>', 'read OTLP/JSON, or what Tempo or Jaeger answered, from a file; - for stdin')
-    .option('--wait [duration]', 'wait until the trace is whole; 10s when no duration is given', parseDuration)
+    .option('--wait [duration]', 'wait until the trace is whole; 10s when no duration is given', parseWait)
     .option('--follow', 'show the traces that it points to as well, such as that of the last write')
     .option('--html <file>', 'write a waterfall in one self-contained file, to attach to an incident')
     .option('--latest-miss', 'show the newest miss of the local store')
