@@ -10,4 +10,4 @@ export type { DiagnosticsParts } from './parts.ts';
 export { askDatabase, databaseAnswers } from './probes/database.ts';
 export { databaseRestored } from './probes/database-restored.ts';
 export { type ProcessGauges, startProcessGauges } from './process-gauges.ts';
-export { checkStatementTimeoutMs, runDatabaseCheck } from './run-database-check.ts';
+export { checkStatementTimeoutMs, readRows, runDatabaseCheck } from './run-database-check.ts';

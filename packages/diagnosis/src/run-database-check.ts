@@ -10,21 +10,26 @@ export const checkStatementTimeoutMs = 3_000;
  * not fit the build is looked at too. Throws what the database says, or DatabaseAway.
  */
 export async function runDatabaseCheck(
-  { pool }: Pick<Database, 'pool'>,
+  db: Pick<Database, 'pool'>,
   { statement, values = () => [], judge }: DatabaseCheck,
   subjects: readonly string[] = [],
 ): Promise<Outcome> {
-  return judge(await readRows(pool, statement.text, [...values(subjects)]));
+  return judge(await readRows(db, statement.text, [...values(subjects)]));
 }
 
-async function readRows(pool: Database['pool'], text: string, values: unknown[]): Promise<unknown[]> {
+/** The rows of one statement, in a transaction that can only read. Throws what the database says, or DatabaseAway. */
+export async function readRows(
+  { pool }: Pick<Database, 'pool'>,
+  text: string,
+  values: readonly unknown[],
+): Promise<unknown[]> {
   let failure: Error | undefined;
   const client = await pool.connect().catch((error: Error) => {
     throw isConnectionFailure(error) ? new DatabaseAway(error) : error;
   });
   try {
     await client.query(`BEGIN READ ONLY; SET LOCAL statement_timeout = ${checkStatementTimeoutMs}`);
-    const { rows } = await client.query(text, values);
+    const { rows } = await client.query(text, [...values]);
     await client.query('COMMIT');
     return rows;
   } catch (error) {

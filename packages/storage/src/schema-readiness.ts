@@ -1,4 +1,3 @@
-import type { Database } from './database.ts';
 import { isDatabaseError } from './errors.ts';
 import {
   type AppliedMigration,
@@ -42,9 +41,9 @@ export type SchemaAsker = (statement: Statement) => Promise<unknown[]>;
 const applied = statement('applied_migrations', appliedMigrationsText);
 const floorOf = statement('schema_floor', 'SELECT migration FROM schema_floor');
 
-/** Compares the migrations of a folder with those of the database: see judgeSchema. */
-export function schemaReadiness(db: Pick<Database, 'asItIs'>, migrationsFolder: string): Promise<SchemaReadiness> {
-  return judgeSchema((asked) => db.asItIs.query(asked, []), readMigrations(migrationsFolder));
+/** Compares the migrations of a folder with those of the database that is asked: see judgeSchema. */
+export function schemaReadiness(ask: SchemaAsker, migrationsFolder: string): Promise<SchemaReadiness> {
+  return judgeSchema(ask, readMigrations(migrationsFolder));
 }
 
 /**

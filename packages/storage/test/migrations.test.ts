@@ -146,7 +146,7 @@ describe('readiness', () => {
   async function readiness(migrations: string) {
     const db = openDatabase({ url, service: 'test', connections: 1, statementTimeoutMs: 1000 });
     try {
-      return await schemaReadiness(db, migrations);
+      return await schemaReadiness((asked) => db.asItIs.query(asked, []), migrations);
     } finally {
       await db.close();
     }

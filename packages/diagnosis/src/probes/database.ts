@@ -57,12 +57,13 @@ export function probeDatabase(db: Database): Probe {
   return { code: 'DATABASE', run: () => askDatabase(db) };
 }
 
-/** What DATABASE is: a database that cannot be reached is a finding, and not something that is unknown. */
-export async function askDatabase(db: Database): Promise<Outcome> {
+/** What DATABASE is: a database that cannot be reached is a finding, and not something that is unknown; `whenAway` is told. */
+export async function askDatabase(db: Database, whenAway?: () => void): Promise<Outcome> {
   try {
     return await runDatabaseCheck(db, databaseAnswers);
   } catch (error) {
     if (!(error instanceof DatabaseAway)) throw error;
+    whenAway?.();
     return {
       status: 'fail',
       summary: error.message,
