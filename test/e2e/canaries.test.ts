@@ -3,7 +3,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { type ClientOptions, type KeytrailClient, memoryKeyStore } from '@keytrail/client';
 import { createNodeTransports, nodePrimitives } from '@keytrail/client/node';
 import { createWebTransports } from '@keytrail/client/web';
-import { ROOT_CONTEXT, type Telemetry, withSpan } from '@keytrail/telemetry';
+import { attr, ROOT_CONTEXT, type Telemetry, withSpan } from '@keytrail/telemetry';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -271,8 +271,8 @@ test('the search finds what does leak, in each place and form', async () => {
   const raw = Buffer.from(key);
 
   withSpan('leak', { parent: ROOT_CONTEXT }, (span) => {
-    span.setAttribute('leak.base64', Buffer.concat([Buffer.from('x'), raw, Buffer.from('yz')]).toString('base64'));
-    span.addEvent('leak', { hex: raw.toString('hex') });
+    span.setAttribute(attr.reason, Buffer.concat([Buffer.from('x'), raw, Buffer.from('yz')]).toString('base64'));
+    span.recordException({ name: 'leak', message: raw.toString('hex') });
   });
   await devices.flush();
   expect(

@@ -3,6 +3,7 @@ import type { AddressInfo } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
 import { gunzipSync } from 'node:zlib';
 import { assembleTrace, readOtlpSpans, type TraceSpan, type TraceTree } from '@keytrail/traces';
+import { expectDeclared } from './declared-attributes.ts';
 
 export interface ExportedMetric {
   readonly name: string;
@@ -10,7 +11,7 @@ export interface ExportedMetric {
   readonly points: readonly { readonly value: number; readonly attributes: Readonly<Record<string, unknown>> }[];
 }
 
-/** Receives whatever processes export over OTLP/HTTP, and keeps all of it. */
+/** Receives whatever processes export over OTLP/HTTP, and keeps all of it. Disposal throws when an attribute came that is not declared. */
 export interface OtlpSink extends AsyncDisposable {
   /** For KEYTRAIL_OTLP_URL. */
   readonly url: string;
@@ -67,6 +68,7 @@ export async function startOtlpSink(): Promise<OtlpSink> {
     async [Symbol.asyncDispose]() {
       server.closeAllConnections();
       await new Promise((resolve) => server.close(resolve));
+      expectDeclared(spans, resources);
     },
   };
 }

@@ -7,10 +7,11 @@ import {
 } from '@keytrail/client';
 import { createNodeTransports, nodePrimitives } from '@keytrail/client/node';
 import { type Constellation, type ConstellationOptions, startConstellation } from '@keytrail/local/constellation';
+import { expectDeclared, spansIn } from './declared-attributes.ts';
 
 export type { Constellation };
 
-/** All four services on real servers of their own, and SDK clients on top. */
+/** All four services on real servers of their own, and SDK clients on top. Disposal throws when a span had an attribute that is not declared. */
 export interface World extends AsyncDisposable {
   readonly constellation: Constellation;
   transportsOf(user: string, device: string): Transports;
@@ -78,7 +79,13 @@ export async function startWorld(options: ConstellationOptions): Promise<World> 
     },
     async [Symbol.asyncDispose]() {
       await Promise.allSettled(clients.map((client) => client.close()));
-      await constellation.stop();
+      try {
+        // What still waits for its export is sent as they stop.
+        await Promise.allSettled(constellation.replicas.map(({ process }) => process.stop()));
+        expectDeclared(await spansIn(constellation.traces));
+      } finally {
+        await constellation.stop();
+      }
     },
   };
   return world;

@@ -18,6 +18,7 @@ import { eachOf, Lanes } from './lanes.ts';
 import { Declined, type OfferCheckParts, OfferChecks, type RecipientOf } from './offer-checks.ts';
 import type { SessionOpener } from './open-session.ts';
 import type { HeldSession, Sessions } from './sessions.ts';
+import type { SpanAttributes } from './span-attributes.ts';
 import { contextOf, type Operation, type Tracing } from './tracing.ts';
 
 export interface OfferParts extends OfferCheckParts {
@@ -128,7 +129,7 @@ export class OfferAnswers {
     about: { within?: ReturnType<typeof contextOf>; signal: AbortSignal; keyRequestId?: string },
     work: (operation: Operation) => Promise<void>,
   ): Promise<void> {
-    const attributes = about.keyRequestId ? { 'keytrail.key_request.id': about.keyRequestId } : {};
+    const attributes: SpanAttributes = about.keyRequestId ? { 'keytrail.key_request.id': about.keyRequestId } : {};
     return this.#parts.tracing.run('answer offer', { ...about, attributes }, work);
   }
 

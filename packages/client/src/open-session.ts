@@ -10,6 +10,7 @@ import type { AskedKey, KeyAsks, SessionName } from './key-asks.ts';
 import { rejectionReason } from './key-rejection.ts';
 import type { ReadingParts, ReadOutcome, SessionReader } from './read-session.ts';
 import type { HeldSession, OpenSession } from './sessions.ts';
+import type { SpanAttributes } from './span-attributes.ts';
 import { type Operation, type OperationSettings, type Tracing, traceIdOf } from './tracing.ts';
 
 export interface OpenOptions {
@@ -71,7 +72,10 @@ export class SessionOpener {
     options: OpenOptions = {},
     within?: OperationSettings['within'],
   ): Promise<{ held: HeldSession; open: OpenSession }> {
-    const attributes = { 'keytrail.conversation.id': name.conversationId, 'keytrail.session.id': name.sessionId };
+    const attributes: SpanAttributes = {
+      'keytrail.conversation.id': name.conversationId,
+      'keytrail.session.id': name.sessionId,
+    };
     const settings = { within, attributes, ...(options.signal && { signal: options.signal }) };
     return this.#parts.tracing.run('open session', settings, async (operation) => {
       options.signal?.throwIfAborted();

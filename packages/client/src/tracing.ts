@@ -1,6 +1,5 @@
 import type { Primitives } from '@keytrail/crypto';
 import {
-  type Attributes,
   type Context,
   context,
   INVALID_SPAN_CONTEXT,
@@ -14,11 +13,12 @@ import {
 } from '@opentelemetry/api';
 import { toHex } from './bytes.ts';
 import { KeyMissError } from './errors.ts';
+import type { OperationSpan, SpanAttributes } from './span-attributes.ts';
 
 /** What an operation of the SDK carries along: its place in a trace, and when to stop. */
 export interface Operation {
   readonly context: Context;
-  readonly span: Span;
+  readonly span: OperationSpan;
   readonly signal: AbortSignal;
 }
 
@@ -26,7 +26,7 @@ export interface OperationSettings {
   /** The operation that this one is part of, or the context that it continues; else what is active. */
   readonly within?: Operation | Context | undefined;
   readonly signal?: AbortSignal | undefined;
-  readonly attributes?: Attributes;
+  readonly attributes?: SpanAttributes;
 }
 
 /**
@@ -64,7 +64,7 @@ export class Tracing {
   received(kind: string, traceparent: string): string {
     const parent = contextOf(traceparent);
     if (parent === undefined) return traceparent;
-    const attributes = {
+    const attributes: SpanAttributes = {
       'messaging.system.name': 'keytrail',
       'messaging.operation.name': 'process',
       'messaging.operation.type': 'process',
@@ -97,7 +97,7 @@ function isOperation(within: Operation | Context | undefined): within is Operati
 }
 
 /** A miss is an answer, not a fault: it is told as the servers tell it. */
-function tellError(span: Span, error: unknown): void {
+function tellError(span: OperationSpan & Pick<Span, 'setStatus'>, error: unknown): void {
   if (error instanceof KeyMissError) {
     span.setAttributes({
       'keytrail.miss': true,

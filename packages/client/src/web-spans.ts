@@ -1,6 +1,7 @@
 import { Code, ConnectError, createContextKey, type Interceptor, type StreamResponse } from '@connectrpc/connect';
 import { readRefusal } from '@keytrail/rpc/refusal';
-import { type Context, context, type Span, SpanKind, SpanStatusCode, trace } from '@opentelemetry/api';
+import { type Span as ApiSpan, type Context, context, SpanKind, SpanStatusCode, trace } from '@opentelemetry/api';
+import type { OperationSpan, SpanAttributes } from './span-attributes.ts';
 import { traceparentOfContext } from './tracing.ts';
 
 /** The context of the operation that makes a call: in a browser nothing else brings it to the transport. */
@@ -11,7 +12,7 @@ export const traceCalls: Interceptor = (next) => async (request) => {
   const parent = request.contextValues.get(callingContext) ?? context.active();
   const name = `${request.service.typeName}/${request.method.name}`;
   const { hostname, port, protocol } = new URL(request.url);
-  const attributes = {
+  const attributes: SpanAttributes = {
     'rpc.system.name': 'connectrpc',
     'rpc.method': name,
     'server.address': hostname,
@@ -41,6 +42,8 @@ async function* untilEnd({ message }: StreamResponse, span: Span): AsyncGenerato
     succeed(span);
   }
 }
+
+type Span = OperationSpan & Pick<ApiSpan, 'isRecording' | 'setStatus' | 'end'>;
 
 function succeed(span: Span): void {
   if (!span.isRecording()) return;

@@ -1,6 +1,6 @@
 import { create } from '@bufbuild/protobuf';
 import type { Authenticator, Caller, Wire } from '@keytrail/auth';
-import { type Attributes, attr, SpanKind, type Telemetry } from '@keytrail/telemetry';
+import { attr, type SpanAttributes, SpanKind, type Telemetry } from '@keytrail/telemetry';
 import { type CallMeasure, createCallMeasure } from './call-metrics.ts';
 import type { ServerConfig } from './config.ts';
 import { type CallerLimiter, createCallerLimiter } from './limits.ts';
@@ -36,7 +36,7 @@ export interface Endpoint {
   readonly limiter: CallerLimiter | undefined;
   readonly maxRequestBytes: number;
   readonly maxAnswerBytes: number;
-  readonly span: Readonly<Record<Wire, { readonly kind: SpanKind; readonly attributes: Attributes }>>;
+  readonly span: Readonly<Record<Wire, { readonly kind: SpanKind; readonly attributes: SpanAttributes }>>;
   readonly measure: Readonly<Record<Wire, CallMeasure>>;
   allows(caller: Caller): boolean;
 }

@@ -14,12 +14,12 @@ import { MethodOptions_IdempotencyLevel } from '@bufbuild/protobuf/wkt';
 import { Code, ConnectError, type StreamResponse, type Transport, type UnaryResponse } from '@connectrpc/connect';
 import { type ChannelCredentials, Client, credentials, type Metadata, type StatusObject } from '@grpc/grpc-js';
 import {
-  type Attributes,
   attr,
   context,
   currentTraceparent,
   markMiss,
   type Span,
+  type SpanAttributes,
   SpanKind,
   SpanStatusCode,
   trace,
@@ -109,7 +109,7 @@ interface Calling {
   readonly name: string;
   readonly path: string;
   readonly retries: number;
-  readonly spanOptions: { readonly kind: SpanKind; readonly attributes: Attributes };
+  readonly spanOptions: { readonly kind: SpanKind; readonly attributes: SpanAttributes };
   readonly measure: CallMeasure;
 }
 

@@ -1,5 +1,5 @@
 import { setImmediate, setTimeout } from 'node:timers/promises';
-import { attr, DatabaseAway, SpanKind, SpanStatusCode, trace, tracer } from '@keytrail/telemetry';
+import { attr, DatabaseAway, type SpanAttributes, SpanKind, SpanStatusCode, trace, tracer } from '@keytrail/telemetry';
 import type { PrismaPg } from '@prisma/adapter-pg';
 import pg from 'pg';
 import {
@@ -282,7 +282,7 @@ async function orAway<T>(work: () => Promise<T>): Promise<T> {
 /** The attributes of a statement's span, made once per statement: OpenTelemetry's database conventions, never values. */
 function spanAttributes(url: string) {
   const server = serverAttributes(url);
-  const known = new Map<string, Record<string, string | number>>();
+  const known = new Map<string, SpanAttributes>();
   return (stmt: Statement) => {
     let attributes = known.get(stmt.name);
     if (!attributes) {
@@ -293,7 +293,7 @@ function spanAttributes(url: string) {
   };
 }
 
-function serverAttributes(url: string) {
+function serverAttributes(url: string): SpanAttributes {
   const { hostname, port, pathname } = new URL(url);
   return {
     [attr.dbSystem]: 'postgresql',

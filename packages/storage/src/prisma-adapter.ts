@@ -1,9 +1,7 @@
-import { attr, SpanKind, SpanStatusCode, trace, tracer } from '@keytrail/telemetry';
+import { attr, type SpanAttributes, SpanKind, SpanStatusCode, trace, tracer } from '@keytrail/telemetry';
 import { PrismaPg } from '@prisma/adapter-pg';
 import type { SqlQuery, SqlQueryable } from '@prisma/driver-adapter-utils';
 import type pg from 'pg';
-
-type SpanAttributes = Readonly<Record<string, string | number>>;
 
 /** What Prisma's statements have in common with hand-written ones. */
 export interface PrismaStatements {

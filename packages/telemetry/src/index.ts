@@ -1,5 +1,5 @@
-export type { Attributes, Context, Counter, Histogram, Link, Meter, Span, Tracer } from '@opentelemetry/api';
-export { context, ROOT_CONTEXT, SpanKind, SpanStatusCode, trace } from '@opentelemetry/api';
+export type { Attributes, Context, Counter, Histogram, Meter } from '@opentelemetry/api';
+export { context, ROOT_CONTEXT, SpanKind, SpanStatusCode } from '@opentelemetry/api';
 export type { DestinationStream, Logger } from 'pino';
 export type { AttributeName } from './attributes.ts';
 export { attr, attributeReference, eventAttr, eventReference, resourceAttr, resourceReference } from './attributes.ts';
@@ -49,3 +49,4 @@ export {
 export { type Supervisor, supervisors } from './supervisor.ts';
 export type { Telemetry, TelemetryArrivals, TelemetryOptions } from './telemetry.ts';
 export { startTelemetry } from './telemetry.ts';
+export { type Link, type Span, type SpanAttributes, type SpanStart, type Tracer, trace } from './typed-spans.ts';

@@ -1,9 +1,9 @@
-import type { Span } from '@opentelemetry/api';
 import { SpanKind, SpanStatusCode } from '@opentelemetry/api';
 import { attr } from './attributes.ts';
 import type { Clock } from './clock.ts';
 import { RecordedSpan } from './recorded-span.ts';
 import type { SpanQueue } from './span-queue.ts';
+import type { Span } from './typed-spans.ts';
 
 /**
  * The part of a trace that runs under one root in this process. Whether it is exported is known when its root ends,

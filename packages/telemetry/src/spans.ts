@@ -1,10 +1,26 @@
-import type { Attributes, Context, Link, Span, SpanContext, SpanKind, Tracer } from '@opentelemetry/api';
-import { context, isSpanContextValid, ROOT_CONTEXT, SpanStatusCode, TraceFlags, trace } from '@opentelemetry/api';
+import type { Context, SpanContext } from '@opentelemetry/api';
+import {
+  trace as apiTrace,
+  context,
+  isSpanContextValid,
+  ROOT_CONTEXT,
+  SpanStatusCode,
+  TraceFlags,
+} from '@opentelemetry/api';
 import { attr } from './attributes.ts';
 import { newTraceId } from './ids.ts';
 import { localPartOf } from './local-parts.ts';
 import type { Recorder } from './recorder.ts';
 import { describeError } from './redaction.ts';
+import {
+  type Declared,
+  type Link,
+  type Span,
+  type SpanAttributes,
+  type SpanStart,
+  type Tracer,
+  trace,
+} from './typed-spans.ts';
 
 let recorder: Recorder | undefined;
 
@@ -15,14 +31,11 @@ export function record(into: Recorder | undefined): void {
 
 /** The tracer of this process; a no-op before startTelemetry. Ask again rather than hold on to it. */
 export function tracer(): Tracer {
-  return recorder ?? trace.getTracer('keytrail');
+  return recorder ?? apiTrace.getTracer('keytrail');
 }
 
-export interface SpanSettings {
-  readonly kind?: SpanKind;
-  /** Not copied: a constant may be shared, a variable must not be changed afterwards. */
-  readonly attributes?: Attributes;
-  readonly links?: Link[];
+export interface SpanSettings<Given extends SpanAttributes = SpanAttributes>
+  extends Pick<SpanStart<Given>, 'kind' | 'attributes' | 'links'> {
   /** The context to start from; the active one by default. */
   readonly parent?: Context;
   /** Whether what the work threw is an error of this span; an expected refusal is not. By default everything is. */
@@ -33,8 +46,16 @@ export interface SpanSettings {
  * Runs the work in a span of its own, which ends when the work does. What it throws is recorded, makes the status ERROR,
  * and is thrown on.
  */
-export function withSpan<T>(name: string, settings: SpanSettings, work: (span: Span) => Promise<T>): Promise<T>;
-export function withSpan<T>(name: string, settings: SpanSettings, work: (span: Span) => T): T;
+export function withSpan<T, Given extends SpanAttributes>(
+  name: string,
+  settings: SpanSettings<Given>,
+  work: (span: Span) => Promise<T>,
+): Promise<T>;
+export function withSpan<T, Given extends SpanAttributes>(
+  name: string,
+  settings: SpanSettings<Given>,
+  work: (span: Span) => T,
+): T;
 export function withSpan<T>(
   name: string,
   settings: SpanSettings,
@@ -128,11 +149,14 @@ export function contextFromTraceparent(
   if (options?.sampling === 'ours')
     remote.traceFlags = recorder?.draws(newTraceId()) ? TraceFlags.SAMPLED : TraceFlags.NONE;
   if (options?.sampling === 'later') remote.traceFlags = TraceFlags.NONE;
-  return trace.setSpanContext(ROOT_CONTEXT, remote);
+  return apiTrace.setSpanContext(ROOT_CONTEXT, remote);
 }
 
 /** A link to the span that a stored traceparent names; undefined when it is empty or broken. */
-export function linkFromTraceparent(traceparent: string, attributes?: Attributes): Link | undefined {
+export function linkFromTraceparent<Given extends SpanAttributes>(
+  traceparent: string,
+  attributes?: Given & Declared<Given>,
+): Link | undefined {
   const remote = parseTraceparent(traceparent);
   return remote && { context: remote, ...(attributes && { attributes }) };
 }
@@ -164,7 +188,10 @@ export function isSampled(traceparent: string): boolean {
 }
 
 /** A link to a trace of which only the id is known: it names no span that exists. Undefined when the id is none. */
-export function linkToTrace(traceId: string, attributes?: Attributes): Link | undefined {
+export function linkToTrace<Given extends SpanAttributes>(
+  traceId: string,
+  attributes?: Given & Declared<Given>,
+): Link | undefined {
   return linkFromTraceparent(`00-${traceId}-${traceId.slice(16)}-01`, attributes);
 }
 
