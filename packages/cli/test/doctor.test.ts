@@ -251,6 +251,13 @@ test('SERVICES_REACHABLE has a place for each process, and for each service with
   expect(places.map(({ status }) => status)).toEqual(['ok', 'fail', 'unknown']);
 });
 
+test('SERVICES_REACHABLE tells one that does not take the token from one that is not there', () => {
+  const refusing: Asked = { ...silent, problem: 'TOKEN_INVALID: the token has expired', tokenRefused: true };
+  const [refused, away] = judgeReachable([refusing, silent], [], []);
+  expect(refused).toMatchObject({ status: 'fail', hint: expect.stringContaining('does not take the token') });
+  expect(away).toMatchObject({ status: 'fail', hint: expect.stringContaining('is the process there') });
+});
+
 describe('URLs of databases', () => {
   it('come from options before the environment', () => {
     const environment = {

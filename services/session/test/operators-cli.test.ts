@@ -178,3 +178,44 @@ describe('a refusal', () => {
     );
   });
 });
+
+describe('keytrail doctor', () => {
+  it.each([
+    ['that is none', async () => 'garbage', 'TOKEN_INVALID'],
+    [
+      'of a device',
+      async () => (await world.bearer(createPerson('alice').addDevice())).replace('Bearer ', ''),
+      'CALLER_NOT_ALLOWED',
+    ],
+  ])('ends with 2 and one line about a token %s', async (_, token, reason) => {
+    const ran = await keytrail(['doctor', '--skip', 'REPRODUCTION'], { KEYTRAIL_OPERATOR_TOKEN: await token() });
+    expect(ran).toMatchObject({ code: 2, out: '' });
+    expect(ran.err).toMatch(
+      new RegExp(
+        `^keytrail: the token is not taken: session at [^ ]+: ${reason}: .*KEYTRAIL_OPERATOR_TOKEN_FILE.*\\n$`,
+      ),
+    );
+  });
+
+  it('says of one service that does not take the token that it does not, while others do', async () => {
+    const elsewhere = await world.another(
+      { tokenIssuer: 'https://issuer.elsewhere' },
+      { consumers: false, sweep: false },
+    );
+    try {
+      const target = `ipv4:${world.target},${elsewhere.target}`;
+      const ran = await keytrail(['--session', target, 'doctor', '--only', 'services-reachable', '-o', 'json']);
+      expect(ran.code).toBe(1);
+      const [{ places }] = JSON.parse(ran.out).checks;
+      expect(places).toContainEqual(
+        expect.objectContaining({
+          where: `session at ${elsewhere.target}`,
+          status: 'fail',
+          hint: expect.stringContaining('does not take the token'),
+        }),
+      );
+    } finally {
+      await elsewhere.stop();
+    }
+  });
+});

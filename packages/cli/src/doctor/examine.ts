@@ -110,7 +110,7 @@ function silent(process: Asked): Place {
   return {
     where: placeOf(process),
     status: 'unknown',
-    summary: 'it does not answer',
+    summary: process.tokenRefused ? 'it does not take the token' : 'it does not answer',
     hint: 'see SERVICES_REACHABLE; with --database-url the doctor reads its rows by itself',
   };
 }
@@ -141,9 +141,9 @@ async function once(
     }
   const own = await databases.run(code, service, subjects);
   if (own && (own.status !== 'unknown' || !last)) return own;
-  return (
-    last ?? { where: service, ...(processes.asked.some((each) => each.service === service) ? noAnswer : notNamed) }
-  );
+  const mine = processes.asked.filter((each) => each.service === service);
+  const nobody = mine.every(({ tokenRefused }) => tokenRefused) ? noneTakesToken : noAnswer;
+  return last ?? { where: service, ...(mine.length > 0 ? nobody : notNamed) };
 }
 
 const noAnswer = {
@@ -151,6 +151,8 @@ const noAnswer = {
   summary: 'none of its processes answers',
   hint: 'see SERVICES_REACHABLE; with --database-url the doctor reads its rows by itself',
 } as const;
+
+const noneTakesToken = { ...noAnswer, summary: 'none of its processes takes the token' };
 
 async function anyProcess(code: CheckCode, services: readonly ServiceName[], { processes }: Parts): Promise<Place> {
   let last: Place | undefined;

@@ -1,7 +1,7 @@
 import { timestampDate } from '@bufbuild/protobuf/wkt';
 import { CheckStatus, type DescribeProcessResponse, DiagnosticsService } from '@keytrail/contracts';
 import type { CheckCode, Status } from '@keytrail/diagnosis';
-import type { Connections, ServiceName } from '../connection.ts';
+import { type Connections, type ServiceName, tokenSources } from '../connection.ts';
 import { UsageError } from '../exit-codes.ts';
 import { describeFailure } from '../failure.ts';
 import { addressesOf } from './addresses.ts';
@@ -15,6 +15,8 @@ export interface Asked {
   readonly described?: DescribeProcessResponse;
   /** Why not, in one line. */
   readonly problem?: string;
+  /** It answered, and did not take the token. */
+  readonly tokenRefused?: boolean;
   /** Its clock less that of this machine, and how wrong that may be; both in ms. */
   readonly clock?: { readonly offsetMs: number; readonly withinMs: number };
 }
@@ -34,7 +36,7 @@ export interface Processes {
   run(code: CheckCode, process: Asked, subjects?: readonly string[]): Promise<Place | undefined>;
 }
 
-/** Finds every process behind the targets, and asks each what it runs; all at the same time. */
+/** Finds every process behind the targets, and asks each what it runs; all at the same time. Throws UsageError when nobody takes the token. */
 export async function askProcesses(
   targets: ReadonlyMap<ServiceName, string>,
   connections: Connections,
@@ -53,6 +55,7 @@ export async function askProcesses(
     }),
   );
   const all = asked.flat();
+  refuseUselessToken(all);
   // What stood still since it told who it is costs one timeout, not one for each check.
   const silent = new Set<Asked>();
   return {
@@ -64,6 +67,15 @@ export async function askProcesses(
       return runCheck(connections, code, process, subjects, () => silent.add(process));
     },
   };
+}
+
+/** A token that some do not take is their fault, and told of them; one that nobody takes says nothing of the fleet. */
+function refuseUselessToken(asked: readonly Asked[]): void {
+  const refusing = asked.find(({ tokenRefused }) => tokenRefused);
+  if (!refusing || asked.some(({ described }) => described)) return;
+  throw new UsageError(
+    `the token is not taken: ${placeOf(refusing)}: ${refusing.problem}; give an operator's in ${tokenSources}`,
+  );
 }
 
 export function placeOf({ service, address }: Pick<Asked, 'service' | 'address'>): string {
@@ -92,9 +104,12 @@ async function describe(connections: Connections, service: ServiceName, address:
     return { service, address, described, ...(clock && { clock }) };
   } catch (error) {
     if (error instanceof UsageError) throw error;
-    return { service, address, problem: firstLine(error) };
+    const tokenRefused = tokenReasons.includes(describeFailure(error).reason);
+    return { service, address, problem: firstLine(error), ...(tokenRefused && { tokenRefused }) };
   }
 }
+
+const tokenReasons: readonly string[] = ['TOKEN_MISSING', 'TOKEN_INVALID', 'CALLER_NOT_ALLOWED'];
 
 const statuses: Readonly<Record<CheckStatus, Status>> = {
   [CheckStatus.UNSPECIFIED]: 'unknown',

@@ -5,6 +5,9 @@ import { type Asked, placeOf, type Unnamed } from '../processes.ts';
 const hint =
   'is the process there, and does it stand still? Its supervisor, its log and `kill -0` tell; with --database-url the doctor looks at its rows meanwhile';
 
+const tokenHint =
+  'it answers, but does not take the token that others take: has it the same KEYTRAIL_TOKEN_ISSUER and KEYTRAIL_JWKS_URL, and is its clock right?';
+
 /** SERVICES_REACHABLE: a place for each process, and for each service that none could be named of. */
 export function judgeReachable(
   asked: readonly Asked[],
@@ -14,8 +17,14 @@ export function judgeReachable(
   return [
     ...asked.map((process): Place => {
       const where = placeOf(process);
-      const { described, problem } = process;
-      if (!described) return { where, status: 'fail', summary: problem ?? 'it does not answer', hint };
+      const { described, problem, tokenRefused } = process;
+      if (!described)
+        return {
+          where,
+          status: 'fail',
+          summary: problem ?? 'it does not answer',
+          hint: tokenRefused ? tokenHint : hint,
+        };
       if (!described.ready)
         return {
           where,
