@@ -69,10 +69,40 @@ describe('keytrail trace', () => {
       headers: { 'content-type': 'application/json' },
       body: spans,
     });
-    const { err } = await keytrail(['trace', traceId, '--backend', small.url]);
+    const html = join(folder, 'dropped.html');
+    const asText = await keytrail(['trace', traceId, '--backend', small.url]);
+    const asJson = await keytrail(['--json', 'trace', traceId, '--backend', small.url]);
+    const asPage = await keytrail(['trace', traceId, '--backend', small.url, '--html', html]);
     await small.stop();
-    expect(err).toContain('dropped 3 spans of the trace, beyond its bounds');
-    expect(err).not.toContain('whole');
+    for (const { code, err } of [asText, asJson, asPage]) {
+      expect(code).toBe(4);
+      expect(err).toContain('dropped 3 spans of the trace, beyond its bounds');
+      expect(err).not.toContain('whole');
+    }
+    const report = JSON.parse(asJson.out);
+    expect(report).toMatchObject({ whole: false, dropped: 3 });
+    // What is left of it lacks no hop for certain: by that alone it would be whole.
+    expect(report.missing.filter(({ certain }: { certain: boolean }) => certain)).toEqual([]);
+    expect(await readFile(html, 'utf8')).toContain('3 spans of this trace came to the store beyond its bounds');
+  });
+
+  it('does not wait for the consumer of an event that is old, nor call its trace broken', async () => {
+    const id = '8'.repeat(32);
+    const [root] = wholeRecovery as [TraceSpan];
+    const published = wholeRecovery.find((one) => one.kind === 'producer' && one.service === 'session') as TraceSpan;
+    const sent = (secondsAgo: number, traceId: string) =>
+      [root, { ...published, parentSpanId: root.spanId }].map((span) => ({
+        ...span,
+        traceId,
+        startMs: span.startMs - published.startMs + Date.now() - secondsAgo * 1_000,
+      }));
+    await send(sent(40, id));
+    const old = await keytrail(['trace', id, '--wait', '1h', '--backend', store.url]);
+    expect(old).toMatchObject({ code: 0, err: expect.stringContaining('may rightly not be there') });
+    expect(old.out).toContain('? perhaps missing: presence process keytrail.session.v1.notification_requested');
+    const fresh = '9a'.repeat(16);
+    await send(sent(0, fresh));
+    expect(await keytrail(['trace', fresh, '--backend', store.url])).toMatchObject({ code: 4 });
   });
 
   it('shows a whole trace with its cause and its builds, and ends with 0', async () => {

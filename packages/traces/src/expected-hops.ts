@@ -88,8 +88,11 @@ const callersOfMethods: Readonly<Record<string, readonly string[]>> = {
 
 const notReached: ReadonlySet<unknown> = new Set(['UNAVAILABLE', 'DEADLINE_EXCEEDED', 'CANCELLED']);
 
-/** The hops that should be in the tree and are not, by what the declared model expects; above before below. */
-export function findMissingHops(tree: TraceTree): MissingHop[] {
+/** A consumer that takes an event later than this after its publication starts a trace of its own. */
+const freshMs = 30_000;
+
+/** The hops that should be in the tree and are not, by what the declared model expects; above before below. `nowMs` is when the tree was read. */
+export function findMissingHops(tree: TraceTree, { nowMs = Date.now() } = {}): MissingHop[] {
   const nodes = [...walkTrace(tree.roots)].map(({ node }) => node);
   return [
     ...missingParents(tree),
@@ -97,7 +100,7 @@ export function findMissingHops(tree: TraceTree): MissingHop[] {
       ...callNotServed(node, tree),
       ...missNotExplained(node),
       ...eventNotPublished(node),
-      ...eventNotProcessed(node, tree),
+      ...eventNotProcessed(node, tree, nowMs),
       ...notDelivered(node),
       ...offerNotAnswered(node, nodes),
     ]),
@@ -230,17 +233,19 @@ function eventNotPublished({ span, children }: TraceNode): MissingHop[] {
   ];
 }
 
-function eventNotProcessed({ span, children }: TraceNode, tree: TraceTree): MissingHop[] {
+/** Certain as long as it must come into this trace: what is taken later is rightly in another one, which nothing of this one names. */
+function eventNotProcessed({ span, children }: TraceNode, tree: TraceTree, nowMs: number): MissingHop[] {
   if (span.kind !== 'producer' || span.status === 'error') return [];
   const subject = String(span.attributes['messaging.destination.name'] ?? '');
   const seen = new Set(children.map((child) => child.span.attributes['messaging.consumer.group.name']));
+  const certain = nowMs - (span.startMs + span.durationMs) < freshMs;
   return (consumersOfSubjects[subject] ?? [])
     .filter(({ consumer }) => !seen.has(consumer))
     .map(({ service, consumer }) => ({
       code: 'EVENT_NOT_PROCESSED',
       service,
       operation: `process ${subject} (${consumer})`,
-      certain: true,
+      certain,
       below: span.spanId,
       above: [],
       likely: [

@@ -37,8 +37,10 @@ export interface TraceReport {
   /** RFC 3339 */
   readonly startedAt: string;
   readonly durationMs: number;
-  /** False when a hop is missing for certain. */
+  /** False when a hop is missing for certain, or spans were dropped. */
   readonly whole: boolean;
+  /** Spans that came to the store and were beyond its bounds; 0 of backends that do not tell. */
+  readonly dropped: number;
   readonly spans: number;
   readonly orphans: number;
   readonly services: readonly {
@@ -69,8 +71,8 @@ export interface LinkedTrace {
   readonly relation: 'last_write' | 'continued_from';
 }
 
-/** `shows` says which attributes may be told. */
-export function reportTrace(tree: TraceTree, shows: (name: string) => boolean): TraceReport {
+/** `shows` says which attributes may be told; `dropped` is what the store says it lost of the trace. */
+export function reportTrace(tree: TraceTree, shows: (name: string) => boolean, { dropped = 0 } = {}): TraceReport {
   const startMs = tree.spans[0]?.startMs ?? 0;
   const endMs = tree.spans.reduce((latest, span) => Math.max(latest, span.startMs + span.durationMs), startMs);
   const finders = missFinders(tree);
@@ -87,7 +89,8 @@ export function reportTrace(tree: TraceTree, shows: (name: string) => boolean): 
     traceId: tree.id,
     startedAt: new Date(startMs).toISOString(),
     durationMs: endMs - startMs,
-    whole: !missing.some((hop) => hop.certain),
+    whole: dropped === 0 && !missing.some((hop) => hop.certain),
+    dropped,
     spans: tree.spans.length,
     orphans: tree.orphans.length,
     services,

@@ -32,6 +32,13 @@ test('the waterfall names no other place, and its policy lets it load nothing', 
   expect(html).not.toMatch(/https?:|\bsrc=|url\(|@import|\bstyle="/);
 });
 
+test('what the store dropped stands in the waterfall', () => {
+  const ofDropped = (dropped: number) =>
+    renderTraceHtml([reportTrace(assembleTrace(missedRead), everything, { dropped })]);
+  expect(ofDropped(3)).toContain('3 spans of this trace came to the store beyond its bounds and were dropped');
+  expect(ofDropped(0)).not.toContain('dropped');
+});
+
 test('thousands of hops, and hundreds within each other, are one page that closes what it opens', () => {
   const deep = Array.from({ length: 6_000 }, (_, n) =>
     span('session', (n + 1).toString(16), n === 0 ? '' : Math.min(n, 300).toString(16), `step ${n}`, [n, 1]),

@@ -36,7 +36,7 @@ const afterHelp = `
 Without --backend and --file the backend is KEYTRAIL_TRACE_BACKEND; \`make up\` runs a local store and names it in .local/up.env.
 Headers for a backend, such as Authorization or X-Scope-OrgID, are read from --headers-file or KEYTRAIL_TRACE_HEADERS,
 one "Name: value" per line, and never given as an argument.
-Ends with 4 when a hop that must have been is missing.`;
+Ends with 4 when a hop that must have been is missing, or the store dropped spans of the trace.`;
 
 export function addTrace(program: Command, run: RunCommand): void {
   program
@@ -77,11 +77,12 @@ async function trace(
 
 async function showTrace(id: string, source: TraceSource, options: TraceOptions, output: Output): Promise<number> {
   const tree = await readTree(id, source, options.wait);
-  const report = reportTrace(tree, isRegistered);
+  const dropped = await source.dropped(id);
+  const report = reportTrace(tree, isRegistered, { dropped });
   const linked = await readLinked(report, source);
   if (options.html !== undefined) {
     const followed = options.follow
-      ? linked.flatMap(({ tree: one }) => (one ? [reportTrace(one, isRegistered)] : []))
+      ? linked.flatMap(({ tree: one, dropped }) => (one ? [reportTrace(one, isRegistered, { dropped })] : []))
       : [];
     writeHtml(options.html, renderTraceHtml([report, ...unique(followed)]));
     output.say(`written: ${options.html}`);
@@ -89,7 +90,6 @@ async function showTrace(id: string, source: TraceSource, options: TraceOptions,
   if (output.json) output.out(JSON.stringify({ ...report, linked: linkedForPrograms(linked, options) }));
   else if (options.html === undefined) printTrace(tree, linked, options, output);
   const certain = report.missing.filter((hop) => hop.certain).length;
-  const dropped = await source.dropped(id);
   if (dropped > 0)
     output.say(
       `${source.name} dropped ${dropped} span${dropped === 1 ? '' : 's'} of the trace, beyond its bounds; what is missing may be among them`,
@@ -98,7 +98,8 @@ async function showTrace(id: string, source: TraceSource, options: TraceOptions,
     output.say(
       `${certain} hop${certain === 1 ? ' is' : 's are'} missing${source.grows && options.wait === undefined ? '; spans may still be on their way (--wait)' : ''}`,
     );
-  else if (dropped === 0) output.say('the trace is whole');
+  else if (dropped === 0)
+    output.say(`the trace is whole${report.missing.length > 0 ? ', but for hops that may rightly not be there' : ''}`);
   return report.whole ? exitCodes.ok : exitCodes.incomplete;
 }
 
@@ -148,10 +149,10 @@ function summary(tree: TraceTree): string {
 }
 
 function linkedForPrograms(linked: readonly FoundTrace[], { follow }: TraceOptions) {
-  return linked.map(({ tree, ...link }) => ({
+  return linked.map(({ tree, dropped, ...link }) => ({
     ...link,
     found: tree !== undefined,
-    ...(follow && tree && { trace: reportTrace(tree, isRegistered) }),
+    ...(follow && tree && { trace: reportTrace(tree, isRegistered, { dropped }) }),
   }));
 }
 

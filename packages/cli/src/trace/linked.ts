@@ -4,6 +4,8 @@ import type { TraceSource } from './source.ts';
 /** A trace that another one points to, as it was found; without a tree when the source does not have it. */
 export interface FoundTrace extends LinkedTrace {
   readonly tree?: TraceTree;
+  /** Spans of it that the source dropped. */
+  readonly dropped: number;
 }
 
 /** A trace may point to many: the first ones, which are the earliest hops', are looked at. */
@@ -11,15 +13,12 @@ const linkedAtMost = 8;
 
 export async function readLinked(report: TraceReport, source: TraceSource): Promise<FoundTrace[]> {
   const ids = [...new Set(report.linked.map(({ traceId }) => traceId))].slice(0, linkedAtMost);
-  const trees = new Map<string, TraceTree>();
+  const found = new Map<string, Pick<FoundTrace, 'tree' | 'dropped'>>();
   for (const id of ids) {
     const spans = await source.read(id);
-    if (spans.length > 0) trees.set(id, assembleTrace(spans));
+    if (spans.length > 0) found.set(id, { tree: assembleTrace(spans), dropped: await source.dropped(id) });
   }
   return report.linked
     .filter(({ traceId }) => ids.includes(traceId))
-    .map((link) => {
-      const tree = trees.get(link.traceId);
-      return { ...link, ...(tree && { tree }) };
-    });
+    .map((link) => ({ ...link, dropped: 0, ...found.get(link.traceId) }));
 }
