@@ -283,3 +283,46 @@ describe('the token command', () => {
     await expect(tokenCommand(command)('', '')).rejects.toThrow(/^the token command (ended|did not print)/);
   });
 });
+
+describe('REPRODUCTION', () => {
+  async function reproduced(command: string): Promise<{ status: Status; summary: string; hint: string }> {
+    let out = '';
+    await run(['--timeout', '1s', 'doctor', '-o', 'json', '--only', 'REPRODUCTION'], {
+      environment: {
+        ...Object.fromEntries(
+          ['IDENTITY_KEYS', 'SESSION', 'CONVERSATION', 'PRESENCE'].map((name) => [
+            `KEYTRAIL_${name}_TARGET`,
+            '127.0.0.1:1',
+          ]),
+        ),
+        KEYTRAIL_OPERATOR_TOKEN: 'a.token',
+        KEYTRAIL_TOKEN_COMMAND: command,
+      },
+      out(text) {
+        out += text;
+      },
+      say() {},
+    });
+    return JSON.parse(out).checks[0];
+  }
+
+  it.each(['false', "printf 'two words'"])(
+    'is unknown, and no fault of the fleet, when tokens come from %s',
+    async (command) => {
+      expect(await reproduced(command)).toMatchObject({
+        status: 'unknown',
+        summary: expect.stringMatching(/^the token command (ended|did not print)/),
+        hint: expect.stringContaining('KEYTRAIL_TOKEN_COMMAND'),
+      });
+    },
+  );
+
+  it('names no trace of a call that nobody answered', async () => {
+    const { status, summary, hint } = await reproduced('printf a.token');
+    expect({ status, summary }).toEqual({
+      status: 'fail',
+      summary: expect.stringMatching(/^it ended at “register”: /),
+    });
+    expect(hint).toBe('nobody answered: see SERVICES_REACHABLE');
+  });
+});

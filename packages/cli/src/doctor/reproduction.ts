@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as pause } from 'node:timers/promises';
-import { createClient, KeyMissError, type KeytrailClient } from '@keytrail/client';
+import { createClient, KeyMissError, type KeytrailClient, RefusalError } from '@keytrail/client';
 import { createNodeTransports, nodePrimitives } from '@keytrail/client/node';
 import { IdentityKeysService } from '@keytrail/contracts';
 import { serviceNames, targetOf } from '../connection.ts';
@@ -55,6 +55,16 @@ export async function reproduce(session: Session): Promise<Place> {
   const mark = randomUUID().slice(0, 8);
   const way: Way = { steps: [], at: '', missTraceId: '', users: [`doctor.${mark}.a`, `doctor.${mark}.b`] };
   const token = tokenCommand(command);
+  try {
+    await Promise.all(devicesOf(way.users).map(({ user, name }) => token(user, name)));
+  } catch (error) {
+    return {
+      where,
+      status: 'unknown',
+      summary: (error as Error).message,
+      hint: 'KEYTRAIL_TOKEN_COMMAND: run what it says with a user and a device as arguments; it has to print one token, and nothing else',
+    };
+  }
   const clients: KeytrailClient[] = [];
   const closing: (() => void)[] = [];
   const device = (user: string, name: string) => {
@@ -97,6 +107,15 @@ export async function reproduce(session: Session): Promise<Place> {
   return tell(way, failure, left);
 }
 
+/** Of the one user, and two of the other. */
+function devicesOf([a = '', b = '']: readonly string[]) {
+  return [
+    { user: a, name: 'phone' },
+    { user: b, name: 'phone' },
+    { user: b, name: 'tablet' },
+  ] as const;
+}
+
 async function walk(way: Way, device: (user: string, name: string) => KeytrailClient): Promise<void> {
   const step = async <T>(name: string, work: () => Promise<T>): Promise<T> => {
     way.at = name;
@@ -105,8 +124,12 @@ async function walk(way: Way, device: (user: string, name: string) => KeytrailCl
     way.steps.push({ name, ms: performance.now() - from });
     return result;
   };
-  const [a = '', b = ''] = way.users;
-  const [alice, bob, tablet] = [device(a, 'phone'), device(b, 'phone'), device(b, 'tablet')];
+  const [, b = ''] = way.users;
+  const [alice, bob, tablet] = devicesOf(way.users).map(({ user, name }) => device(user, name)) as [
+    KeytrailClient,
+    KeytrailClient,
+    KeytrailClient,
+  ];
   await step('register', () => Promise.all([alice.register(), bob.register()]));
   await step('attach', () => Promise.all([alice.attach(), bob.attach()]));
   const { conversationId, sessionId } = await step('create', () =>
@@ -155,6 +178,14 @@ async function cleanUp({ connections, options }: Session, users: readonly string
   return left.flat();
 }
 
+function toldBy(failure: unknown): { readonly answered: boolean; readonly text: string } {
+  if (failure instanceof KeyMissError) return { answered: true, text: failure.message };
+  if (failure instanceof RefusalError)
+    return { answered: !['', 'DEADLINE_EXCEEDED'].includes(failure.reason), text: failure.message };
+  const { answered, text } = describeFailure(failure);
+  return { answered, text: text.split('\n')[0] ?? '' };
+}
+
 function tell({ steps, at, missTraceId, users }: Way, failure: unknown, left: readonly string[]): Place {
   const evidence = {
     ...Object.fromEntries(steps.map(({ name, ms }) => [name, `${Math.round(ms)} ms`])),
@@ -164,8 +195,9 @@ function tell({ steps, at, missTraceId, users }: Way, failure: unknown, left: re
   };
   const durationMs = steps.reduce((sum, { ms }) => sum + ms, 0);
   if (failure !== undefined) {
-    const text = failure instanceof KeyMissError ? failure.message : describeFailure(failure).text.split('\n')[0];
-    const traceId = (failure as { traceId?: string }).traceId;
+    const { answered, text } = toldBy(failure);
+    // Of a call that nobody answered, nobody has a trace.
+    const traceId = answered ? (failure as { traceId?: string }).traceId : undefined;
     return {
       where,
       status: 'fail',
@@ -173,7 +205,9 @@ function tell({ steps, at, missTraceId, users }: Way, failure: unknown, left: re
       evidence: { ...evidence, ...(traceId && { traceId }) },
       hint: traceId
         ? `keytrail trace ${traceId} shows where`
-        : 'the step and the reason tell where; see the checks above',
+        : answered
+          ? 'the step and the reason tell where; see the checks above'
+          : 'nobody answered: see SERVICES_REACHABLE',
       durationMs,
     };
   }
