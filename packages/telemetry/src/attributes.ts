@@ -31,7 +31,7 @@ const registry = {
   ],
   recovery: ['keytrail.recovery', 'The state of recovery told with a miss, REQUESTABLE'],
   reason: ['keytrail.reason', 'The reason of a refusal that is not a miss'],
-  kept: ['keytrail.kept', 'Why this part of the trace is exported though it was not sampled'],
+  kept: ['keytrail.kept', 'Why this part of the trace is to be kept, sampled or not'],
   longLived: ['keytrail.long_lived', 'True on a span that is meant to last, such as an attached stream: never slow'],
 
   link: [

@@ -10,6 +10,7 @@ import {
 import { attr } from './attributes.ts';
 import { newTraceId } from './ids.ts';
 import { localPartOf } from './local-parts.ts';
+import { RecordedSpan } from './recorded-span.ts';
 import type { Recorder } from './recorder.ts';
 import { describeError } from './redaction.ts';
 import {
@@ -196,8 +197,8 @@ export function linkToTrace<Given extends SpanAttributes>(
 }
 
 function keep(span: Span, why: string): void {
-  const part = localPartOf(span);
-  if (part === undefined || part.exported) return;
-  span.setAttribute(attr.kept, why);
-  recorder?.parts.keep(part);
+  if (!(span instanceof RecordedSpan)) return;
+  // Said of a sampled trace too: a collector that thins those keeps it by this.
+  if (span.attributes[attr.kept] === undefined) span.setAttribute(attr.kept, why);
+  recorder?.parts.keep(span.part);
 }

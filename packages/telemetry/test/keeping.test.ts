@@ -117,6 +117,17 @@ describe('with nothing sampled', () => {
     expect((await observed.exported(id)).roots[0]?.span.attributes[attr.kept]).toBe('session written');
   });
 
+  test('a write of keys in a trace that is sampled says why too, for a collector that thins those', async () => {
+    const traceId = '1af7651916cd43dd8448eb211c80319c';
+    const parent = contextFromTraceparent(`00-${traceId}-b7ad6b7169203331-01`);
+    await withSpan('StoreSession', { kind: SpanKind.SERVER, parent }, async () => {
+      keepTrace('session written');
+      keepTrace('and again');
+    });
+    const [span] = (await observed.exported(traceId)).spans;
+    expect(span?.attributes[attr.kept]).toBe('session written');
+  });
+
   test('what ends after its root follows the root: kept with it', async () => {
     const late: { end(): void }[] = [];
     const id = await request(() => {
