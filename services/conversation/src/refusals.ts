@@ -12,6 +12,13 @@ export function notFoundOrNotPermitted(): ConnectError {
   return refuse('NOT_FOUND_OR_NOT_PERMITTED', 'there is no such thing, or it is not yours to know');
 }
 
+/** For operators, from whom nothing is hidden. */
+export function conversationUnknown(): ConnectError {
+  return refuse('NOT_FOUND_OR_NOT_PERMITTED', 'there is no such conversation', {
+    metadata: { field: 'conversation_id' },
+  });
+}
+
 /** A session for an epoch that is already taken. */
 export function epochConflict(current: ConversationState): ConnectError {
   return refuse('EPOCH_CONFLICT', 'another session won this epoch', {

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { toJsonString } from '@bufbuild/protobuf';
 import { type Client, createClient } from '@connectrpc/connect';
+import { operatorScope } from '@keytrail/auth';
 import {
   ConversationOperatorService,
   DescribeConversationResponseSchema,
@@ -10,6 +11,7 @@ import {
 import { purgeAuditLog } from '@keytrail/storage';
 import { pseudonym } from '@keytrail/telemetry';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { run } from '../../../packages/cli/src/program.ts';
 import {
   adding,
   createdBy,
@@ -141,9 +143,11 @@ describe('an operator', () => {
       beganAt: expect.anything(),
       traceId: trace,
     });
-    expect((await refusalOf(operator.describeConversation({ conversationId }))).reason).toBe(
-      'NOT_FOUND_OR_NOT_PERMITTED',
-    );
+    expect(await refusalOf(operator.describeConversation({ conversationId }))).toMatchObject({
+      reason: 'NOT_FOUND_OR_NOT_PERMITTED',
+      message: 'there is no such conversation',
+      metadata: { field: 'conversation_id' },
+    });
     expect(candidate.askedSession?.decidedAt).toBeUndefined();
     await harness.reconcile();
     expect((await operator.describeConversation({ conversationId, sessionId })).askedSession).toMatchObject({
@@ -179,7 +183,7 @@ describe('an operator', () => {
     expect((await operator.describeConversation({ conversationId })).epochGaps).toEqual([3n, 2n, 1n]);
   });
 
-  it('gets typed refusals for bad input, and learns nothing of what there is not', async () => {
+  it('gets typed refusals for bad input, and of what there is not one that names the field', async () => {
     const conversationId = randomUUID();
     const bad = [
       ['conversation_id', { conversationId: 'c' }],
@@ -192,9 +196,11 @@ describe('an operator', () => {
       expect(refusal.reason).toBe('INVALID_FIELD');
       expect([refusal.metadata.field, ...refusal.fields.map((problem) => problem.field)]).toContain(field);
     }
-    expect((await refusalOf(operator.describeConversation({ conversationId }))).reason).toBe(
-      'NOT_FOUND_OR_NOT_PERMITTED',
-    );
+    expect(await refusalOf(operator.describeConversation({ conversationId }))).toMatchObject({
+      reason: 'NOT_FOUND_OR_NOT_PERMITTED',
+      message: 'there is no such conversation',
+      metadata: { field: 'conversation_id' },
+    });
   });
 });
 
@@ -289,5 +295,50 @@ describe('the audit log', () => {
     expect(await purgeAuditLog(harness.db, 1)).toBe(1);
     expect(await auditOf(old)).toEqual([]);
     expect(await auditOf(conversationId)).toHaveLength(1);
+  });
+});
+
+describe('keytrail conversation', () => {
+  async function keytrail(...args: string[]) {
+    const ran = { out: '', err: '' };
+    const code = await run(['conversation', ...args], {
+      environment: {
+        KEYTRAIL_CONVERSATION_TARGET: harness.grpcTarget,
+        KEYTRAIL_OPERATOR_TOKEN: await harness.issuer.token({
+          userId: 'ops',
+          deviceId: 'console',
+          scopes: [operatorScope],
+        }),
+      },
+      out(text) {
+        ran.out += text;
+      },
+      say(text) {
+        ran.err += text;
+      },
+    });
+    return { code, ...ran };
+  }
+
+  it('ends with 0 when it is whole, and with 1 when there is no such conversation, or no such session of it', async () => {
+    const { conversation, second } = await conversationWithHistory();
+    const { conversationId } = conversation;
+    const { sessionId } = second;
+    expect(await keytrail(conversationId, '--session', sessionId)).toMatchObject({
+      code: 0,
+      err: '',
+      out: expect.stringContaining(`${sessionId}: committed`),
+    });
+    const unknown = randomUUID();
+    expect(await keytrail(conversationId, '--session', unknown)).toMatchObject({
+      code: 1,
+      err: `--session: nothing is known of the session ${unknown}\n`,
+      out: expect.stringContaining(conversationId),
+    });
+    const nothing = await keytrail(randomUUID());
+    expect(nothing).toMatchObject({ code: 1, out: '' });
+    expect(nothing.err).toMatch(
+      /^keytrail: NOT_FOUND_OR_NOT_PERMITTED: there is no such conversation \(field=conversation_id\)\ntrace id [0-9a-f]{32}$/m,
+    );
   });
 });

@@ -9,6 +9,13 @@ export function notFoundOrNotPermitted(): ConnectError {
   return refuse('NOT_FOUND_OR_NOT_PERMITTED', 'there is no such thing, or it is not yours to know');
 }
 
+/** For operators, from whom nothing is hidden. */
+export function keyRequestUnknown(): ConnectError {
+  return refuse('NOT_FOUND_OR_NOT_PERMITTED', 'there is no such key request', {
+    metadata: { field: 'key_request_id' },
+  });
+}
+
 export function sessionRefused(problem: SessionProblem): ConnectError {
   switch (problem.kind) {
     case 'header_malformed':

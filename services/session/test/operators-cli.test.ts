@@ -136,6 +136,11 @@ describe('keytrail requests', () => {
     );
     expect(rows).toEqual([{ operator: 'ops', note: 'lost its phone' }]);
     const replayed = await keytrail(['--json', 'requests', 'replay', keyRequestId]);
+    const { keyRequestId: opened } = JSON.parse(replayed.out).keyRequest;
+    expect(await keytrail(['requests', 'replay', opened])).toMatchObject({
+      code: 0,
+      err: 'nothing to replay: it is open\n',
+    });
     expect(replayed.code).toBe(0);
     const { keyRequest } = JSON.parse(replayed.out);
     expect(keyRequest).toMatchObject({ state: 'KEY_REQUEST_STATE_WAITING_FOR_HOLDER' });
@@ -162,13 +167,20 @@ describe('a refusal', () => {
     const ended = await keytrail(['requests', 'nudge', keyRequestId]);
     expect(ended).toMatchObject({ code: 1, out: '' });
     expect(ended.err).toMatch(/^keytrail: KEY_REQUEST_ENDED: .*state=CANCELLED.*\ntrace id [0-9a-f]{32}\n$/);
-    const [unknown, nobody] = await Promise.all([
-      keytrail(['requests', 'show', randomUUID()]),
-      keytrail(['requests', 'list'], { KEYTRAIL_OPERATOR_TOKEN: 'nobodys.token' }),
-    ]);
-    expect(unknown).toMatchObject({ code: 1, out: '', err: expect.stringContaining('NOT_FOUND_OR_NOT_PERMITTED') });
+    const nobody = await keytrail(['requests', 'list'], { KEYTRAIL_OPERATOR_TOKEN: 'nobodys.token' });
     expect(nobody).toMatchObject({ code: 1, err: expect.stringMatching(/^keytrail: UNAUTHENTICATED|TOKEN/) });
   });
+
+  it.each([['show'], ['nudge'], ['replay'], ['cancel', '--note', 'gone']])(
+    'of %s for a key request that is not there says so, with the trace id',
+    async (command, ...more) => {
+      const ran = await keytrail(['requests', command, randomUUID(), ...more]);
+      expect(ran).toMatchObject({ code: 1, out: '' });
+      expect(ran.err).toMatch(
+        /^keytrail: NOT_FOUND_OR_NOT_PERMITTED: there is no such key request \(field=key_request_id\)\ntrace id [0-9a-f]{32}\n$/,
+      );
+    },
+  );
 
   it('of a method that is not there says that another service answers, and what said where', async () => {
     const asked = await keytrail(['conversation', randomUUID()], { KEYTRAIL_CONVERSATION_TARGET: world.target });

@@ -218,6 +218,16 @@ describe('an operator', () => {
     expect(await auditOf(keyRequestId)).toHaveLength(3);
   });
 
+  it('is told that there is no such key request, in words for operators', async () => {
+    const keyRequestId = randomUUID();
+    for (const call of [world.operator.nudgeKeyRequest, world.operator.replayKeyRequest, world.operator.endKeyRequest])
+      expect(await refusalOf(call({ keyRequestId }))).toMatchObject({
+        reason: 'NOT_FOUND_OR_NOT_PERMITTED',
+        message: 'there is no such key request',
+        metadata: { field: 'key_request_id' },
+      });
+  });
+
   it('gets typed refusals for bad input', async () => {
     const keyRequestId = randomUUID();
     const bad: [field: string, call: () => Promise<unknown>][] = [

@@ -23,7 +23,10 @@ export function addConversation(program: Command, run: RunCommand): void {
     .option('--session <id>', 'says what became of this session, too')
     .option('--user <id>', 'memberships of one user alone')
     .option('--epochs <count>', 'newest epochs to show, 200 at most', parseCount, 20)
-    .addHelpText('after', '\nEnds with 4 when epochs of it are gone.')
+    .addHelpText(
+      'after',
+      '\nEnds with 4 when epochs of it are gone, with 1 when nothing is known of the session of --session.',
+    )
     .action((id: string, options: ConversationOptions) => run((session) => showConversation(id, options, session)));
 }
 
@@ -38,13 +41,14 @@ async function showConversation(
   if (output.json)
     output.out(JSON.stringify(toJson(DescribeConversationResponseSchema, seen, { alwaysEmitImplicit: true })));
   else output.out(conversationText(seen));
-  if (session !== '' && !seen.askedSession) output.say(`nothing is known of the session ${session}`);
+  const sessionUnknown = session !== '' && !seen.askedSession;
+  if (sessionUnknown) output.say(`--session: nothing is known of the session ${session}`);
   if (seen.type === '') {
     output.say('nobody can see this conversation: no session of it was ever committed');
     return exitCodes.ok;
   }
   if (seen.epochGaps.length === 0 && seen.currentEpoch > 0n && seen.askedSession?.standing !== 'lost')
-    return exitCodes.ok;
+    return sessionUnknown ? exitCodes.refused : exitCodes.ok;
   output.say(
     `it is not whole: epochs ${seen.epochGaps.join(', ') || 'of it'} are gone, and messages under them cannot be placed`,
   );

@@ -100,9 +100,17 @@ async function listRequests(operator: Operator, options: ListOptions, output: Ou
 }
 
 async function showRequest(operator: Operator, keyRequestId: string, output: Output): Promise<void> {
-  const { keyRequests } = await operator.findKeyRequests({ keyRequestId });
+  let traceId = '';
+  const onTrailer = (trailer: Headers) => {
+    traceId = trailer.get('keytrail-trace-id') ?? '';
+  };
+  const { keyRequests } = await operator.findKeyRequests({ keyRequestId }, { onTrailer });
   const [view] = keyRequests;
-  if (!view) throw refuse('NOT_FOUND_OR_NOT_PERMITTED', 'there is no such key request');
+  // An empty list is no refusal: it is told as nudge and the others are told it, with the trace of the call.
+  if (!view)
+    throw refuse('NOT_FOUND_OR_NOT_PERMITTED', 'there is no such key request', {
+      metadata: { field: 'key_request_id', trace_id: traceId },
+    });
   print(view, output);
 }
 
@@ -130,7 +138,7 @@ async function replayRequest(operator: Operator, keyRequestId: string, output: O
   const { keyRequest } = await operator.replayKeyRequest({ keyRequestId });
   print(keyRequest, output);
   const opened = keyRequest?.keyRequest?.keyRequestId ?? '';
-  output.say(opened === keyRequestId ? 'it is open' : `${opened} is open in its place`);
+  output.say(opened === keyRequestId ? 'nothing to replay: it is open' : `${opened} is open in its place`);
 }
 
 function print(view: KeyRequestView | undefined, output: Output): void {

@@ -16,7 +16,7 @@ import { type Rpc, unary } from '@keytrail/rpc';
 import type { Queryable } from '@keytrail/storage';
 import { pseudonym } from '@keytrail/telemetry';
 import type { Parts } from '../../parts.ts';
-import { notFoundOrNotPermitted } from '../../refusals.ts';
+import { conversationUnknown } from '../../refusals.ts';
 import { recordAudit } from '../../store/audit-log.ts';
 import {
   listEpochGaps,
@@ -43,7 +43,7 @@ export function describeConversation({ db }: Pick<Parts, 'db'>): Rpc {
       const about = { action: 'describe_conversation', conversationId, userId: userId || undefined, note: '' };
       return audited(call, { db, record: recordAudit, about }, async (recordDone) => {
         const described = await describe(db, request);
-        if (!described) throw notFoundOrNotPermitted();
+        if (!described) throw conversationUnknown();
         await recordDone(db);
         return described;
       });

@@ -4,7 +4,7 @@ import { callNext } from '../../dispatch-key-request.ts';
 import { advance, isOpen } from '../../domain/key-request.ts';
 import { announceEnd } from '../../key-request-events.ts';
 import type { Parts } from '../../parts.ts';
-import { notFoundOrNotPermitted } from '../../refusals.ts';
+import { keyRequestUnknown } from '../../refusals.ts';
 import { findRequester, lockKeyRequest, saveKeyRequest } from '../../store/key-requests.ts';
 import { lockRequesters } from '../../store/requesters.ts';
 import { audited } from './audited.ts';
@@ -20,7 +20,7 @@ export function endKeyRequest({ db }: Pick<Parts, 'db'>): Rpc {
         return db.transaction(async (tx) => {
           if (requester) lockRequesters(tx, [requester]);
           const request = await lockKeyRequest(tx, keyRequestId);
-          if (!request) throw notFoundOrNotPermitted();
+          if (!request) throw keyRequestUnknown();
           if (isOpen(request.state)) {
             const ended = advance(request, { kind: 'cancelled_by_operator' }, new Date());
             await saveKeyRequest(tx, ended, request.version);

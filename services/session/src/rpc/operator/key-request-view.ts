@@ -2,7 +2,7 @@ import type { MessageInitShape } from '@bufbuild/protobuf';
 import { timestampFromDate } from '@bufbuild/protobuf/wkt';
 import type { KeyRequestViewSchema } from '@keytrail/contracts';
 import type { Queryable } from '@keytrail/storage';
-import { notFoundOrNotPermitted } from '../../refusals.ts';
+import { keyRequestUnknown } from '../../refusals.ts';
 import { readKeyRequest, type SeenKeyRequest } from '../../store/operator-key-requests.ts';
 import { keyRequestMessage } from '../messages.ts';
 
@@ -35,6 +35,6 @@ export async function viewKeyRequest(db: Queryable, keyRequestId: string) {
 /** Throws NOT_FOUND_OR_NOT_PERMITTED. */
 export async function seenKeyRequest(db: Queryable, keyRequestId: string): Promise<SeenKeyRequest> {
   const seen = await readKeyRequest(db, keyRequestId);
-  if (!seen) throw notFoundOrNotPermitted();
+  if (!seen) throw keyRequestUnknown();
   return seen;
 }

@@ -56,7 +56,7 @@ export const Reason = {
   CALLER_NOT_ALLOWED: 4,
 
   /**
-   * NOT_FOUND. The uniform answer to a stranger: there is no such thing, or it is not yours to know.
+   * NOT_FOUND. The uniform answer to a stranger: there is no such thing, or it is not yours to know. Metadata: field (to operators alone).
    *
    * @generated from enum value: REASON_NOT_FOUND_OR_NOT_PERMITTED = 5;
    */
