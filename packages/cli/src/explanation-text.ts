@@ -1,6 +1,8 @@
 import { type Timestamp, timestampDate } from '@bufbuild/protobuf/wkt';
 import type { ExplainKeyResponse, Finding, TimelineEntry } from '@keytrail/contracts';
+import { exitCodes } from './exit-codes.ts';
 import { table } from './rendering.ts';
+import type { Output } from './terminal.ts';
 
 /** Verdict first, then what it rests on and what to do, then everything that happened. */
 export function explanationText(explanation: ExplainKeyResponse): string {
@@ -41,6 +43,14 @@ export function explanationsTable(explanations: readonly ExplainKeyResponse[]): 
     findings[0]?.code ?? '-',
   ]);
   return table([['DEVICE', 'PSEUDONYM', 'CAN READ', 'FIRST FINDING'], ...rows]);
+}
+
+/** Says which services could not be asked, if any. */
+export function exitCodeOf(explanations: readonly ExplainKeyResponse[], output: Output): number {
+  const away = [...new Set(explanations.flatMap(({ notAsked }) => notAsked))];
+  if (away.length === 0) return exitCodes.ok;
+  output.say(`could not be asked: ${away.join(', ')}; what rests on ${away.length === 1 ? 'it' : 'them'} is not said`);
+  return exitCodes.incomplete;
 }
 
 function findingText(finding: Finding, place: number): string {

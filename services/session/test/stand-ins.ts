@@ -41,6 +41,8 @@ export interface StandIns {
   readonly conversations: Map<string, ConversationFacts>;
   readonly people: Map<string, Person>;
   readonly revoked: Map<string, Date>;
+  /** When users were erased, as identity-keys tells operators. */
+  readonly erased: Map<string, Date>;
   readonly unregistered: Set<string>;
   readonly online: Set<string>;
   /** What presence says of its gateways to operators. */
@@ -69,6 +71,7 @@ export async function startStandIns(server: Server): Promise<StandIns> {
   const conversations = new Map<string, ConversationFacts>();
   const people = new Map<string, Person>();
   const revoked = new Map<string, Date>();
+  const erased = new Map<string, Date>();
   const unregistered = new Set<string>();
   const online = new Set<string>();
   const gateways: MessageInitShape<typeof GatewayViewSchema>[] = [
@@ -169,11 +172,14 @@ export async function startStandIns(server: Server): Promise<StandIns> {
     services: [IdentityKeysService, IdentityKeysOperatorService],
     rpcs: [
       unary(IdentityKeysOperatorService.method.findDevices, {
-        allow: ['service:session'],
+        allow: ['service:session', 'operator'],
         handle({ userId }) {
           const devices = people.get(userId)?.devices.filter((device) => !unregistered.has(keyOf(device))) ?? [];
+          const erasedAt = erased.get(userId);
           return {
             userId,
+            deviceListVersion: BigInt(devices.length),
+            ...(erasedAt && { erasedAt: timestampFromDate(erasedAt) }),
             devices: devices.map((device) => {
               const revokedAt = revoked.get(keyOf(device));
               return {
@@ -265,6 +271,7 @@ export async function startStandIns(server: Server): Promise<StandIns> {
     conversations,
     people,
     revoked,
+    erased,
     unregistered,
     online,
     gateways,

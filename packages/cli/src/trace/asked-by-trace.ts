@@ -1,0 +1,67 @@
+import { awaitTrace, TraceNotFound, type TraceSpan } from '@keytrail/traces';
+import { firstNamed, isMiss, namedMisses } from './named-misses.ts';
+import type { TraceSource } from './source.ts';
+
+/** What to explain: of the device the ids, or the pseudonyms that traces show. */
+export interface AskedKey {
+  readonly conversationId: string;
+  /** Empty for that of the current epoch. */
+  readonly sessionId: string;
+  readonly userId?: string;
+  readonly deviceId?: string;
+  readonly userPseudonym?: string;
+  readonly devicePseudonym?: string;
+}
+
+/** What was given beside the trace: it goes before what the trace says. */
+export interface Given {
+  readonly conversation?: string;
+  readonly session?: string;
+  readonly device?: { readonly userId: string; readonly deviceId: string };
+}
+
+/** There is no such trace, or it names nothing that could be explained. */
+export class NothingToExplain extends Error {}
+
+/** The first miss of a trace, of those that fit what was given, and how many more there are. Waits up to `waitMs` for its spans. Throws NothingToExplain. */
+export async function askedByTrace(
+  traceId: string,
+  given: Given,
+  source: TraceSource,
+  waitMs: number,
+): Promise<{ readonly asked: AskedKey; readonly more: number }> {
+  const { spans } = await awaitTrace(() => source.read(traceId), traceId, {
+    timeoutMs: source.grows ? waitMs : 0,
+    pollMs: 250,
+    until: (tree) => tree.spans.some(isMiss) && missingOf(ask(tree.spans, given).asked) === undefined,
+  }).catch((error: unknown) => {
+    throw error instanceof TraceNotFound
+      ? new NothingToExplain(`${source.name} has no span of trace ${traceId}`)
+      : error;
+  });
+  const found = ask(spans, given);
+  const missing = missingOf(found.asked);
+  if (missing) throw new NothingToExplain(`trace ${traceId} names no ${missing}: give --${missing}`);
+  return found;
+}
+
+function ask(spans: readonly TraceSpan[], { conversation, session, device }: Given): { asked: AskedKey; more: number } {
+  const fitting = namedMisses(spans).filter(
+    (miss) =>
+      miss.conversationId === (conversation ?? miss.conversationId) && miss.sessionId === (session ?? miss.sessionId),
+  );
+  const { userPseudonym, devicePseudonym, ...names } = fitting[0] ?? firstNamed(spans);
+  return {
+    asked: {
+      conversationId: conversation ?? names.conversationId,
+      sessionId: session ?? names.sessionId,
+      ...(device ?? { userPseudonym, devicePseudonym }),
+    },
+    more: Math.max(0, fitting.length - 1),
+  };
+}
+
+function missingOf({ conversationId, userId, userPseudonym, devicePseudonym }: AskedKey): string | undefined {
+  if (conversationId === '') return 'conversation';
+  return userId || (userPseudonym && devicePseudonym) ? undefined : 'device';
+}

@@ -1,0 +1,240 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { pseudonym } from '@keytrail/telemetry';
+import { startTraceStore, type TraceSpan, type TraceStore } from '@keytrail/traces';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { run } from '../../../packages/cli/src/program.ts';
+import { asOtlp } from '../../../packages/traces/test/answers.ts';
+import { createPerson, type MadeSession, makeSession, type TestDevice } from './people.ts';
+import { startSilentPeer } from './silent-peer.ts';
+import { keyOf } from './stand-ins.ts';
+import { startWorld, type World } from './world.ts';
+
+let world: World;
+let traces: TraceStore;
+let folder: string;
+beforeAll(async () => {
+  folder = mkdtempSync(join(tmpdir(), 'keytrail-explain-'));
+  traces = await startTraceStore();
+  world = await startWorld({}, { sweep: false });
+}, 60_000);
+afterAll(async () => {
+  rmSync(folder, { recursive: true, force: true });
+  await traces?.stop();
+  await world?.stop();
+});
+
+async function keytrail(args: readonly string[], environment: Readonly<Record<string, string>> = {}) {
+  const ran = { out: '', err: '' };
+  const code = await run(['explain', ...args], {
+    environment: {
+      KEYTRAIL_SESSION_TARGET: world.target,
+      KEYTRAIL_IDENTITY_KEYS_TARGET: world.peers.targets.identityKeys,
+      KEYTRAIL_OPERATOR_TOKEN: await world.operatorToken(),
+      KEYTRAIL_TRACE_BACKEND: traces.url,
+      ...environment,
+    },
+    out(text) {
+      ran.out += text;
+    },
+    say(text) {
+      ran.err += text;
+    },
+  });
+  return { code, ...ran };
+}
+
+/** Alice's phone made a session for itself and for Bob's. */
+async function chat() {
+  const [alice, bob] = [createPerson('alice'), createPerson('bob')];
+  const [initiator, reader] = [alice.addDevice(), bob.addDevice()];
+  const made = makeSession({ initiator, covered: [initiator, reader] });
+  await world.store(made);
+  world.peers.commit(made, [alice, bob]);
+  return { alice, bob, reader, made, conversationId: made.session.conversationId };
+}
+
+describe('keytrail explain --user', () => {
+  const of = (conversationId: string, user: string) => ['--conversation', conversationId, '--user', user];
+
+  it('has a line for each device, revoked ones too, and tells in full which of the others cannot read', async () => {
+    const { conversationId, bob, reader } = await chat();
+    const [late, lost] = [bob.addDevice(), bob.addDevice()];
+    world.peers.revoked.set(keyOf(lost), new Date());
+    const ran = await keytrail(of(conversationId, bob.userId));
+    expect(ran).toMatchObject({ code: 0, err: `1 of 2 devices of ${bob.userId} cannot read it; 1 more revoked\n` });
+    expect(ran.out).toMatch(new RegExp(`/${reader.deviceId} +[0-9a-f]{16} +yes +READABLE\n`));
+    expect(ran.out).toMatch(new RegExp(`/${late.deviceId} +[0-9a-f]{16} +NO +DEVICE_ADDED_AFTER_SESSION\n`));
+    expect(ran.out).toMatch(new RegExp(`/${lost.deviceId} +[0-9a-f]{16} +NO +DEVICE_REVOKED\n`));
+    expect(ran.out).toContain(`${bob.userId}/${late.deviceId} cannot read this session`);
+    expect(ran.out).not.toContain(`${bob.userId}/${lost.deviceId} cannot read this session`);
+  });
+
+  it('tells apart who has no device left, who was erased and who is unknown', async () => {
+    const { conversationId, bob } = await chat();
+    const [carol, dave] = [createPerson('carol'), createPerson('dave')];
+    const phone = carol.addDevice();
+    world.peers.people.set(carol.userId, carol);
+    world.peers.revoked.set(keyOf(phone), new Date());
+    const without = await keytrail(of(conversationId, carol.userId));
+    expect(without.code).toBe(0);
+    expect(without.err).toBe(`${carol.userId} has no device that is not revoked: 1 device revoked\n`);
+    expect(without.out).toMatch(new RegExp(`/${phone.deviceId} +[0-9a-f]{16} +NO +`));
+
+    world.peers.erased.set(dave.userId, new Date('2026-11-20T10:00:00Z'));
+    const erased = await keytrail(of(conversationId, dave.userId));
+    expect(erased).toEqual({ code: 0, out: '', err: `${dave.userId} was erased at 2026-11-20T10:00:00.000Z\n` });
+
+    const misspelt = `${bob.userId}x`;
+    const unknown = await keytrail(of(conversationId, misspelt));
+    expect(unknown).toMatchObject({
+      code: 1,
+      out: '',
+      err: expect.stringContaining(`nothing is known of ${misspelt}`),
+    });
+    const json = await keytrail([...of(conversationId, misspelt), '--json']);
+    expect(json.code).toBe(1);
+    expect(JSON.parse(json.out)).toEqual({ userId: misspelt, known: false, explanations: [] });
+  });
+
+  it('names the service that did not answer', { timeout: 20_000 }, async () => {
+    const { conversationId, bob } = await chat();
+    const silent = await startSilentPeer();
+    const asked = [...of(conversationId, bob.userId), '--timeout', '1s'];
+    const ran = await keytrail(asked, { KEYTRAIL_IDENTITY_KEYS_TARGET: silent.target });
+    await silent.stop();
+    expect(ran).toMatchObject({ code: 3, err: expect.stringContaining('nothing answered: identity-keys') });
+  });
+});
+
+describe('keytrail explain ends with 4', () => {
+  it('when a service could not be asked, and names it', { timeout: 30_000 }, async () => {
+    const { conversationId, made, bob } = await chat();
+    const late = bob.addDevice();
+    const device = `${late.userId}/${late.deviceId}`;
+    const instance = await world.another({ peerConversation: '127.0.0.1:1' }, { consumers: false, sweep: false });
+    try {
+      const target = { KEYTRAIL_SESSION_TARGET: instance.target };
+      const { sessionId } = made.session;
+      const byId = ['--conversation', conversationId, '--session', sessionId, '--device', device];
+      const ran = await keytrail(byId, target);
+      expect(ran).toMatchObject({ code: 4, err: expect.stringContaining('could not be asked: conversation;') });
+      expect(ran.out).toContain('1. EXPLANATION_INCOMPLETE\n');
+      const ofUser = ['--conversation', conversationId, '--session', sessionId, '--user', bob.userId];
+      expect((await keytrail(ofUser, target)).code).toBe(4);
+      expect((await keytrail([...byId, '--json'], target)).code).toBe(4);
+    } finally {
+      await instance.stop();
+    }
+  });
+
+  it('when who knows the current session stays silent, and names it', { timeout: 30_000 }, async () => {
+    const { conversationId, reader } = await chat();
+    const silent = await startSilentPeer();
+    const settings = { peerConversation: silent.target, peerTimeoutMs: 4_000 };
+    const instance = await world.another(settings, { consumers: false, sweep: false });
+    try {
+      const asked = ['--conversation', conversationId, '--device', `${reader.userId}/${reader.deviceId}`];
+      const target = { KEYTRAIL_SESSION_TARGET: instance.target };
+      const ran = await keytrail([...asked, '--timeout', '4s'], target);
+      expect(ran.code).toBe(4);
+      expect(ran.err).toMatch(/EXPLANATION_INCOMPLETE: .*\(peer=conversation\)/);
+    } finally {
+      await instance.stop();
+      await silent.stop();
+    }
+  });
+});
+
+describe('keytrail explain of a trace', () => {
+  const pseudonyms = ({ userId, deviceId }: TestDevice) => ({
+    'keytrail.user': pseudonym(userId),
+    'keytrail.device': pseudonym(deviceId),
+  });
+  const ids = ({ session }: MadeSession) => ({
+    'keytrail.conversation.id': session.conversationId,
+    'keytrail.session.id': session.sessionId,
+  });
+  let spans = 0;
+  const missed = (traceId: string, attributes: Readonly<Record<string, string>>): TraceSpan => {
+    spans += 1;
+    return {
+      traceId,
+      spanId: String(spans).padStart(16, '0'),
+      parentSpanId: '',
+      service: 'session',
+      instance: 'one',
+      build: 'build',
+      name: 'GetInitialSession',
+      kind: 'server',
+      startMs: 1_000 + spans,
+      durationMs: 1,
+      status: 'unset',
+      statusMessage: '',
+      attributes: { 'keytrail.miss': true, 'keytrail.miss.cause': 'DEVICE_ADDED_AFTER_SESSION', ...attributes },
+      links: [],
+      events: [],
+    };
+  };
+  const send = (some: readonly TraceSpan[]) =>
+    fetch(`${traces.url}/v1/traces`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify(asOtlp(some)),
+    });
+
+  it('takes all ids of one miss, says how many more there are, and explains another that is chosen', async () => {
+    const traceId = 'a'.repeat(32);
+    const [one, two, three] = [await chat(), await chat(), await chat()];
+    const [second, third] = [two.bob.addDevice(), three.bob.addDevice()];
+    await send([
+      // A miss that names its device alone: none of the others' ids are of it.
+      missed(traceId, pseudonyms(one.reader)),
+      missed(traceId, { ...ids(two.made), ...pseudonyms(second) }),
+      missed(traceId, { ...ids(three.made), ...pseudonyms(third) }),
+      missed(traceId, { ...ids(three.made), ...pseudonyms(third) }),
+    ]);
+    for (const asked of [['--trace', traceId], ['--latest-miss']]) {
+      const ran = await keytrail(asked);
+      expect(ran.code).toBe(0);
+      expect(ran.out).toContain(`${second.userId}/${second.deviceId} cannot read this session`);
+      expect(ran.err).toContain('1 more miss in this trace');
+    }
+    expect((await keytrail(['--latest-miss'])).err).toContain(`trace ${traceId}\n`);
+    const chosen = await keytrail(['--trace', traceId, '--conversation', three.conversationId]);
+    expect(chosen.out).toContain(`${third.userId}/${third.deviceId} cannot read this session`);
+    expect(chosen.err).not.toContain('more miss');
+    expect((await keytrail(['--latest-miss', '--trace', traceId])).code).toBe(2);
+  });
+
+  it('without any miss there is nothing to explain', async () => {
+    const empty = await startTraceStore();
+    const ran = await keytrail(['--latest-miss'], { KEYTRAIL_TRACE_BACKEND: empty.url });
+    await empty.stop();
+    expect(ran).toMatchObject({ code: 1, err: expect.stringContaining('has no trace with a miss') });
+  });
+
+  it('prints what a broken trace holds without its control characters', async () => {
+    const file = join(folder, 'broken.json');
+    writeFileSync(file, '\u001b]0;owned\u0007 is no JSON');
+    const ran = await keytrail(['--trace', 'b'.repeat(32), '--file', file]);
+    expect(ran.code).toBe(1);
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what must not be there.
+    expect(ran.err).not.toMatch(/[\u0000-\u0009\u001b]/);
+
+    const backend = createServer((_, answer) => answer.writeHead(500).end('\u001b]0;owned\u0007'));
+    await new Promise<void>((resolve) => backend.listen(0, '127.0.0.1', resolve));
+    const { port } = backend.address() as AddressInfo;
+    const refused = await keytrail(['--trace', 'b'.repeat(32), '--dialect', 'tempo', '--wait', '1ms'], {
+      KEYTRAIL_TRACE_BACKEND: `http://127.0.0.1:${port}`,
+    });
+    await new Promise((resolve) => backend.close(resolve));
+    expect(refused.code).toBe(1);
+    expect(refused.err).toContain('owned');
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what must not be there.
+    expect(refused.err).not.toMatch(/[\u0000-\u0009\u001b]/);
+  });
+});
