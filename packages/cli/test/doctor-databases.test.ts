@@ -92,6 +92,59 @@ describe('a database that the doctor reads itself', () => {
       expect(written.out).toContain(words);
   });
 
+  describe('that is waited for', () => {
+    const damaged = `INSERT INTO sessions (conversation_id, session_id, kind, epoch, initiator_user_id, initiator_device_id, envelopes_expected,
+        withholdings_expected, writer_build, created_traceparent)
+      VALUES (gen_random_uuid(), 's', 'NATIVE', 1, 'u', 'd', 0, 0, 'a-build', '')`;
+    const looks = async (wait: string, whenLookingAgain: (owner: pg.Client) => Promise<unknown>) => {
+      const faulty = await database('ALTER TABLE sessions DROP CONSTRAINT sessions_native_is_complete', damaged);
+      const owner = new pg.Client(faulty);
+      await owner.connect();
+      let [out, looked] = ['', 0];
+      const healing: Promise<unknown>[] = [];
+      try {
+        const args = [
+          'doctor',
+          '-o',
+          'json',
+          '--only',
+          'SESSION_ROWS',
+          '--wait',
+          wait,
+          '--database-url',
+          `session=${faulty}`,
+        ];
+        const code = await run(args, {
+          environment: {},
+          out(text) {
+            out += text;
+          },
+          say(text) {
+            if (!text.includes('1 fail; looking again')) return;
+            looked++;
+            healing.push(whenLookingAgain(owner));
+          },
+        });
+        await Promise.all(healing);
+        return { code, looked, report: JSON.parse(out) as { status: string; exitCode: number } };
+      } finally {
+        await owner.end();
+      }
+    };
+
+    it('is looked at again until nothing fails, and reported once', async () => {
+      const { code, looked, report } = await looks('5m', (owner) => owner.query('DELETE FROM sessions'));
+      expect(looked).toBeGreaterThanOrEqual(1);
+      expect({ code, ...report }).toMatchObject({ code: 0, status: 'ok', exitCode: 0 });
+    });
+
+    it('is reported as it is when the time is over', async () => {
+      const { code, looked, report } = await looks('1s', async () => {});
+      expect(looked).toBeGreaterThanOrEqual(1);
+      expect({ code, ...report }).toMatchObject({ code: 1, status: 'fail', exitCode: 1 });
+    });
+  });
+
   it('cannot be written to by any check, whatever stands in the place of a table', async () => {
     const trap = await database(
       'CREATE TABLE noted (at timestamptz)',

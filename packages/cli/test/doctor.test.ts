@@ -161,6 +161,30 @@ fail     SESSION_ROWS  1 of 2 session rows lack their ephemeral key [step 1]
     );
   });
 
+  it('of builds are told of each process, also when nothing is wrong', () => {
+    const runs = (where: string, build: string, status: Status, restartAdvice: string) =>
+      place(status, where, {
+        summary: `${build} since 12:00, supervised by systemd`,
+        evidence: { build, restartAdvice },
+      });
+    const sound = [
+      runs('session at a:1', '1+a', 'ok', 'systemctl restart a'),
+      runs('session at b:1', '1+b', 'ok', 'systemctl restart b'),
+    ];
+    expect(findingsTable([mergePlaces('BUILD_RUNNING', sound)])).toBe(
+      `STATUS   CHECK          WHAT
+ok       BUILD_RUNNING  session at a:1: 1+a since 12:00, supervised by systemd, and 1 more [step 4]
+         session at a:1: ok: 1+a since 12:00, supervised by systemd
+           to restart it: systemctl restart a
+         session at b:1: ok: 1+b since 12:00, supervised by systemd
+           to restart it: systemctl restart b`,
+    );
+    const one = [...sound, runs('session at c:1', '1+c', 'warn', 'start it under systemd')];
+    expect(findingsTable([mergePlaces('BUILD_RUNNING', one)])).toMatch(
+      /^warn .*\n(.*\n){4} +session at c:1: warn: 1\+c .*\n +to restart it: start it under systemd\n +page: docs\/checks\/build-running.md$/m,
+    );
+  });
+
   it('are coloured only when asked for', () => {
     const colour = '\u001B[';
     expect(findingsTable([finding], { coloured: true })).toContain(`${colour}31mfail`);
@@ -168,7 +192,7 @@ fail     SESSION_ROWS  1 of 2 session rows lack their ephemeral key [step 1]
   });
 
   it('as JSON have all of it, with the exit code', () => {
-    expect(JSON.parse(findingsJson([finding]))).toMatchObject({
+    expect(JSON.parse(findingsJson([finding], 1))).toMatchObject({
       status: 'fail',
       exitCode: 1,
       checks: [{ code: 'SESSION_ROWS', step: 1, page: 'docs/checks/session-rows.md', places: [{ sql: 'SELECT 1' }] }],
@@ -282,6 +306,18 @@ describe('the token command', () => {
   it.each(['false', 'printf', "printf 'two words'"])('that is %s fails without what it printed', async (command) => {
     await expect(tokenCommand(command)('', '')).rejects.toThrow(/^the token command (ended|did not print)/);
   });
+});
+
+test('what a script reads of the exit code is what the command ends with, also when nothing answered', async () => {
+  let out = '';
+  const code = await run(['--timeout', '1s', 'doctor', '-o', 'json', '--only', 'SERVICES_REACHABLE'], {
+    environment: { KEYTRAIL_SESSION_TARGET: '127.0.0.1:1', KEYTRAIL_OPERATOR_TOKEN: 'a.token' },
+    out(text) {
+      out += text;
+    },
+    say() {},
+  });
+  expect({ code, told: JSON.parse(out).exitCode }).toEqual({ code: 3, told: 3 });
 });
 
 describe('REPRODUCTION', () => {

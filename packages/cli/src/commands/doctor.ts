@@ -79,7 +79,7 @@ async function doctor(session: Session, options: DoctorOptions): Promise<number>
       databaseUrls: urls,
       told: ({ code, status }) => output.say(`${statusText(status, false, 7)} ${code}`),
     });
-    const exitCode = exitCodeOf(findings);
+    const exitCode = reached ? exitCodeOf(findings) : exitCodes.unreachable;
     const settled = exitCode === 0 || exitCode === 4;
     if (!settled && Date.now() < until) {
       output.say(`${countStatuses(findings)}; looking again`);
@@ -89,9 +89,11 @@ async function doctor(session: Session, options: DoctorOptions): Promise<number>
     const json = options.output === 'json' || (output.json && options.output === undefined);
     const coloured = columns !== undefined && !environment.NO_COLOR;
     output.out(
-      json ? findingsJson(findings) : findingsTable(findings, { coloured, sql: options.showSql ? 'all' : 'direct' }),
+      json
+        ? findingsJson(findings, exitCode)
+        : findingsTable(findings, { coloured, sql: options.showSql ? 'all' : 'direct' }),
     );
     output.say(countStatuses(findings));
-    return reached ? exitCode : exitCodes.unreachable;
+    return exitCode;
   }
 }

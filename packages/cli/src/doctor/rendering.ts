@@ -1,5 +1,5 @@
-import type { Status } from '@keytrail/diagnosis';
-import { exitCodeOf, type Finding, type Place, worstOf } from './finding.ts';
+import type { CheckCode, Status } from '@keytrail/diagnosis';
+import { type Finding, type Place, worstOf } from './finding.ts';
 
 const colours: Readonly<Record<Status, number>> = { ok: 32, warn: 33, fail: 31, skip: 90, unknown: 35 };
 
@@ -8,6 +8,9 @@ export function statusText(status: Status, coloured: boolean, width = 0): string
   const text = status.padEnd(width);
   return coloured ? `\u001B[${colours[status]}m${text}\u001B[0m` : text;
 }
+
+/** What each process says of itself is the answer, also where nothing is wrong. */
+const toldOfEach: ReadonlySet<CheckCode> = new Set(['BUILD_RUNNING']);
 
 /** One line for each check; below those that are not ok what was seen where, what to do, and where to read on. */
 export function findingsTable(
@@ -20,6 +23,11 @@ export function findingsTable(
     const { status, code, summary, hint, page, places, step } = finding;
     const head = `${statusText(status, coloured, 7)}  ${code.padEnd(codeWidth)}  ${summary}${step ? ` [step ${step}]` : ''}`;
     const queries = sqlOf(places, sql).flatMap((text) => ['sql:', ...text.split('\n').map((line) => `  ${line}`)]);
+    if (toldOfEach.has(code))
+      return [
+        head,
+        ...[...eachLines(places, coloured), ...(status === 'ok' ? [] : [`page: ${page}`])].map((line) => indent + line),
+      ];
     if (status === 'ok' || status === 'skip')
       return [
         head,
@@ -38,6 +46,14 @@ export function findingsTable(
     ];
   });
   return [`STATUS   ${'CHECK'.padEnd(codeWidth)}  WHAT`, ...lines].join('\n');
+}
+
+function eachLines(places: readonly Place[], coloured: boolean): string[] {
+  return places.flatMap(({ where, status, summary, hint, evidence }) => {
+    const restart = evidence?.restartAdvice;
+    const then = restart ? `to restart it: ${restart}` : hint && `hint: ${hint}`;
+    return [`${where}: ${statusText(status, coloured)}: ${summary}`, ...(then ? [`  ${then}`] : [])];
+  });
 }
 
 function evidenceLines({ evidence = {} }: Place): string[] {
@@ -61,11 +77,11 @@ export function countStatuses(findings: readonly Finding[]): string {
     .join(', ');
 }
 
-/** For scripts; documented in docs/checks/README.md. */
-export function findingsJson(findings: readonly Finding[]): string {
+/** For scripts; documented in docs/checks/README.md. `exitCode`: what the command ends with. */
+export function findingsJson(findings: readonly Finding[], exitCode: number): string {
   const report = {
     status: worstOf(findings.map(({ status }) => status)),
-    exitCode: exitCodeOf(findings),
+    exitCode,
     checks: findings,
   };
   return JSON.stringify(report, (_, value) => (typeof value === 'bigint' ? String(value) : value));
