@@ -97,12 +97,13 @@ export class TraceMemory {
     return { spans: [...(trace?.spans.values() ?? [])], dropped: trace?.dropped ?? 0 };
   }
 
-  /** Newest first. */
+  /** Newest first: traces by their newest span, misses by when the key was first missed, whatever came of it later. */
   list({ limit, misses = false }: { readonly limit: number; readonly misses?: boolean }): TraceSummary[] {
     return [...this.#ordinary, ...this.#evidence]
-      .sort(([, a], [, b]) => b.touched - a.touched)
-      .map(([id, { spans }]) => ({ id, spans: [...spans.values()] }))
-      .filter(({ spans }) => !misses || spans.some(isMiss))
+      .map(([id, { spans, touched }]) => ({ id, touched, spans: [...spans.values()] }))
+      .map((trace) => ({ ...trace, missedAt: misses ? firstMissMs(trace.spans) : 0 }))
+      .filter(({ missedAt }) => missedAt !== undefined)
+      .sort((a, b) => (b.missedAt ?? 0) - (a.missedAt ?? 0) || b.touched - a.touched)
       .slice(0, limit)
       .map(({ id, spans }) => summarise(id, spans));
   }
@@ -143,6 +144,12 @@ function first(ids: Iterable<string>): string {
 
 function isMiss({ attributes }: TraceSpan): boolean {
   return attributes['keytrail.miss'] === true || attributes['keytrail.miss.cause'] !== undefined;
+}
+
+/** Undefined without a miss. */
+function firstMissMs(spans: readonly TraceSpan[]): number | undefined {
+  const missed = spans.filter(isMiss).map((span) => span.startMs);
+  return missed.length > 0 ? Math.min(...missed) : undefined;
 }
 
 function summarise(id: string, spans: readonly TraceSpan[]): TraceSummary {

@@ -38,6 +38,21 @@ test('a flood of misses leaves room for the write that comes after it', () => {
   expect(memory.read(id(101)).spans).toHaveLength(1);
 });
 
+test('misses are listed by when the key was missed: what comes of an old one later does not make it new', () => {
+  const memory = new TraceMemory(bounds);
+  const [missedFirst, missedThen] = [missed(1), missed(2)].map((miss, at) => ({ ...miss, startMs: 1_000 + at }));
+  if (!missedFirst || !missedThen) throw new Error('no spans');
+  memory.add(missedThen);
+  memory.add(missedFirst);
+  const later = { spanId: '2'.padStart(16, '0'), startMs: 9_000 };
+  memory.add(ordinary(1, later));
+  // The device that waits asks once more, and misses again.
+  memory.add({ ...missedFirst, spanId: '3'.padStart(16, '0'), startMs: 9_500 });
+  expect(memory.list({ limit: 10, misses: true }).map((each) => each.id)).toEqual([id(2), id(1)]);
+  expect(memory.list({ limit: 1, misses: true }).map((each) => each.id)).toEqual([id(2)]);
+  expect(memory.list({ limit: 10 }).map((each) => each.id)).toEqual([id(1), id(2)]);
+});
+
 test('bytes are bounded over all traces, in each, and of each span; what is left out is counted', () => {
   const memory = new TraceMemory({ ...bounds, bytes: 4_000 });
   for (let n = 1; n < 40; n += 1) {
