@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -61,6 +62,56 @@ describe('keytrail sessions', () => {
     expect(JSON.parse(json.out)).toMatchObject({
       sessions: [{ sessionId, ephemeralKeyPresent: false }],
       nextToken: '',
+    });
+  });
+
+  it('tells sessions that are gone from ids that never were, by what conversation knows', async () => {
+    const [alice, bob] = [createPerson('alice'), createPerson('bob')];
+    const [initiator, phone] = [alice.addDevice(), bob.addDevice()];
+    const made = makeSession({ initiator, covered: [initiator, phone] });
+    const { conversationId, sessionId } = made.session;
+    // Committed, and never stored here: as a database that lost its rows.
+    const facts = world.peers.commit(made, [alice, bob]);
+    facts.standings.set('given-up', 'aborted');
+    facts.standings.set('lost-epoch', 'lost');
+    const asked = (...args: string[]) =>
+      keytrail('--conversation', world.peers.targets.conversation, 'sessions', ...args);
+
+    expect(await asked(conversationId)).toMatchObject({
+      code: 4,
+      out: '',
+      err: expect.stringContaining(
+        `0 sessions, newest epoch first\nconversation ${conversationId} is in epoch 1, and none of its sessions is stored`,
+      ),
+    });
+    expect(await asked(conversationId, '--session', sessionId)).toMatchObject({
+      code: 4,
+      err: expect.stringContaining(`session ${sessionId} was committed in conversation ${conversationId}`),
+    });
+    expect(await asked(conversationId, '--session', 'lost-epoch')).toMatchObject({ code: 4 });
+    expect(await asked(conversationId, '--session', 'given-up')).toMatchObject({
+      code: 0,
+      err: expect.stringContaining('no message is under session given-up: it was given up'),
+    });
+    expect(await asked(conversationId, '--session', 'never-was')).toMatchObject({
+      code: 1,
+      err: expect.stringContaining(`conversation ${conversationId} knows no session never-was`),
+    });
+    const unknown = randomUUID();
+    expect(await asked(unknown)).toMatchObject({
+      code: 1,
+      err: expect.stringContaining(`conversation knows no conversation ${unknown}`),
+    });
+    const json = await asked(conversationId, '--json');
+    expect([json.code, JSON.parse(json.out)]).toEqual([4, { sessions: [], nextToken: '' }]);
+    // Nobody to ask: it says where to look.
+    expect(await keytrail('sessions', conversationId)).toMatchObject({
+      code: 0,
+      err: expect.stringContaining(`KEYTRAIL_CONVERSATION_TARGET, or see keytrail conversation ${conversationId}`),
+    });
+    expect(await keytrail('--conversation', '127.0.0.1:1', 'sessions', conversationId)).toMatchObject({
+      code: 3,
+      err: expect.stringContaining('0 sessions'),
     });
   });
 

@@ -147,7 +147,7 @@ export async function startStandIns(server: Server): Promise<StandIns> {
     services: [ConversationService, ConversationOperatorService],
     rpcs: [
       unary(ConversationOperatorService.method.describeConversation, {
-        allow: ['service:session'],
+        allow: ['service:session', 'operator'],
         handle: ({ conversationId, sessionId, userId }) => describe(conversationId, sessionId, userId),
       }),
       unary(ConversationService.method.checkEntitlement, {

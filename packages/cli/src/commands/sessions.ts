@@ -1,6 +1,7 @@
 import { create, toJson } from '@bufbuild/protobuf';
 import { FindSessionsResponseSchema, SessionOperatorService, type SessionView } from '@keytrail/contracts';
 import type { Command } from 'commander';
+import { explainAbsence } from '../absent-sessions.ts';
 import { parseCount } from '../arguments.ts';
 import { exitCodes } from '../exit-codes.ts';
 import { device, table, time } from '../rendering.ts';
@@ -19,7 +20,12 @@ export function addSessions(program: Command, run: RunCommand): void {
     .description('shows the sessions of a conversation, newest epoch first: what is there of each, never a key')
     .option('--session <id>', 'one of them')
     .option('--limit <count>', 'at most so many', parseCount, 100)
-    .addHelpText('after', '\nEnds with 4 when a session is not whole: keys or envelopes of it are missing.')
+    .addHelpText(
+      'after',
+      `
+Ends with 4 when a session is not whole: keys or envelopes of it are missing.
+Where session stores none, conversation is asked, if it has a target: 4 when there should be some, 1 when it knows of none, either.`,
+    )
     .action((conversation: string, options: SessionsOptions) =>
       run((session) => showSessions(conversation, options, session)),
     );
@@ -28,8 +34,9 @@ export function addSessions(program: Command, run: RunCommand): void {
 async function showSessions(
   conversationId: string,
   { session: sessionId = '', limit }: SessionsOptions,
-  { connections, output }: Session,
+  session: Session,
 ): Promise<number> {
+  const { connections, output } = session;
   const operator = connections.client(SessionOperatorService, 'session');
   const sessions: SessionView[] = [];
   let token = '';
@@ -51,6 +58,7 @@ async function showSessions(
   const damaged = sessions.filter(({ damages }) => damages.length > 0);
   const more = token === '' ? '' : ', and there are more (--limit)';
   output.say(`${sessions.length} session${sessions.length === 1 ? '' : 's'}, newest epoch first${more}`);
+  if (sessions.length === 0) return explainAbsence({ conversationId, sessionId }, session);
   if (damaged.length === 0) return exitCodes.ok;
   output.say(
     `${damaged.length} of them ${damaged.length === 1 ? 'is' : 'are'} not whole: nobody, or not everybody, can read under them. keytrail explain says who, and what to do`,
