@@ -90,13 +90,16 @@ describe('an operator', () => {
       joinedAt: expect.anything(),
       leftAt: expect.anything(),
       traceId: trace,
+      leftTraceId: expect.stringMatching(/^[0-9a-f]{32}$/),
+      leftWriterBuild: expect.stringMatching(/./),
       userPseudonym: pseudonym(carol.userId),
     });
     expect(new Set(seen.memberships.slice(0, 2).map(({ userId }) => userId))).toEqual(
       new Set([alice.userId, bob.userId]),
     );
-    for (const { leftEpoch, joinedEpoch, joinedAt, leftAt } of seen.memberships.slice(0, 2))
-      expect({ leftEpoch, joinedEpoch, joinedAt, leftAt }).toEqual({
+    for (const { leftEpoch, joinedEpoch, joinedAt, leftAt, leftTraceId } of seen.memberships.slice(0, 2))
+      expect({ leftEpoch, joinedEpoch, joinedAt, leftAt, leftTraceId }).toEqual({
+        leftTraceId: '',
         joinedEpoch: 1n,
         leftEpoch: 0n,
         joinedAt: expect.anything(),

@@ -96,6 +96,8 @@ const conversation: fc.Arbitrary<ConversationRecord> = fc.record({
       leftAt: maybe(dates),
       traceId,
       writerBuild: builds,
+      leftTraceId: traceId,
+      leftWriterBuild: builds,
     }),
     { maxLength: 2 },
   ),

@@ -187,6 +187,14 @@ describe('a reader without a right', () => {
     const revoked = bob.addDevice();
     world.peers.revoked.set(keyOf(revoked), new Date());
     expect(codes(await explain(made, revoked))).toEqual(['DEVICE_REVOKED']);
+    const left = await session();
+    world.peers.commit(left.made, [left.bob], [{ fromEpoch: 1n, toEpoch: 1n }]);
+    const { timeline } = await explain(left.made, left.reader);
+    expect(timeline.find(({ event }) => event === 'member_left')).toMatchObject({
+      source: 'conversation',
+      traceId: 'b'.repeat(32),
+      writerBuild: 'conversation-build',
+    });
     const withheld = await session({ withheld: true });
     expect(codes(await explain(withheld.made, withheld.reader))[0]).toBe('KEY_WITHHELD');
   });

@@ -132,6 +132,11 @@ export async function startStandIns(server: Server): Promise<StandIns> {
               joinedEpoch: fromEpoch,
               leftEpoch: toEpoch,
               joinedAt: timestampFromDate(new Date()),
+              ...(toEpoch !== 0n && {
+                leftAt: timestampFromDate(new Date()),
+                leftWriterBuild: 'conversation-build',
+                leftTraceId: 'b'.repeat(32),
+              }),
             }))
           : [],
       ),

@@ -31,6 +31,9 @@ export interface SeenMembership {
   /** Empty when unknown. */
   readonly writerBuild: string;
   readonly traceId: string;
+  /** Of its end; empty while it lasts, too. */
+  readonly leftWriterBuild: string;
+  readonly leftTraceId: string;
 }
 
 export interface SeenEpoch {
@@ -74,7 +77,8 @@ const conversation = statement(
 const memberships = statement(
   'operator_memberships',
   `SELECT m.user_id AS "userId", m.role, m.from_epoch AS "fromEpoch", m.to_epoch AS "toEpoch", j.recorded_at AS "joinedAt",
-     l.recorded_at AS "leftAt", coalesce(j.writer_build, '') AS "writerBuild", coalesce(j.trace_id, '') AS "traceId"
+     l.recorded_at AS "leftAt", coalesce(j.writer_build, '') AS "writerBuild", coalesce(j.trace_id, '') AS "traceId",
+     coalesce(l.writer_build, '') AS "leftWriterBuild", coalesce(l.trace_id, '') AS "leftTraceId"
    FROM memberships m
    LEFT JOIN roster_log j ON j.conversation_id = m.conversation_id AND j.roster_version = m.from_roster_version AND j.base IS NULL
    LEFT JOIN roster_log l ON l.conversation_id = m.conversation_id AND l.roster_version = m.to_roster_version AND l.base IS NULL

@@ -115,6 +115,9 @@ export interface MembershipRecord {
   readonly leftAt: Date | undefined;
   readonly traceId: string;
   readonly writerBuild: string;
+  /** Of its end; empty while it lasts. */
+  readonly leftTraceId: string;
+  readonly leftWriterBuild: string;
 }
 
 export interface EpochRecord {

@@ -76,7 +76,14 @@ function conversationEvents({ conversation, sessionId }: KeyFacts): Draft[] {
         traceId: membership.traceId,
         writerBuild: membership.writerBuild,
       },
-      { at: membership.leftAt, event: 'member_left', source, details: { last_epoch: String(membership.leftEpoch) } },
+      {
+        at: membership.leftAt,
+        event: 'member_left',
+        source,
+        details: { last_epoch: String(membership.leftEpoch) },
+        traceId: membership.leftTraceId,
+        writerBuild: membership.leftWriterBuild,
+      },
     ]),
     ...epochsAround(record, sessionId).map(
       (epoch): Draft => ({
