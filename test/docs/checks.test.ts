@@ -1,6 +1,6 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { checkCatalogue, checkPage } from '@keytrail/diagnosis';
+import { checkCatalogue, checkPage, deadLettersCheck } from '@keytrail/diagnosis';
 import { checkoutFolder } from '@keytrail/local';
 import { expect, test } from 'vitest';
 import { doctorExitCodes } from '../../packages/cli/src/doctor/finding.ts';
@@ -58,4 +58,11 @@ test('what names a fault is looked for by a test that injects faults, or by one 
 test('exit codes are documented as they are', () => {
   const documented = [...read('README.md').matchAll(/^\| (\d) \| /gm)].map(([, code]) => Number(code));
   expect(documented).toEqual([...new Set([...Object.values(doctorExitCodes), 2, 3])].sort());
+});
+
+test('pages and hints tell to look at dead letters of a service, as the command wants it', () => {
+  const page = read('dead-letters.md');
+  const told = [page, deadLettersCheck.judge([{ consumer: 'c', letters: 1, newest: new Date() }]).hint];
+  for (const text of told)
+    expect(text?.match(/keytrail dead-letters (list|replay <id>)(?= --of <service>)/g)).toHaveLength(2);
 });

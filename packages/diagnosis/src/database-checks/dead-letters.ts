@@ -23,7 +23,7 @@ export const deadLettersCheck = databaseCheck<Row>({
       status: 'warn',
       summary: `${all} dead letters: ${rows.map(({ consumer, letters }) => `${consumer} ${letters}`).join(', ')}`,
       evidence: { deadLetters: all, newest: newest.toISOString() },
-      hint: 'keytrail dead-letters list shows why; mend the cause, then keytrail dead-letters replay',
+      hint: 'keytrail dead-letters list --of <service> shows why; mend the cause, then keytrail dead-letters replay <id> --of <service>',
     };
   },
 });
