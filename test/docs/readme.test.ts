@@ -43,6 +43,7 @@ test('the examples of the README, and those that it leads to, do what it says, i
         issuer: constellation.issuer.url,
         traces: constellation.traces.url,
         operatorTokenFile,
+        databaseUrls: constellation.databaseUrls,
       }),
     );
     const runnable = examples.filter(({ needs }) => needs === undefined || isOnPath(needs));

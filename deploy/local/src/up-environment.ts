@@ -20,6 +20,10 @@ export async function writeOperatorToken(issuerUrl: string, file: string): Promi
   writeFileSync(file, `${token}\n`, { mode: 0o600 });
 }
 
+function variable(service: string): string {
+  return service.toUpperCase().replaceAll('-', '_');
+}
+
 /** What `. .local/up.env` sets: variables for the examples of the README; exported are those that bin/keytrail reads. */
 export function upEnvironment({
   services,
@@ -27,6 +31,7 @@ export function upEnvironment({
   traces,
   operatorTokenFile,
   tokenCommand,
+  databaseUrls = {},
 }: {
   readonly services: readonly { readonly service: string; readonly grpcTarget: string; readonly webUrl: string }[];
   /** Base URLs. */
@@ -35,10 +40,12 @@ export function upEnvironment({
   readonly operatorTokenFile: string;
   /** Prints a token for the user and the device that it is given; without it the doctor skips REPRODUCTION. */
   readonly tokenCommand?: string;
+  /** By service, with their passwords: for migrate, and for the doctor of a service that is down. */
+  readonly databaseUrls?: Readonly<Record<string, string>>;
 }): string {
   const lines = [
     ...services.flatMap(({ service, grpcTarget, webUrl }) => {
-      const name = service.toUpperCase().replaceAll('-', '_');
+      const name = variable(service);
       return [`${name}=${webUrl}`, `${name}_GRPC=${grpcTarget}`, `export KEYTRAIL_${name}_TARGET=${grpcTarget}`];
     }),
     `ISSUER=${issuer}`,
@@ -46,6 +53,9 @@ export function upEnvironment({
     ...(tokenCommand === undefined ? [] : [`export KEYTRAIL_TOKEN_COMMAND="${tokenCommand}"`]),
     `export KEYTRAIL_OPERATOR_TOKEN_FILE='${operatorTokenFile}'`,
     `export KEYTRAIL_TRACE_BACKEND=${traces}`,
+    ...Object.entries(databaseUrls).map(
+      ([service, url]) => `export KEYTRAIL_DATABASE_URL_${variable(service)}='${url.replaceAll("'", '%27')}'`,
+    ),
   ];
   return `${lines.join('\n')}\n`;
 }

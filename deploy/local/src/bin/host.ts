@@ -1,4 +1,5 @@
 import { startConstellation } from '../constellation.ts';
+import { writeUpDatabases } from './up-state.ts';
 
 // The process behind `make up`: holds the constellation until it is told to stop. Told while it starts, it stops once everything is there:
 // a server that was just spawned, and that nobody knows of yet, would be left behind.
@@ -19,6 +20,8 @@ stop = async () => {
   process.exit(0);
 };
 if (told) await stop();
+
+writeUpDatabases(constellation.databaseUrls);
 
 console.log(
   JSON.stringify({
