@@ -71,21 +71,44 @@ function groupedBy(expr: string): string[] {
   );
 }
 
+/** Labels of what a rule records: those it sums by, and else those of what it asks for when that is recorded too. */
+function labelsOfRecorded(name: string): Set<string> {
+  const { expr = '' } = recorded.find((rule) => rule.name === name) ?? {};
+  if (expr.includes(' by (')) return new Set(groupedBy(expr));
+  const inner = seriesOf(expr).flatMap((series) => (isRecorded(series.name) ? [...labelsOfRecorded(series.name)] : []));
+  return new Set(inner);
+}
+
+const isRecorded = (name: string) => recorded.some((rule) => rule.name === name);
+const allowedLabels = (name: string) => (isRecorded(name) ? labelsOfRecorded(name) : labelsOf.get(name));
+
 function problemsOf(expr: string): string[] {
-  const names = new Set(recorded.map(({ name }) => name));
   const used = seriesOf(expr);
-  const known = new Set(used.flatMap(({ name }) => [...(labelsOf.get(name) ?? [])]));
-  const byRecorded = used.some(({ name }) => names.has(name));
+  const known = new Set(used.flatMap(({ name }) => [...(allowedLabels(name) ?? [])]));
   return [
     ...used.flatMap(({ name, labels }) => {
-      if (names.has(name)) return [];
-      const allowed = labelsOf.get(name);
+      const allowed = allowedLabels(name);
       if (!allowed) return [`${name} is in no registry`];
       return labels.filter((label) => !allowed.has(label)).map((label) => `${name} has no label ${label}`);
     }),
-    ...(byRecorded ? [] : groupedBy(expr).filter((label) => !known.has(label))),
+    ...groupedBy(expr).filter((label) => !known.has(label)),
     ...(used.length === 0 && expr !== 'vector(0.01)' ? [`nothing is asked for in ${expr}`] : []),
   ];
+}
+
+const escapeForPattern = (text: string) => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
+
+/** Texts in the sources of services and packages, and what rounds say when they fail. */
+function textsOfSources(): string[] {
+  const folders = ['packages', 'services'].flatMap((above) =>
+    readdirSync(join(root, above)).map((name) => join(above, name, 'src')),
+  );
+  return folders.flatMap((folder) =>
+    readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
+      .filter((file) => file.endsWith('.ts') && !/(^|\/)gen\//.test(file))
+      .flatMap((file) => [...read(join(folder, file)).matchAll(/(what: )?'([^'\n]+)'/g)])
+      .map(([, rounds, text = '']) => (rounds ? `${text} failed` : text)),
+  );
 }
 
 test('every expression of an alert and of a recording asks for series and labels that exist', () => {
@@ -97,6 +120,11 @@ test('an expression that asks for what does not exist is found', () => {
   expect(problemsOf('sum(rate(keytrail_no_such_total[5m])) > 1')).toEqual(['keytrail_no_such_total is in no registry']);
   expect(problemsOf('keytrail_misses_total{cause="X"} > 1')).toEqual(['keytrail_misses_total has no label cause']);
   expect(problemsOf('sum by (cause) (keytrail_misses_total)')).toEqual(['cause']);
+  expect(problemsOf('keytrail:misses:rate15m{keytrail_recovery="X"}')).toEqual([
+    'keytrail:misses:rate15m has no label keytrail_recovery',
+  ]);
+  expect(problemsOf('sum by (job) (keytrail:misses:rate15m)')).toEqual(['job']);
+  expect(problemsOf('keytrail:offer_to_key_slow:ratio_rate5m{job="keytrail/session"}')).toHaveLength(1);
 });
 
 test('where increases are asked for, the first event of a series is one of them', () => {
@@ -152,11 +180,32 @@ test('what a runbook says to run exists: checks of the doctor, commands, setting
     const page = read(runbook);
     for (const [, only = ''] of page.matchAll(/doctor --only (\S+)/g))
       for (const code of only.split(',')) expect(codes, `${runbook}: ${code}`).toContain(code);
-    for (const [, command = ''] of page.matchAll(/keytrail ([a-z]+)/g))
+    for (const [, command = ''] of page.matchAll(/keytrail ([a-z-]+)/g))
       expect(commands, `${runbook}: ${command}`).toContain(command);
     for (const [setting] of page.matchAll(/KEYTRAIL_[A-Z_]+[A-Z]/g))
       expect(settings, runbook).toContain(`\`${setting}`);
   }
+});
+
+test('what a runbook says to look at exists: series, panels of the dashboard, lines of logs', () => {
+  const titles = [...JSON.stringify(dashboard).matchAll(/"title":"([^"]+)"/g)].map(([, title = '']) => title);
+  const says = textsOfSources();
+  const isSaid = (words: string) => {
+    const begins = new RegExp(`^${words.split('…').map(escapeForPattern).join('.+')}(;|$)`);
+    return titles.includes(words) || says.some((text) => begins.test(text));
+  };
+  for (const { runbook } of alerts) {
+    const page = read(runbook);
+    for (const [, code = ''] of page.matchAll(/`([^`\n]+)`/g)) {
+      if (!/\b(keytrail|rpc|messaging)[_:]\w/.test(code) || code.startsWith('KEYTRAIL_')) continue;
+      const expr = code.startsWith('curl ') ? (code.split(' ').at(-1) ?? '') : code;
+      expect(problemsOf(expr), `${runbook}: ${code}`).toEqual([]);
+    }
+    for (const [, words = ''] of page.matchAll(/(?<!\*)\*([^*\s][^*\n]*)\*(?!\*)/g))
+      expect(isSaid(words), `${runbook}: ${words}`).toBe(true);
+  }
+  expect(isSaid('the sweep of key requests failed')).toBe(true);
+  expect(isSaid('the sweep of nothing failed')).toBe(false);
 });
 
 test('every alert is shown to fire and not to fire', () => {
