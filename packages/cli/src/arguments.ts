@@ -36,6 +36,12 @@ export function parseNote(text: string): string {
   return text;
 }
 
+/** Ids of conversations and key requests: a mistyped one is told before anything is asked. */
+export function parseUuid(text: string): string {
+  if (!/^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(text)) throw new InvalidArgumentError('must be a UUID');
+  return text;
+}
+
 /** `user/device`. */
 export function parseDevice(text: string): { readonly userId: string; readonly deviceId: string } {
   const [userId = '', deviceId = '', ...more] = text.split('/');

@@ -116,7 +116,7 @@ describe('keytrail sessions', () => {
   });
 
   it('ends with 1 when it is refused, and with 2 when the command line cannot be used', async () => {
-    expect(await keytrail('sessions', 'no-conversation')).toMatchObject({
+    expect(await keytrail('sessions', randomUUID(), '--session', 'no session')).toMatchObject({
       code: 1,
       err: expect.stringContaining('INVALID_FIELD'),
     });

@@ -5,7 +5,7 @@ import {
   DescribeConversationResponseSchema,
 } from '@keytrail/contracts';
 import type { Command } from 'commander';
-import { parseCount } from '../arguments.ts';
+import { parseCount, parseUuid } from '../arguments.ts';
 import { exitCodes } from '../exit-codes.ts';
 import { table, time } from '../rendering.ts';
 import type { RunCommand, Session } from '../terminal.ts';
@@ -18,8 +18,9 @@ interface ConversationOptions {
 
 export function addConversation(program: Command, run: RunCommand): void {
   program
-    .command('conversation <id>')
+    .command('conversation')
     .description('shows a conversation: who was a member from when to when, its epochs, and what is due')
+    .argument('<id>', 'of the conversation', parseUuid)
     .option('--session <id>', 'says what became of this session, too')
     .option('--user <id>', 'memberships of one user alone')
     .option('--epochs <count>', 'newest epochs to show, 200 at most', parseCount, 20)

@@ -3,7 +3,7 @@ import { ExplainKeyResponseSchema, SessionOperatorService } from '@keytrail/cont
 import { readRefusal } from '@keytrail/rpc';
 import { BackendRefused, BackendUnreachable, dialects, MalformedTrace, printable } from '@keytrail/traces';
 import { type Command, Option } from 'commander';
-import { parseDevice, parseDuration, parseTraceId } from '../arguments.ts';
+import { parseDevice, parseDuration, parseTraceId, parseUuid } from '../arguments.ts';
 import { exitCodes, UsageError } from '../exit-codes.ts';
 import { explainUser } from '../explain-user.ts';
 import { exitCodeOf, explanationText } from '../explanation-text.ts';
@@ -36,7 +36,7 @@ export function addExplain(program: Command, run: RunCommand): void {
     .description(
       'says why a device can or cannot read a session: findings, most likely cause first, and all that happened',
     )
-    .option('--conversation <id>', 'the conversation')
+    .option('--conversation <id>', 'the conversation', parseUuid)
     .option('--session <id>', 'the session; without it that of the current epoch')
     .option('--user <id>', 'the reader, with every device: needs the target of identity-keys, too')
     .option('--device <user/device>', 'the reader', parseDevice)

@@ -9,7 +9,7 @@ import {
 } from '@keytrail/contracts';
 import { refuse } from '@keytrail/rpc';
 import type { Command } from 'commander';
-import { parseCount, parseDuration, parseNote, parseStates, stateNames } from '../arguments.ts';
+import { parseCount, parseDuration, parseNote, parseStates, parseUuid, stateNames } from '../arguments.ts';
 import { requestDetails, requestsTable } from '../rendering.ts';
 import type { Output, RunCommand, Session } from '../terminal.ts';
 
@@ -29,7 +29,7 @@ export function addRequests(program: Command, run: RunCommand): void {
       `of ${stateNames.join(', ').toLowerCase()}: some, separated by commas, or any`,
       parseStates,
     )
-    .option('--conversation <id>', 'of the sessions of one conversation')
+    .option('--conversation <id>', 'of the sessions of one conversation', parseUuid)
     .option('--user <id>', 'of the devices of one user')
     .option('--device <id>', 'of one device of --user')
     .option('--older-than <duration>', 'that were made longer ago, as 90s, 5m, 2h or 1d', parseDuration)
@@ -42,23 +42,27 @@ export function addRequests(program: Command, run: RunCommand): void {
       return run((session) => listRequests(operator(session), options, session.output));
     });
   requests
-    .command('show <id>')
+    .command('show')
     .description('shows one key request with its offers')
+    .argument('<id>', 'of the key request', parseUuid)
     .action((id: string) => run((session) => showRequest(operator(session), id, session.output)));
   requests
-    .command('nudge <id>')
+    .command('nudge')
     .description('has an open key request looked at now')
+    .argument('<id>', 'of the key request', parseUuid)
     .action((id: string) => run((session) => nudgeRequest(operator(session), id, session.output)));
   requests
-    .command('cancel <id>')
+    .command('cancel')
     .description('cancels an open key request; its requester is told, and may ask again')
+    .argument('<id>', 'of the key request', parseUuid)
     .requiredOption('--note <text>', 'why, for the audit log', parseNote)
     .action((id: string, options: { note: string }) =>
       run((session) => cancelRequest(operator(session), id, options, session.output)),
     );
   requests
-    .command('replay <id>')
+    .command('replay')
     .description('opens a key request anew that ended without a key: all its holders are asked again')
+    .argument('<id>', 'of the key request', parseUuid)
     .action((id: string) => run((session) => replayRequest(operator(session), id, session.output)));
 }
 

@@ -2,7 +2,7 @@ import { create, toJson } from '@bufbuild/protobuf';
 import { FindSessionsResponseSchema, SessionOperatorService, type SessionView } from '@keytrail/contracts';
 import type { Command } from 'commander';
 import { explainAbsence } from '../absent-sessions.ts';
-import { parseCount } from '../arguments.ts';
+import { parseCount, parseUuid } from '../arguments.ts';
 import { exitCodes } from '../exit-codes.ts';
 import { device, table, time } from '../rendering.ts';
 import type { RunCommand, Session } from '../terminal.ts';
@@ -16,8 +16,9 @@ const pageSize = 200;
 
 export function addSessions(program: Command, run: RunCommand): void {
   program
-    .command('sessions <conversation>')
+    .command('sessions')
     .description('shows the sessions of a conversation, newest epoch first: what is there of each, never a key')
+    .argument('<conversation>', 'its id', parseUuid)
     .option('--session <id>', 'one of them')
     .option('--limit <count>', 'at most so many', parseCount, 100)
     .addHelpText(
