@@ -22,6 +22,22 @@ export const explanations: readonly Guard[] = [
     },
   },
   {
+    name: 'explanations-blame-no-envelope-of-others',
+    invariant: 'I10',
+    what: 'Envelopes of others that are gone explain nothing to a device that nobody was to seal to.',
+    switchOff: [
+      {
+        file: 'services/session/src/domain/damage-findings.ts',
+        find: "explains && own === 'missing'",
+        replace: "explains && own !== 'present'",
+      },
+    ],
+    test: {
+      file: anyFacts,
+      name: 'a device that nobody was to seal to is told that, whichever envelopes of others are gone and whoever wrote the row',
+    },
+  },
+  {
     name: 'explanations-guess-no-peer',
     invariant: 'I10',
     what: 'That no holder exists is not said while it could not be asked.',
