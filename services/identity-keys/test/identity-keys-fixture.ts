@@ -56,6 +56,9 @@ export interface IdentityKeysUnderTest {
     options?: { wire?: Wire },
   ): Promise<Client<typeof IdentityKeysOperatorService>>;
   asService(service: 'session' | 'conversation' | 'presence', options?: { replica?: number }): IdentityKeysClient;
+  /** gRPC target of the first replica, and a token of an operator for it. */
+  target(): string;
+  operatorToken(): Promise<string>;
   /** Registers a new device with its own token. */
   register(options: TestDeviceOptions): Promise<{ device: TestDevice; response: RegisterDeviceResponse }>;
   /** Has an operator revoke one device of the user, or all that are left. */
@@ -149,9 +152,10 @@ export async function startIdentityKeys({
     return createClient(IdentityKeysService, transport(`Bearer ${token}`, wire, replica, json));
   }
 
+  const operatorToken = () => issuer.token({ userId: 'operator', deviceId: 'console', scopes: [operatorScope] });
+
   async function asOperator({ wire = 'grpc', replica = 0 }: { wire?: Wire; replica?: number } = {}) {
-    const token = await issuer.token({ userId: 'operator', deviceId: 'console', scopes: [operatorScope] });
-    return createClient(IdentityKeysService, transport(`Bearer ${token}`, wire, replica));
+    return createClient(IdentityKeysService, transport(`Bearer ${await operatorToken()}`, wire, replica));
   }
 
   const rootKeys = new Map<string, KeyPair>();
@@ -212,10 +216,12 @@ export async function startIdentityKeys({
       return asDevice(device, options);
     },
     asOperator,
+    target: () => `127.0.0.1:${ports[0]?.grpcPort}`,
+    operatorToken,
     async view(as, { wire = 'grpc' } = {}) {
       const authorization =
         as === 'operator'
-          ? `Bearer ${await issuer.token({ userId: 'operator', deviceId: 'console', scopes: [operatorScope] })}`
+          ? `Bearer ${await operatorToken()}`
           : 'service' in as
             ? createServiceIdentity({ serviceCredential }, as.service).header()
             : `Bearer ${await issuer.token(as)}`;

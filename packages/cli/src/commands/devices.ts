@@ -14,7 +14,11 @@ export function addDevices(program: Command, run: RunCommand): void {
     .command('devices [user]')
     .description('shows all devices that a user ever had, and which of their keys are there, never a key')
     .option('--pseudonym <pseudonym>', 'the user by the pseudonym that traces and logs show')
-    .addHelpText('after', '\nEnds with 4 when keys of an active device, or the root key of its user, are missing.')
+    .addHelpText(
+      'after',
+      `
+Ends with 4 when keys of an active device, or the root key of its user, are missing, and with 1 when nothing is known of the user.`,
+    )
     .action((user: string | undefined, options: DevicesOptions) =>
       run((session) => showDevices(user, options, session)),
     );
@@ -40,6 +44,7 @@ async function showDevices(
       : `${devices.length} device${devices.length === 1 ? '' : 's'} of ${found.userId} (${found.userPseudonym} in traces), list version ${deviceListVersion}${erased}`,
   );
   const damaged = devices.filter(({ keysMissing }) => keysMissing.length > 0).length;
+  if (deviceListVersion === 0n && !erasedAt) return exitCodes.refused;
   const rootless = deviceListVersion > 0n && !found.rootKeyPresent;
   if (damaged > 0) output.say(`${damaged} of them ${damaged === 1 ? 'lacks' : 'lack'} keys: nobody can seal to them`);
   if (rootless) output.say("the user's root key is missing: nobody can verify these devices");

@@ -36,24 +36,29 @@ async function showOnline(
   const operator = connections.client(PresenceOperatorService, 'presence');
   const gateways = await operator.describeGateways({});
   const attached = gateways.storeReachable ? await operator.findAttached({ userIds: [...userIds], limit }) : undefined;
+  const { devices = [], more = false } = attached ?? {};
+  const found = new Set(devices.map(({ device: of }) => of?.userId));
+  // Beyond the limit may be any of them.
+  const withoutEntry = attached && !more ? [...new Set(userIds)].filter((userId) => !found.has(userId)) : [];
   if (output.json) {
     const every = { alwaysEmitImplicit: true };
     output.out(
       JSON.stringify({
         ...(attached && { attached: toJson(FindAttachedResponseSchema, attached, every) }),
         gateways: toJson(DescribeGatewaysResponseSchema, gateways, every),
+        withoutEntry,
       }),
     );
   } else {
     if (attached && attached.devices.length > 0) output.out(`${devicesTable(attached)}\n`);
     output.out(gatewaysTable(gateways));
   }
-  const { devices = [], more = false } = attached ?? {};
   const online = devices.filter((one) => one.online).length;
   if (attached)
     output.say(
       `${online} online of ${devices.length} that have an entry${more ? ', and there are more (--limit)' : ''}`,
     );
+  for (const userId of withoutEntry) output.say(`${userId} is offline: no device has an entry`);
   const problems = problemsOf(gateways);
   for (const problem of problems) output.say(problem);
   return problems.length > 0 ? exitCodes.incomplete : exitCodes.ok;
@@ -71,7 +76,9 @@ export function problemsOf({ gateways, storeReachable }: DescribeGatewaysRespons
         ]
       : []),
     ...(lost > 0n
-      ? [`${lost} streams of the gateway that answered have no entry: nobody finds their devices until it heals`]
+      ? [
+          `${lost} stream${lost === 1n ? '' : 's'} of the gateway that answered without an entry: nobody finds ${lost === 1n ? 'its device' : 'their devices'} until it heals`,
+        ]
       : []),
   ];
 }
