@@ -115,6 +115,9 @@ describe('a fault is named, and gone when it is healed:', () => {
   test('Redis away', async () => {
     await constellation().redis.halt?.();
     await doctors.names('REDIS', 'fail', /Redis does not answer/);
+    const { of } = await doctors.findings('REDIS');
+    const kept = of('REDIS').places.filter(({ where }) => where.startsWith('identity-keys at '));
+    expect(kept).toMatchObject([{ status: 'warn', evidence: { withoutRedis: 'open' } }]);
     await doctors.names('GHOSTS', 'unknown', /could not be found out/);
     await constellation().redis.restart?.();
     await doctors.isOkAgain('REDIS,PRESENCE,LEASES,GHOSTS');

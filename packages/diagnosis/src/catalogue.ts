@@ -33,7 +33,7 @@ export const checkCatalogue = [
   { code: 'DATABASE_RESTORED', title: 'The database did not go back in time', place: 'process', of: withDatabase },
   { code: 'CLOCKS', title: 'Clocks agree', place: 'process', of: withDatabase },
   { code: 'NATS', title: 'NATS answers', place: 'process', of: all },
-  { code: 'REDIS', title: 'Redis answers', place: 'process', of: ['presence'] },
+  { code: 'REDIS', title: 'Redis answers', place: 'process', of: ['identity-keys', 'presence'] },
   // Who is online.
   { code: 'PRESENCE', title: 'Presence knows who is attached', step: 6, place: 'process', of: ['presence'] },
   { code: 'LEASES', title: 'Gateways have their leases', place: 'process', of: ['presence'] },

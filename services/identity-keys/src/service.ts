@@ -12,6 +12,7 @@ import { connectEvents, startRelay, startRestoreFence } from '@keytrail/events';
 import { allReady, connectPeer, startServer } from '@keytrail/rpc';
 import { openDatabase } from '@keytrail/storage';
 import { startTelemetry, type Telemetry } from '@keytrail/telemetry';
+import { probeClaimLimitsRedis } from './checks/claim-limits-redis.ts';
 import { databaseChecks } from './checks/index.ts';
 import { createClaimLimits } from './claim-limits.ts';
 import { createClaimPolicy } from './claim-policy.ts';
@@ -204,6 +205,15 @@ export function createIdentityKeys(config: IdentityKeysConfig, overrides: Identi
           database: { db, migrationsFolder, fence },
           audit: recordAnswer,
           databaseChecks,
+          probes: [
+            probeClaimLimitsRedis({
+              redis: redisLimits,
+              limited: [config.claimsPerCaller, config.claimsPerTarget, config.claimsPerPair].some(
+                (limit) => limit > 0,
+              ),
+              withoutRedis: config.limitsWithoutRedis,
+            }),
+          ],
         }),
       ],
       config,

@@ -109,6 +109,11 @@ export class RedisLimits implements LimitStore {
     await withRedisSpan('EVALSHA refund', () => this.#redis.refundClaims(...this.#argumentsOf(bill)));
   }
 
+  /** Throws when Redis does not answer as it would have to for a claim. */
+  async ping(): Promise<void> {
+    await withRedisSpan('PING', () => this.#redis.ping());
+  }
+
   close(): void {
     this.#redis.disconnect();
   }
