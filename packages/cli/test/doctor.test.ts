@@ -161,6 +161,29 @@ fail     SESSION_ROWS  1 of 2 session rows lack their ephemeral key [step 1]
     );
   });
 
+  it('that only follow from a process that does not answer are told together', () => {
+    const follows = place('unknown', 'session at 127.0.0.1:1', { follows: 'SERVICES_REACHABLE', hint: 'look there' });
+    const away = mergePlaces('SERVICES_REACHABLE', [place('fail', 'session', { hint: 'is the process there?' })]);
+    const ofItsOwn = mergePlaces('STREAMS', [follows, place('unknown', 'presence at 127.0.0.1:2')]);
+    const silenced = (['DATABASE', 'OUTBOX'] as const).map((code) => mergePlaces(code, [place('ok'), follows]));
+    expect(findingsTable([away, ...silenced, ofItsOwn])).toBe(
+      `STATUS   CHECK               WHAT
+fail     SERVICES_REACHABLE  it is fail
+         hint: is the process there?
+         page: docs/checks/services-reachable.md
+unknown  STREAMS             it is unknown
+         session at 127.0.0.1:1: unknown: it is unknown
+         presence at 127.0.0.1:2: unknown: it is unknown
+         hint: look there
+         page: docs/checks/streams.md
+unknown  2 checks            could not be asked of processes that do not answer: see SERVICES_REACHABLE
+         DATABASE, OUTBOX
+         hint: with --database-url the doctor reads the rows of a service that is away by itself`,
+    );
+    expect(findingsTable(silenced)).toContain('hint: look there');
+    expect(JSON.parse(findingsJson([away, ...silenced], 1)).checks).toHaveLength(3);
+  });
+
   it('of builds are told of each process, also when nothing is wrong', () => {
     const runs = (where: string, build: string, status: Status, restartAdvice: string) =>
       place(status, where, {

@@ -102,6 +102,7 @@ async function everyProcess(code: CheckCode, service: ServiceName, parts: Parts)
 
 const notNamed = {
   status: 'unknown',
+  follows: 'SERVICES_REACHABLE',
   summary: 'no process of it is known',
   hint: 'give its target; see SERVICES_REACHABLE',
 } as const;
@@ -110,6 +111,7 @@ function silent(process: Asked): Place {
   return {
     where: placeOf(process),
     status: 'unknown',
+    follows: 'SERVICES_REACHABLE',
     summary: process.tokenRefused ? 'it does not take the token' : 'it does not answer',
     hint: 'see SERVICES_REACHABLE; with --database-url the doctor reads its rows by itself',
   };
@@ -148,6 +150,7 @@ async function once(
 
 const noAnswer = {
   status: 'unknown',
+  follows: 'SERVICES_REACHABLE',
   summary: 'none of its processes answers',
   hint: 'see SERVICES_REACHABLE; with --database-url the doctor reads its rows by itself',
 } as const;

@@ -6,6 +6,8 @@ export interface Place extends Outcome {
   readonly where: string;
   readonly sql?: string;
   readonly durationMs?: number;
+  /** The check that says why this one could not be asked here, and what to do. */
+  readonly follows?: CheckCode;
 }
 
 /** One check, over all places that it was run at. */

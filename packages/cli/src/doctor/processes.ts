@@ -88,6 +88,7 @@ function silentPlace(process: Asked): Place {
     status: 'unknown',
     summary: 'it does not answer any more',
     hint: 'run the doctor again: SERVICES_REACHABLE tells whether it is back',
+    follows: 'SERVICES_REACHABLE',
   };
 }
 
@@ -146,12 +147,14 @@ async function runCheck(
       ...(sql && { sql }),
     };
   } catch (error) {
-    if (!describeFailure(error).answered) wasSilent();
+    const { answered } = describeFailure(error);
+    if (!answered) wasSilent();
     return {
       where,
       status: 'unknown',
       summary: firstLine(error),
       hint: 'see SERVICES_REACHABLE',
+      ...(!answered && { follows: 'SERVICES_REACHABLE' }),
     };
   }
 }

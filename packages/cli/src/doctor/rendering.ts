@@ -19,7 +19,8 @@ export function findingsTable(
 ): string {
   const codeWidth = Math.max(5, ...findings.map(({ code }) => code.length));
   const indent = ' '.repeat(9);
-  const lines = findings.flatMap((finding) => {
+  const { told, following } = withoutFollowing(findings);
+  const lines = told.flatMap((finding) => {
     const { status, code, summary, hint, page, places, step } = finding;
     const head = `${statusText(status, coloured, 7)}  ${code.padEnd(codeWidth)}  ${summary}${step ? ` [step ${step}]` : ''}`;
     const queries = sqlOf(places, sql).flatMap((text) => ['sql:', ...text.split('\n').map((line) => `  ${line}`)]);
@@ -45,13 +46,37 @@ export function findingsTable(
       ...[...seen, ...(hint ? [`hint: ${hint}`] : []), `page: ${page}`, ...queries].map((line) => indent + line),
     ];
   });
+  if (following.length > 0)
+    lines.push(
+      `${statusText('unknown', coloured, 7)}  ${`${following.length} checks`.padEnd(codeWidth)}  could not be asked of processes that do not answer: see SERVICES_REACHABLE`,
+      ...listed(following.map(({ code }) => code)).map((line) => `${indent}${line}`),
+      `${indent}hint: with --database-url the doctor reads the rows of a service that is away by itself`,
+    );
   return [`STATUS   ${'CHECK'.padEnd(codeWidth)}  WHAT`, ...lines].join('\n');
 }
 
+/** Apart: what is unknown only because of what SERVICES_REACHABLE says. The same words below each of them would bury the rest. */
+function withoutFollowing(findings: readonly Finding[]): { told: readonly Finding[]; following: readonly Finding[] } {
+  const cause = findings.find(({ code }) => code === 'SERVICES_REACHABLE');
+  const following = findings.filter(
+    ({ code, status, places }) =>
+      status === 'unknown' &&
+      !toldOfEach.has(code) &&
+      places.every((place) => place.status === 'ok' || place.status === 'skip' || place.follows === cause?.code),
+  );
+  if (cause === undefined || cause.status === 'ok' || following.length < 2) return { told: findings, following: [] };
+  return { told: findings.filter((finding) => !following.includes(finding)), following };
+}
+
+/** Five in a line. */
+function listed(codes: readonly string[]): string[] {
+  return codes.flatMap((_, at) => (at % 5 === 0 ? [codes.slice(at, at + 5).join(', ')] : []));
+}
+
 function eachLines(places: readonly Place[], coloured: boolean): string[] {
-  return places.flatMap(({ where, status, summary, hint, evidence }) => {
+  return places.flatMap(({ where, status, summary, hint, evidence, follows }) => {
     const restart = evidence?.restartAdvice;
-    const then = restart ? `to restart it: ${restart}` : hint && `hint: ${hint}`;
+    const then = restart ? `to restart it: ${restart}` : !follows && hint && `hint: ${hint}`;
     return [`${where}: ${statusText(status, coloured)}: ${summary}`, ...(then ? [`  ${then}`] : [])];
   });
 }
