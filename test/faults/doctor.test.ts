@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { createClient } from '@connectrpc/connect';
 import type { KeytrailClient } from '@keytrail/client';
 import { PresenceService } from '@keytrail/contracts';
-import { startTraceStore } from '@keytrail/traces';
+import { startTraceStore, type TraceStore } from '@keytrail/traces';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { headers } from '@nats-io/nats-core';
 import { connect } from '@nats-io/transport-node';
@@ -20,6 +20,8 @@ const sound =
 let doctors: DoctorWorld;
 /** Whose gateway was killed. */
 let silent: KeytrailClient | undefined;
+/** In the place of the one that was stopped. */
+let receiver: TraceStore | undefined;
 beforeAll(async () => {
   doctors = await startDoctorWorld('doctor', {
     replicas: { session: 2, presence: 2 },
@@ -36,6 +38,7 @@ beforeAll(async () => {
 }, 120_000);
 afterAll(async () => {
   await doctors?.[Symbol.asyncDispose]();
+  await receiver?.stop();
 });
 
 const constellation = () => doctors.world.constellation;
@@ -262,8 +265,11 @@ describe('a fault is named, and gone when it is healed:', () => {
     } finally {
       await elsewhere.stop();
     }
+    const { port } = new URL(constellation().traces.url);
     await constellation().traces.stop();
     await doctors.names('TELEMETRY', 'fail', /the receiver did not take|does not take/);
+    receiver = await startTraceStore({ port: Number(port) });
+    await doctors.isOkAgain('TELEMETRY');
   });
 });
 
