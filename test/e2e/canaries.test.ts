@@ -8,6 +8,7 @@ import { connect, type NatsConnection } from '@nats-io/transport-node';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Canaries, type Find, plantingPrimitives } from './canaries.ts';
+import { incidents, type Scene } from './canary-incidents.ts';
 import { recordDevices } from './devices-telemetry.ts';
 import { type OtlpSink, startOtlpSink } from './otlp-sink.ts';
 import { startWorld, type World } from './world.ts';
@@ -15,7 +16,14 @@ import { startWorld, type World } from './world.ts';
 /** What may stand nowhere outside, and who people and devices are, which some places must know. */
 const secrets = new Canaries();
 const identities = new Canaries();
-const errors: { readonly about: string; readonly text: string }[] = [];
+const errors: {
+  readonly about: string;
+  /** Whom the caller named: itself, and those of its request. */
+  readonly named: readonly string[];
+  readonly text: string;
+}[] = [];
+/** What operators were told, by calls and by commands. */
+const answered: { readonly where: string; readonly text: string }[] = [];
 /** Subject, headers but the aggregate, the aggregate, and the body. */
 const tapped: { readonly head: string; readonly aggregate: string; readonly body: string }[] = [];
 const aggregateHeader = 'Keytrail-Aggregate';
@@ -37,6 +45,8 @@ beforeAll(async () => {
       KEYTRAIL_METRICS_EXPORT_MS: '250',
       // Whatever a service would ever tell.
       KEYTRAIL_LOG_LEVEL: 'trace',
+      KEYTRAIL_ERASURE_ROUND_MS: '500',
+      KEYTRAIL_REVOCATIONS_PULL_MS: '500',
     },
   });
   tap = await connect({ servers: world.constellation.nats.url });
@@ -61,8 +71,10 @@ afterAll(async () => {
   await sink?.[Symbol.asyncDispose]();
 });
 
-async function tokenOf(userId: string, deviceId: string): Promise<string> {
-  const token = await world.constellation.issuer.token({ userId, deviceId });
+async function tokenOf(userId: string, deviceId: string, scopes: readonly string[] = []): Promise<string> {
+  identities.text('user id', userId);
+  identities.text('device id', deviceId);
+  const token = await world.constellation.issuer.token({ userId, deviceId, scopes: [...scopes] });
   secrets.text('token', token);
   // Whoever has it only needs to guess no more than that.
   secrets.text('signature of a token', token.slice(token.lastIndexOf('.') + 1));
@@ -70,8 +82,6 @@ async function tokenOf(userId: string, deviceId: string): Promise<string> {
 }
 
 function planted(userId: string, deviceId: string, wire: 'grpc' | 'web'): Partial<ClientOptions> {
-  identities.text('user id', userId);
-  identities.text('device id', deviceId);
   const { constellation } = world;
   const token = () => tokenOf(userId, deviceId);
   const at = (of: (service: 'identity-keys' | 'conversation' | 'session' | 'presence') => string) => ({
@@ -83,6 +93,8 @@ function planted(userId: string, deviceId: string, wire: 'grpc' | 'web'): Partia
   return {
     primitives: plantingPrimitives(nodePrimitives, secrets),
     keyStore: memoryKeyStore(),
+    // Whoever holds a key declines to give it to that one.
+    deviceTrust: (device) => device.deviceId !== untrustedDevice,
     transports:
       wire === 'grpc'
         ? createNodeTransports({ targets: at(constellation.grpcTarget), token })
@@ -90,14 +102,14 @@ function planted(userId: string, deviceId: string, wire: 'grpc' | 'web'): Partia
   };
 }
 
-async function refused(about: string, work: Promise<unknown>): Promise<unknown> {
+async function refused(about: string, named: readonly string[], work: Promise<unknown>): Promise<unknown> {
   const error = await work.then(
     () => {
       throw new Error(`${about} was not refused`);
     },
     (thrown: unknown) => thrown,
   );
-  errors.push({ about, text: inFull(error) });
+  errors.push({ about, named, text: inFull(error) });
   return error;
 }
 
@@ -129,9 +141,11 @@ async function postWeb(service: 'session' | 'conversation', method: string, toke
 }
 
 const [alice, bob, eve] = ['canary-user-alice-5b1e', 'canary-user-bob-77d0', 'canary-user-eve-c3aa'] as const;
+const untrustedDevice = 'canary-untrusted-of-bob';
+const ofEve = [eve, 'canary-phone-of-eve'];
 
 /** The main path on both wires, a miss and its cure, refusals of every kind, and a fault of the server. */
-async function live(): Promise<void> {
+async function live(): Promise<Scene> {
   const phone: KeytrailClient = await world.online(
     alice,
     'canary-phone-of-alice',
@@ -143,7 +157,7 @@ async function live(): Promise<void> {
   expect(await own.messages(conversationId)).toMatchObject([{ text: messageText }]);
 
   const tablet = await world.further(own, bob, 'canary-tablet-of-bob', planted(bob, 'canary-tablet-of-bob', 'web'));
-  await refused('a miss', tablet.openSession(conversationId, sessionId, { recover: false }));
+  await refused('a miss', [bob, tablet.device], tablet.openSession(conversationId, sessionId, { recover: false }));
   await tablet.attach();
   expect(await tablet.openSession(conversationId, sessionId)).toMatchObject({ origin: 'recovered' });
   await tablet.send(conversationId, messageText);
@@ -151,8 +165,8 @@ async function live(): Promise<void> {
 
   const stranger = world.device(eve, 'canary-phone-of-eve', planted(eve, 'canary-phone-of-eve', 'grpc'));
   await stranger.register();
-  await refused('a stranger', stranger.openSession(conversationId, sessionId));
-  await refused('a stranger on the web', stranger.messages(conversationId));
+  await refused('a stranger', ofEve, stranger.openSession(conversationId, sessionId));
+  await refused('a stranger on the web', ofEve, stranger.messages(conversationId));
 
   const token = await tokenOf(eve, 'canary-phone-of-eve');
   const read = 'keytrail.session.v1.SessionService/GetInitialSession';
@@ -169,7 +183,7 @@ async function live(): Promise<void> {
   ] as const) {
     const { status, text } = await postWeb('session', method, as, body);
     expect(status, about).toBeGreaterThanOrEqual(400);
-    errors.push({ about, text });
+    errors.push({ about, named: as === '' ? [] : ofEve, text });
   }
 
   const database = new pg.Client({ connectionString: world.constellation.databaseUrls.session });
@@ -177,12 +191,33 @@ async function live(): Promise<void> {
   try {
     // A fault of the server whose error names a value: SQL that PostgreSQL refuses, quoting what it was given.
     await database.query('ALTER TABLE envelopes RENAME TO envelopes_away');
-    await refused('a fault', own.openSession(conversationId, 'canary-session-that-is-not'));
-    await refused('a fault on the web', tablet.openSession(conversationId, 'canary-session-that-is-not'));
+    await refused('a fault', [bob, own.device], own.openSession(conversationId, 'canary-session-that-is-not'));
+    await refused(
+      'a fault on the web',
+      [bob, tablet.device],
+      tablet.openSession(conversationId, 'canary-session-that-is-not'),
+    );
   } finally {
     await database.query('ALTER TABLE envelopes_away RENAME TO envelopes');
     await database.end();
   }
+
+  const untrusted = await world.further(own, bob, untrustedDevice, planted(bob, untrustedDevice, 'grpc'));
+  return {
+    world,
+    alice,
+    bob,
+    eve,
+    phoneOfBob: own,
+    tabletOfBob: tablet,
+    untrusted,
+    phoneOfEve: stranger,
+    conversationId,
+    sessionId,
+    tokenOf,
+    refused,
+    told: (where, answer) => void answered.push({ where, text: typeof answer === 'string' ? answer : inFull(answer) }),
+  };
 }
 
 function logs(): { readonly where: string; readonly text: string }[] {
@@ -220,11 +255,11 @@ async function allTold(): Promise<void> {
   await tap.flush();
 }
 
-describe('after the main path, refusals and a fault', () => {
+describe('after the main path, refusals, faults, incidents and what operators do about them', () => {
   beforeAll(async () => {
-    await live();
+    await incidents(await live());
     await allTold();
-  }, 90_000);
+  }, 240_000);
 
   test('there was something to look through', () => {
     expect(secrets.planted).toBeGreaterThan(100);
@@ -244,16 +279,26 @@ describe('after the main path, refusals and a fault', () => {
     expect(findIn(secrets, answers())).toEqual([]);
   });
 
+  test('operators see who, as they asked, and no token, key or text: in answers and in what commands print', () => {
+    expect(answered.length).toBeGreaterThan(30);
+    expect(findIn(identities, answered).length).toBeGreaterThan(0);
+    expect(findIn(secrets, answered)).toEqual([]);
+  });
+
   test('who people and devices are stands in no span, metric or log: only pseudonyms leave a process', () => {
     expect(findIn(identities, [...exported(), ...logs()])).toEqual([]);
   });
 
-  test('an error names nobody but its caller', () => {
-    const strangers = errors.filter(({ about }) => about.includes('stranger'));
-    const others = new Canaries();
-    for (const id of [alice, bob, 'canary-phone-of-alice', 'canary-phone-of-bob', 'canary-tablet-of-bob'])
-      others.text('id of another', id);
-    expect(strangers.flatMap(({ about, text }) => others.findIn(about, text))).toEqual([]);
+  test('an error names nobody but those whom its caller named', () => {
+    expect(errors.length).toBeGreaterThan(40);
+    const ids = identities.texts();
+    expect(ids.length).toBeGreaterThanOrEqual(10);
+    const finds = errors.flatMap(({ about, named, text }) => {
+      const others = new Canaries();
+      for (const id of ids) if (!named.includes(id)) others.text(id, id);
+      return others.findIn(about, text);
+    });
+    expect(finds).toEqual([]);
   });
 
   test('events name people and devices in their bodies and by their aggregate, to be routed by, and nowhere else', () => {

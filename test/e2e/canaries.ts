@@ -18,14 +18,21 @@ const headLength = 12;
 export class Canaries {
   readonly #needles = new Map<string, Needle[]>();
   readonly #planted = new Set<string>();
+  readonly #texts: string[] = [];
 
   get planted(): number {
     return this.#planted.size;
   }
 
+  /** The texts that were planted as such. */
+  texts(): readonly string[] {
+    return this.#texts;
+  }
+
   text(what: string, text: string): void {
     if (this.#planted.has(text)) return;
     this.#planted.add(text);
+    this.#texts.push(text);
     this.#add(what, text);
     this.#addEncoded(what, Buffer.from(text));
   }
