@@ -15,6 +15,8 @@ export type Details = Readonly<Record<string, unknown>>;
 export interface Measured {
   readonly rows: readonly Row[];
   readonly details: Details;
+  /** Rows without a value, and why; their details are there. */
+  readonly refused?: Readonly<Record<string, string>>;
 }
 
 /** An answer that was not what it had to be: the row has no value then. */

@@ -134,6 +134,10 @@ for (const group of groups) {
     const measured = await group.measure({ constellation, databaseConnections, perSecond, folder, progress }, wanted);
     rows.push(...measured.rows.filter(({ name }) => wanted.includes(name)));
     Object.assign(details, measured.details);
+    for (const [name, why] of Object.entries(measured.refused ?? {}).filter(([row]) => wanted.includes(row))) {
+      progress(`${name}: ${why}`);
+      failure ||= 1;
+    }
   } catch (error) {
     progress(`${wanted.join(', ')}: ${error instanceof Error ? (error.stack ?? error.message) : error}`);
     failure = error instanceof LoadProgramMissing ? 3 : failure || 1;

@@ -1,4 +1,8 @@
 import { join } from 'node:path';
+import { createClient } from '@connectrpc/connect';
+import { operatorScope } from '@keytrail/auth';
+import { DiagnosticsService } from '@keytrail/contracts';
+import { createGrpcTransport } from '@keytrail/rpc';
 import pg from 'pg';
 import type { Bench } from './bench.ts';
 import { type LoadCaller, loadByGrpc, type Round } from './load.ts';
@@ -22,6 +26,29 @@ const modes = {
 type Mode = keyof typeof modes;
 const names = Object.keys(modes) as Mode[];
 
+/** What became of the spans of one round, of the process that was measured. */
+interface Spans {
+  readonly exported: number;
+  /** Those that were dropped for want of room, or that the receiver did not take: work that was not done, so that the round was cheaper. */
+  readonly lost: number;
+}
+
+/** Since the start of the process. What waits is sent before it answers. */
+async function spansOf(address: string, token: string): Promise<Spans> {
+  const transport = createGrpcTransport({ target: address, authorization: () => `Bearer ${token}` });
+  try {
+    const { results } = await createClient(DiagnosticsService, transport).runChecks({ codes: ['TELEMETRY'] });
+    const evidence = results[0]?.evidence ?? {};
+    const [exported, lost] = [Number(evidence.spansTaken), Number(evidence.spansLost)];
+    if (Number.isNaN(exported + lost)) throw new Error('the process did not say what became of its spans');
+    return { exported, lost };
+  } finally {
+    transport.close();
+  }
+}
+
+const none: Spans = { exported: 0, lost: 0 };
+
 /**
  * Hits of one session process, with telemetry at 1 % and at 100 % against the same process without any. It is started anew for each round,
  * and the three take turns, so that all see the same machine.
@@ -38,7 +65,12 @@ export async function measureTelemetry({ constellation, folder, progress }: Benc
     .map((_, n) => ({ headers: { authorization: `Bearer ${tokens[n]}` }, reads: seeded.sessions }))
     .slice(0, callersAtOnce);
 
+  const operator = { userId: 'bench', deviceId: 'console', scopes: [operatorScope] };
+  const token = await constellation.issuer.token(operator);
+  const spansNow = (mode: Mode) => (mode === 'off' ? Promise.resolve(none) : spansOf(session.grpcTarget, token));
+
   const found: Record<Mode, Round[]> = { off: [], '1pct': [], '100pct': [] };
+  const spans: Record<Mode, Spans[]> = { off: [], '1pct': [], '100pct': [] };
   try {
     for (let n = 1; n <= rounds; n += 1) {
       for (const mode of names) {
@@ -46,7 +78,10 @@ export async function measureTelemetry({ constellation, folder, progress }: Benc
         const target = { pid: session.process.pid, address: session.grpcTarget, callers };
         const options = { program, folder: join(folder, 'load'), inFlight };
         await loadByGrpc(target, { ...options, seconds: warmUpSeconds });
+        const before = await spansNow(mode);
         found[mode].push(await loadByGrpc(target, { ...options, seconds: roundSeconds }));
+        const after = await spansNow(mode);
+        spans[mode].push({ exported: after.exported - before.exported, lost: after.lost - before.lost });
       }
       const speeds = names.map((mode) => `${mode} ${Math.round(found[mode].at(-1)?.requestsPerSecond ?? 0)}`);
       progress(`telemetry.hit: round ${n} of ${rounds}, requests/s: ${speeds.join(', ')}`);
@@ -57,6 +92,7 @@ export async function measureTelemetry({ constellation, folder, progress }: Benc
   const perSecond = (mode: Mode) => median(found[mode].map((one) => one.requestsPerSecond));
   const processorTime = (mode: Mode) => median(found[mode].map((one) => one.serverMicrosecondsEach));
   const measured = (['1pct', '100pct'] as const).map((mode) => ({
+    mode,
     row: rowOf(`telemetry.hit.${mode}`, 'requests/s', perSecond(mode), perSecond('off')),
     details: {
       // On a busy machine this varies less than requests per second.
@@ -66,10 +102,22 @@ export async function measureTelemetry({ constellation, folder, progress }: Benc
         off: found.off.map((one) => rounded(one.requestsPerSecond)),
         on: found[mode].map((one) => rounded(one.requestsPerSecond)),
       },
+      spans: {
+        exported: spans[mode].map(({ exported }) => exported),
+        lost: spans[mode].map(({ lost }) => lost),
+      },
     },
   }));
+  const lossOf = (mode: Mode) => spans[mode].reduce((sum, { lost }) => sum + lost, 0);
+  const refused = measured.filter(({ mode }) => lossOf(mode) > 0);
   return {
-    rows: measured.map(({ row }) => row),
+    rows: measured.filter((each) => !refused.includes(each)).map(({ row }) => row),
+    refused: Object.fromEntries(
+      refused.map(({ row, mode, details }) => [
+        row.name,
+        `${lossOf(mode)} spans were lost, which makes hits cheaper: ${JSON.stringify(details)}`,
+      ]),
+    ),
     details: Object.fromEntries(measured.map(({ row, details }) => [row.name, details])),
   };
 }

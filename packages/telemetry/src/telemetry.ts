@@ -40,7 +40,13 @@ export interface Telemetry {
 export interface TelemetryArrivals {
   /** False where nobody said where to. */
   readonly exporting: boolean;
-  readonly spans: Deliveries & { readonly exported: number; readonly failed: number; readonly overflowed: number };
+  readonly spans: Deliveries & {
+    readonly exported: number;
+    /** Lost because the receiver did not take them. */
+    readonly failed: number;
+    /** Lost because there was no room: in the queue, or where they wait for their root. */
+    readonly overflowed: number;
+  };
   readonly metrics: Deliveries;
 }
 
@@ -154,7 +160,7 @@ function startSignals(build: BuildIdentity, config: TelemetryConfig, instance: s
         ...queue.deliveries,
         exported: queue.exported,
         failed: queue.failed,
-        overflowed: queue.overflowed,
+        overflowed: queue.overflowed + parts.overflowed,
       },
       metrics: { ...metricDeliveries },
     }),

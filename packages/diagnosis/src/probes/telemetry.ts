@@ -58,7 +58,7 @@ export function judgeTelemetry(before: TelemetryArrivals, { exporting, spans, me
       hint,
     };
   if (spans.overflowed > before.spans.overflowed)
-    return { status: 'warn', summary: 'spans are lost, as the queue is full', evidence, hint };
+    return { status: 'warn', summary: 'spans are lost, as there is no room for them', evidence, hint };
   return { status: 'ok', summary: `a span that was just made was taken, ${spans.exported} in all`, evidence };
 }
 
