@@ -172,7 +172,7 @@ describe('the cause that is named first', () => {
     const ofUser = ['explain', '--conversation', made.conversationId, '--user', made.bob.user];
     const all = await keytrail(...ofUser);
     expect(all).toMatchObject({ code: 0, err: expect.stringMatching(/^1 of 1 device of /) });
-    expect(all.out).toMatch(/\/phone +[0-9a-f]{16} +NO +INITIATOR_EPHEMERAL_MISSING\n/);
+    expect(all.out).toMatch(/\/phone +[0-9a-f]{16} +NO +INITIATOR_EPHEMERAL_MISSING +1 +/);
     const { explanations } = JSON.parse((await keytrail(...ofUser, '--json')).out);
     expect(explanations).toMatchObject([{ readable: false, device: { userId: made.bob.user, deviceId: 'phone' } }]);
   });

@@ -34,15 +34,17 @@ export function explanationText(explanation: ExplainKeyResponse): string {
   return parts.join('\n\n');
 }
 
-/** A line for each device. */
+/** A line for each device and session. */
 export function explanationsTable(explanations: readonly ExplainKeyResponse[]): string {
-  const rows = explanations.map(({ device, devicePseudonym, readable, findings }) => [
+  const rows = explanations.map(({ device, devicePseudonym, readable, findings, session, ...current }) => [
     `${device?.userId}/${device?.deviceId}`,
     devicePseudonym,
     readable ? 'yes' : 'NO',
     findings[0]?.code ?? '-',
+    String(session?.epoch || current.currentEpoch || '-'),
+    session?.sessionId || current.currentSessionId || '-',
   ]);
-  return table([['DEVICE', 'PSEUDONYM', 'CAN READ', 'FIRST FINDING'], ...rows]);
+  return table([['DEVICE', 'PSEUDONYM', 'CAN READ', 'FIRST FINDING', 'EPOCH', 'SESSION'], ...rows]);
 }
 
 /** Says which services could not be asked, if any. */

@@ -54,23 +54,65 @@ async function chat() {
   const made = makeSession({ initiator, covered: [initiator, reader] });
   await world.store(made);
   world.peers.commit(made, [alice, bob]);
-  return { alice, bob, reader, made, conversationId: made.session.conversationId };
+  return { alice, bob, initiator, reader, made, conversationId: made.session.conversationId };
 }
 
 describe('keytrail explain --user', () => {
   const of = (conversationId: string, user: string) => ['--conversation', conversationId, '--user', user];
 
   it('has a line for each device, revoked ones too, and tells in full which of the others cannot read', async () => {
-    const { conversationId, bob, reader } = await chat();
+    const { conversationId, bob, reader, made } = await chat();
     const [late, lost] = [bob.addDevice(), bob.addDevice()];
     world.peers.revoked.set(keyOf(lost), new Date());
     const ran = await keytrail(of(conversationId, bob.userId));
     expect(ran).toMatchObject({ code: 0, err: `1 of 2 devices of ${bob.userId} cannot read it; 1 more revoked\n` });
-    expect(ran.out).toMatch(new RegExp(`/${reader.deviceId} +[0-9a-f]{16} +yes +READABLE\n`));
-    expect(ran.out).toMatch(new RegExp(`/${late.deviceId} +[0-9a-f]{16} +NO +DEVICE_ADDED_AFTER_SESSION\n`));
-    expect(ran.out).toMatch(new RegExp(`/${lost.deviceId} +[0-9a-f]{16} +NO +DEVICE_REVOKED\n`));
+    expect(ran.out).toMatch(new RegExp(`/${reader.deviceId} +[0-9a-f]{16} +yes +READABLE +1 +`));
+    expect(ran.out).toMatch(
+      new RegExp(`/${late.deviceId} +[0-9a-f]{16} +NO +DEVICE_ADDED_AFTER_SESSION +1 +${made.session.sessionId}\n`),
+    );
+    expect(ran.out).toMatch(new RegExp(`/${lost.deviceId} +[0-9a-f]{16} +NO +DEVICE_REVOKED +1 +`));
     expect(ran.out).toContain(`${bob.userId}/${late.deviceId} cannot read this session`);
     expect(ran.out).not.toContain(`${bob.userId}/${lost.deviceId} cannot read this session`);
+  });
+
+  it('looks at older sessions too: a key of the current epoch says nothing of the messages before it', async () => {
+    const { alice, bob, initiator, reader, made, conversationId } = await chat();
+    const late = bob.addDevice();
+    const covered = [initiator, reader, late];
+    const rotated = makeSession({ initiator, covered, conversationId, epoch: 2n });
+    await world.store(rotated);
+    world.peers.commit(rotated, [alice, bob]);
+
+    const ran = await keytrail(of(conversationId, bob.userId));
+    const verdict = `1 of 2 devices of ${bob.userId} cannot read all of the 2 newest sessions\n`;
+    expect(ran).toMatchObject({ code: 0, err: verdict });
+    const row = ({ deviceId }: TestDevice, { session }: MadeSession, told: string) =>
+      new RegExp(`/${deviceId} +[0-9a-f]{16} +${told} +${session.epoch} +${session.sessionId}\n`);
+    for (const each of [made, rotated]) expect(ran.out).toMatch(row(reader, each, 'yes +READABLE'));
+    expect(ran.out).toMatch(row(late, rotated, 'yes +READABLE'));
+    expect(ran.out).toMatch(row(late, made, 'NO +DEVICE_ADDED_AFTER_SESSION'));
+    expect(ran.out).toContain(`${bob.userId}/${late.deviceId} cannot read this session: DEVICE_ADDED_AFTER_SESSION\n`);
+
+    const named = await keytrail([...of(conversationId, bob.userId), '--session', rotated.session.sessionId]);
+    expect(named.err).toBe(`0 of 2 devices of ${bob.userId} cannot read it\n`);
+  });
+
+  it('looks at the ten newest sessions, and says that there are more', { timeout: 60_000 }, async () => {
+    const { alice, bob, initiator, reader, conversationId } = await chat();
+    for (let epoch = 2n; epoch <= 12n; epoch += 1n) {
+      const later = makeSession({
+        initiator,
+        covered: [initiator, reader],
+        conversationId,
+        epoch,
+      });
+      await world.store(later);
+      world.peers.commit(later, [alice, bob]);
+    }
+    const ran = await keytrail([...of(conversationId, bob.userId), '--json']);
+    expect(ran.err).toContain(`only the 10 newest sessions were looked at: keytrail sessions ${conversationId} lists`);
+    const { explanations } = JSON.parse(ran.out) as { explanations: { session: { epoch: string } }[] };
+    expect(explanations.map(({ session }) => Number(session.epoch))).toEqual([12, 11, 10, 9, 8, 7, 6, 5, 4, 3]);
   });
 
   it('tells apart who has no device left, who was erased and who is unknown', async () => {
