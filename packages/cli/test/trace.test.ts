@@ -198,6 +198,15 @@ describe('keytrail trace', () => {
     expect(ran).toMatchObject({ code: 1, out: '', err: expect.stringMatching(/not yet\?.*sampled\?.*too old\?/s) });
   });
 
+  it('says the same to who wants it explained, and at once that it waits', async () => {
+    const explain = ['explain', '--trace', '9'.repeat(32), '--backend', store.url, '--wait'];
+    const waited = await keytrail([...explain, '300ms']);
+    expect(waited).toMatchObject({ code: 1, out: '' });
+    expect(waited.err).toMatch(/^no span of the trace is there yet: looking for up to 0\.3 s \(--wait\)\n/);
+    expect(waited.err).toMatch(/no span of trace 9{32} is there\n +not yet\?.*\n +sampled\?.*\n +too old\?/);
+    expect((await keytrail([...explain, '0s'])).err).toMatch(/^keytrail: no span of trace/);
+  });
+
   it.each<[string, string[], RegExp, Record<string, string>?]>([
     ['no backend', ['trace', traceId], /KEYTRAIL_TRACE_BACKEND/],
     ['no id', ['trace', '--backend', 'http://127.0.0.1:1'], /trace id/],

@@ -1,7 +1,14 @@
 import { toJson } from '@bufbuild/protobuf';
 import { ExplainKeyResponseSchema, SessionOperatorService } from '@keytrail/contracts';
 import { readRefusal } from '@keytrail/rpc';
-import { BackendRefused, BackendUnreachable, dialects, MalformedTrace, printable } from '@keytrail/traces';
+import {
+  BackendRefused,
+  BackendUnreachable,
+  dialects,
+  MalformedTrace,
+  printable,
+  TraceNotFound,
+} from '@keytrail/traces';
 import { type Command, Option } from 'commander';
 import { parseDevice, parseDuration, parseTraceId, parseUuid } from '../arguments.ts';
 import { exitCodes, UsageError } from '../exit-codes.ts';
@@ -10,6 +17,7 @@ import { exitCodeOf, explanationText } from '../explanation-text.ts';
 import { describeFailure } from '../failure.ts';
 import type { RunCommand, Session } from '../terminal.ts';
 import { type AskedKey, askedByTrace, NothingToExplain } from '../trace/asked-by-trace.ts';
+import { whatToTry } from '../trace/not-there.ts';
 import { openSource, type SourceOptions, type TraceSource } from '../trace/source.ts';
 
 interface ExplainOptions extends SourceOptions {
@@ -24,7 +32,8 @@ interface ExplainOptions extends SourceOptions {
 }
 
 const afterHelp = `
-Either --conversation with --user (each device, revoked ones too) or --device, with --session or for the current one; or --trace alone with
+Either --conversation with --user (each device, revoked ones too) or --device, with --session or, without it, for
+the current one (with --user: the ten newest); or --trace alone with
 the trace id out of a refusal: conversation, session and device are read from the trace, where they stand as pseudonyms that the service resolves.
 Of several misses in one trace the first is explained; --conversation and --session choose another.
 Ends with 0 when it could be explained, whatever the explanation is; with 4 when a service could not be asked, so that what rests on it is not said;
@@ -69,6 +78,10 @@ function endedBy(error: unknown, { output }: Session): number {
   if (error instanceof BackendUnreachable) {
     output.say(`keytrail: nothing answered: ${printable(error.message)}`);
     return exitCodes.unreachable;
+  }
+  if (error instanceof TraceNotFound) {
+    output.say(`keytrail: ${whatToTry(error.traceId)}`);
+    return exitCodes.refused;
   }
   // They may hold what a backend answered.
   if (error instanceof BackendRefused || error instanceof MalformedTrace || error instanceof NothingToExplain) {
@@ -120,7 +133,9 @@ async function findInTrace(options: ExplainOptions, { environment, options: glob
   const source = await openSource(options, environment, global.timeout);
   const traceId = options.trace ?? (await latestMiss(source));
   if (options.latestMiss) output.say(printable(`trace ${traceId}`));
-  return askedByTrace(traceId, options, source, options.wait);
+  return askedByTrace(traceId, options, source, options.wait, () =>
+    output.say(`no span of the trace is there yet: looking for up to ${options.wait / 1_000} s (--wait)`),
+  );
 }
 
 async function latestMiss(source: TraceSource): Promise<string> {

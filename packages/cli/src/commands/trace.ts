@@ -20,6 +20,7 @@ import { parseCount, parseTraceId, parseWait } from '../arguments.ts';
 import { exitCodes, UsageError } from '../exit-codes.ts';
 import type { Output, RunCommand, Session } from '../terminal.ts';
 import { type FoundTrace, readLinked } from '../trace/linked.ts';
+import { whatToTry } from '../trace/not-there.ts';
 import { openSource, type SourceOptions, type TraceSource } from '../trace/source.ts';
 
 interface TraceOptions extends SourceOptions {
@@ -192,16 +193,6 @@ function describe(error: unknown, id: string): { readonly text: string; readonly
   if (error instanceof BackendRefused || error instanceof NoMiss || error instanceof MalformedTrace)
     return { text: printable(error.message), exitCode: exitCodes.refused };
   return undefined;
-}
-
-function whatToTry(traceId: string): string {
-  return [
-    `no span of trace ${traceId} is there`,
-    '  not yet?   spans are sent in batches: --wait',
-    '  sampled?   misses, errors and slow calls are always kept; others at the rate of KEYTRAIL_TRACE_RATIO',
-    '  too old?   a backend keeps traces for a time; the local store the newest ones, misses longest',
-    "  elsewhere? what the services' KEYTRAIL_OTLP_URL sends to must be what is asked here (--backend, --dialect)",
-  ].join('\n');
 }
 
 const registered: ReadonlySet<string> = new Set(attributeReference.map(({ name }) => name));

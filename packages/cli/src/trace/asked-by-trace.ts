@@ -1,4 +1,4 @@
-import { awaitTrace, TraceNotFound, type TraceSpan } from '@keytrail/traces';
+import { awaitTrace, type TraceSpan } from '@keytrail/traces';
 import { firstNamed, isMiss, namedMisses } from './named-misses.ts';
 import type { TraceSource } from './source.ts';
 
@@ -20,24 +20,32 @@ export interface Given {
   readonly device?: { readonly userId: string; readonly deviceId: string };
 }
 
-/** There is no such trace, or it names nothing that could be explained. */
+/** The trace names nothing that could be explained. */
 export class NothingToExplain extends Error {}
 
-/** The first miss of a trace, of those that fit what was given, and how many more there are. Waits up to `waitMs` for its spans. Throws NothingToExplain. */
+/**
+ * The first miss of a trace, of those that fit what was given, and how many more there are. Waits up to `waitMs` for its spans; `waits` is called when
+ * there is none yet. Throws NothingToExplain and TraceNotFound.
+ */
 export async function askedByTrace(
   traceId: string,
   given: Given,
   source: TraceSource,
   waitMs: number,
+  waits: () => void,
 ): Promise<{ readonly asked: AskedKey; readonly more: number }> {
-  const { spans } = await awaitTrace(() => source.read(traceId), traceId, {
-    timeoutMs: source.grows ? waitMs : 0,
+  const timeoutMs = source.grows ? waitMs : 0;
+  let looked = false;
+  const read = async () => {
+    const some = await source.read(traceId);
+    if (!looked && some.length === 0 && timeoutMs > 0) waits();
+    looked = true;
+    return some;
+  };
+  const { spans } = await awaitTrace(read, traceId, {
+    timeoutMs,
     pollMs: 250,
     until: (tree) => tree.spans.some(isMiss) && missingOf(ask(tree.spans, given).asked) === undefined,
-  }).catch((error: unknown) => {
-    throw error instanceof TraceNotFound
-      ? new NothingToExplain(`${source.name} has no span of trace ${traceId}`)
-      : error;
   });
   const found = ask(spans, given);
   const missing = missingOf(found.asked);
