@@ -1,12 +1,21 @@
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { servicesWithDatabase } from '@keytrail/local/constellation';
+import pg from 'pg';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { type Chat, startChats } from './chats.ts';
 import { type DoctorWorld, startDoctorWorld, tokenScript } from './doctor-world.ts';
+
+const page = readFileSync(join(import.meta.dirname, '../../docs/checks/reproduction.md'), 'utf8');
+const saidToStay = Object.fromEntries(
+  [...page.matchAll(/^\| `([a-z-]+: [a-z_]+)` \| (\d+) \|/gm)].map(([, table = '', rows]) => [table, Number(rows)]),
+);
 
 let doctors: DoctorWorld;
 let chat: Chat;
 beforeAll(async () => {
   doctors = await startDoctorWorld('doctor-rows', {
-    env: { KEYTRAIL_KEY_REQUEST_SWEEP_MS: '3600000', KEYTRAIL_FENCE_LOOK_MS: '100' },
+    env: { KEYTRAIL_KEY_REQUEST_SWEEP_MS: '3600000', KEYTRAIL_FENCE_LOOK_MS: '100', KEYTRAIL_ERASURE_ROUND_MS: '500' },
   });
   [chat] = (await startChats(doctors.world, 1)) as [Chat];
 }, 120_000);
@@ -14,24 +23,144 @@ afterAll(async () => {
   await doctors?.[Symbol.asyncDispose]();
 });
 
-test('finds nothing wrong with a sound fleet: a key gets from one device to another, and nothing of it stays', async () => {
-  const { constellation } = doctors.world;
-  const KEYTRAIL_TOKEN_COMMAND = tokenScript(doctors.release.folder, constellation.issuer.url);
-  const ran = await doctors.doctor(['-o', 'json'], { KEYTRAIL_TOKEN_COMMAND });
-  const { status, checks } = JSON.parse(ran.out) as {
-    status: string;
-    checks: { code: string; status: string; summary: string; places: { evidence: Record<string, string> }[] }[];
-  };
-  expect(checks.filter((check) => check.status !== 'ok')).toEqual([]);
-  expect({ code: ran.code, status }).toEqual({ code: 0, status: 'ok' });
-  const { users = '', missTraceId } = checks.find(({ code }) => code === 'REPRODUCTION')?.places[0]?.evidence ?? {};
-  expect(missTraceId).toMatch(/^[0-9a-f]{32}$/);
+type Finding = {
+  readonly code: string;
+  readonly status: string;
+  readonly summary: string;
+  readonly hint: string;
+  readonly places: readonly { readonly evidence: Readonly<Record<string, string>> }[];
+};
+
+/** REPRODUCTION alone, as it ends with this command for tokens. */
+async function reproduce(command: string) {
+  const ran = await doctors.doctor(['-o', 'json', '--only', 'REPRODUCTION'], { KEYTRAIL_TOKEN_COMMAND: command });
+  const [found] = (JSON.parse(ran.out) as { checks: Finding[] }).checks;
+  if (!found) throw new Error(`there is no finding: ${ran.err}`);
+  return { code: ran.code, found, evidence: found.places[0]?.evidence ?? {} };
+}
+
+/** Tables with rows in which one of the texts stands, in a column of any type, and how many; counts of erasures by their id. */
+async function rowsWith(texts: readonly string[]): Promise<Record<string, number>> {
+  const found: Record<string, number> = {};
+  const patterns = texts.flatMap((text) => [`%${text}%`, `%${Buffer.from(text).toString('hex')}%`]);
+  for (const service of servicesWithDatabase) {
+    const [tables] = await doctors.past(
+      service,
+      "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public' AND table_type = 'BASE TABLE'",
+    );
+    for (const { table_name: table } of tables?.rows ?? []) {
+      const list = patterns.map((pattern) => `'${pattern}'`).join(', ');
+      const [counted] = await doctors.past(
+        service,
+        `SELECT count(*)::int AS rows FROM ${table} AS each WHERE to_jsonb(each)::text LIKE ANY (ARRAY[${list}])`,
+      );
+      if (counted?.rows[0].rows > 0) found[`${service}: ${table}`] = counted?.rows[0].rows;
+    }
+  }
+  return found;
+}
+
+async function devicesOf(users: string): Promise<number> {
   const [left] = await doctors.past(
     'identity-keys',
     `SELECT count(*)::int AS devices FROM devices WHERE user_id IN ('${users.replace(' ', "', '")}')`,
   );
-  expect(left?.rows).toEqual([{ devices: 0 }]);
+  return left?.rows[0].devices;
+}
+
+/** The ids of the two erasures, which name the counts that stay. */
+async function erasuresOf(users: string): Promise<string[]> {
+  const [erasures] = await doctors.past(
+    'identity-keys',
+    `SELECT erasure_id::text AS id FROM erasures WHERE user_id IN ('${users.replace(' ', "', '")}')`,
+  );
+  return (erasures?.rows ?? []).map(({ id }) => id);
+}
+
+interface Made {
+  readonly users: string;
+  readonly conversationId: string;
+  readonly sessionId: string;
+}
+
+/** Once all is erased: rows in which the users, what they made, or their erasures stand. */
+async function leavesWhatItsPageSays({ users, conversationId, sessionId }: Made): Promise<void> {
+  expect(users).toMatch(/^doctor\.[0-9a-f]{8}\.a doctor\.[0-9a-f]{8}\.b$/);
+  expect([conversationId, sessionId].map((id) => id.length > 30)).toEqual([true, true]);
+  const texts = [users.slice(0, 'doctor.01234567'.length), conversationId, sessionId, ...(await erasuresOf(users))];
+  await vi.waitFor(async () => expect(await rowsWith(texts)).toEqual(saidToStay), { timeout: 30_000, interval: 250 });
+}
+
+test('finds nothing wrong with a sound fleet: a key gets from one device to another, and what stays of it is what its page says', async () => {
+  const { constellation } = doctors.world;
+  const KEYTRAIL_TOKEN_COMMAND = tokenScript(doctors.release.folder, constellation.issuer.url);
+  const ran = await doctors.doctor(['-o', 'json'], { KEYTRAIL_TOKEN_COMMAND });
+  const { status, checks } = JSON.parse(ran.out) as { status: string; checks: Finding[] };
+  expect(checks.filter((check) => check.status !== 'ok')).toEqual([]);
+  expect({ code: ran.code, status }).toEqual({ code: 0, status: 'ok' });
+  const { evidence = {} } = checks.find(({ code }) => code === 'REPRODUCTION')?.places[0] ?? {};
+  expect(evidence.missTraceId).toMatch(/^[0-9a-f]{32}$/);
+  const { users = '', conversationId = '', sessionId = '' } = evidence;
+  await leavesWhatItsPageSays({ users, conversationId, sessionId });
 }, 60_000);
+
+describe('a key that does not get there, or is not cleaned up after:', () => {
+  test('the step is named, and both users are erased', async () => {
+    const { constellation } = doctors.world;
+    const tokens = tokenScript(doctors.release.folder, constellation.issuer.url);
+    // The device that comes later is given the token of another.
+    const mistaken = join(doctors.release.folder, 'mistaken-token.sh');
+    writeFileSync(mistaken, `exec ${tokens} "$1" "$(echo "$2" | sed s/tablet/another/)"\n`);
+    const { code, found, evidence } = await reproduce(`sh ${mistaken}`);
+    expect(found).toMatchObject({ status: 'fail', summary: expect.stringMatching(/^it ended at “add a device”: /) });
+    expect(code).toBe(1);
+    expect(evidence.notErased).toBeUndefined();
+    expect(evidence['add a device']).toBeUndefined();
+    expect(await devicesOf(evidence.users ?? '')).toBe(0);
+  }, 60_000);
+
+  test('a service that does not get to erasing is named, and what is left goes on its own', async () => {
+    const { constellation } = doctors.world;
+    const hold = new pg.Client(constellation.databaseUrls.session);
+    await hold.connect();
+    let evidence: Record<string, string> = {};
+    try {
+      await hold.query('BEGIN');
+      await hold.query('LOCK TABLE erasures IN SHARE MODE');
+      const ran = await reproduce(tokenScript(doctors.release.folder, constellation.issuer.url));
+      expect(ran.found).toMatchObject({
+        status: 'warn',
+        summary: 'a key got from one device to another, but not all throw-away users are erased',
+        hint: expect.stringMatching(/go on by themselves/),
+      });
+      expect(ran.code).toBe(4);
+      expect(ran.evidence.notErased).toMatch(
+        /^doctor\.[0-9a-f]{8}\.a in identity-keys, session \(erasure [0-9a-f-]{36}\); doctor\.[0-9a-f]{8}\.b in identity-keys, session \(erasure [0-9a-f-]{36}\)$/,
+      );
+      evidence = ran.evidence;
+    } finally {
+      await hold.query('ROLLBACK');
+      await hold.end();
+    }
+    const { users = '', conversationId = '', sessionId = '' } = evidence;
+    await leavesWhatItsPageSays({ users, conversationId, sessionId });
+  }, 90_000);
+
+  test('users whom nobody erases are named, with why', async () => {
+    const { constellation } = doctors.world;
+    // Nothing is erased that is not put down.
+    await doctors.past('identity-keys', 'ALTER TABLE audit_log RENAME TO audit_log_elsewhere');
+    const ran = reproduce(tokenScript(doctors.release.folder, constellation.issuer.url));
+    const { found, evidence } = await ran.finally(() =>
+      doctors.past('identity-keys', 'ALTER TABLE audit_log_elsewhere RENAME TO audit_log'),
+    );
+    expect(found).toMatchObject({ status: 'warn', hint: expect.stringMatching(/^nobody erases those that are named/) });
+    expect(evidence.notErased).toMatch(
+      /^doctor\.[0-9a-f]{8}\.a \(INTERNAL.*\); doctor\.[0-9a-f]{8}\.b \(INTERNAL.*\)$/,
+    );
+    expect(await devicesOf(evidence.users ?? '')).toBe(3);
+  }, 60_000);
+});
 
 describe('a fault of rows is named, and gone when it is healed:', () => {
   test('a session without its ephemeral key, and the constraint that would have refused it (H2)', async () => {

@@ -23,6 +23,8 @@ interface Way {
   readonly steps: Step[];
   at: string;
   missTraceId: string;
+  /** What stays when both users are erased. */
+  made: { readonly conversationId: string; readonly sessionId: string } | undefined;
   readonly users: readonly string[];
 }
 
@@ -53,7 +55,13 @@ export async function reproduce(session: Session): Promise<Place> {
     };
   const targets = { identityKeys, session: sessionTarget, conversation, presence };
   const mark = randomUUID().slice(0, 8);
-  const way: Way = { steps: [], at: '', missTraceId: '', users: [`doctor.${mark}.a`, `doctor.${mark}.b`] };
+  const way: Way = {
+    steps: [],
+    at: '',
+    missTraceId: '',
+    made: undefined,
+    users: [`doctor.${mark}.a`, `doctor.${mark}.b`],
+  };
   const token = tokenCommand(command);
   try {
     await Promise.all(devicesOf(way.users).map(({ user, name }) => token(user, name)));
@@ -135,6 +143,7 @@ async function walk(way: Way, device: (user: string, name: string) => KeytrailCl
   const { conversationId, sessionId } = await step('create', () =>
     alice.createConversation({ kind: 'direct', members: [b] }),
   );
+  way.made = { conversationId, sessionId };
   await step('read', () => bob.openSession(conversationId, sessionId, { recover: false }));
   await step('add a device', async () => {
     const link = await tablet.createLinkRequest();
@@ -154,24 +163,36 @@ async function walk(way: Way, device: (user: string, name: string) => KeytrailCl
   await step('ask and get', () => tablet.openSession(conversationId, sessionId, { timeoutMs: 20_000 }));
 }
 
-/** Erases the users; returns what could not be. */
-async function cleanUp({ connections, options }: Session, users: readonly string[]): Promise<string[]> {
+/** A user whose erasure is not over, or could not even be asked for. */
+interface Left {
+  readonly asked: boolean;
+  readonly text: string;
+}
+
+/** Erases the users; returns those of whom not everything is. */
+async function cleanUp({ connections, options }: Session, users: readonly string[]): Promise<Left[]> {
   const identityKeys = connections.client(IdentityKeysService, 'identity-keys');
   const until = Date.now() + Math.min(longestMs, Math.max(options.timeout, 5_000) * 2);
   const left = await Promise.all(
-    users.map(async (userId) => {
+    users.map(async (userId): Promise<Left[]> => {
+      let erasureId: string | undefined;
       try {
         const auditNote = 'a throw-away user of keytrail doctor';
         const asked = await identityKeys.deleteUser({ requestId: randomUUID(), userId, auditNote });
         let erasure = asked.erasure;
+        erasureId = erasure?.erasureId;
         while (erasure && !erasure.services.every(({ erasedAt }) => erasedAt) && Date.now() < until) {
           await pause(100);
           ({ erasure } = await identityKeys.getErasure({ erasureId: erasure.erasureId }));
         }
         const waiting = (erasure?.services ?? []).filter(({ erasedAt }) => !erasedAt).map(({ service }) => service);
-        return waiting.length > 0 ? [`${userId} in ${waiting.join(', ')} (erasure ${erasure?.erasureId})`] : [];
+        const text = `${userId} in ${waiting.join(', ')} (erasure ${erasureId})`;
+        return waiting.length > 0 ? [{ asked: true, text }] : [];
       } catch (error) {
-        return [`${userId} (${describeFailure(error).text.split('\n')[0]})`];
+        const why = describeFailure(error).text.split('\n')[0];
+        return [
+          { asked: erasureId !== undefined, text: `${userId} (${erasureId ? `erasure ${erasureId}: ` : ''}${why})` },
+        ];
       }
     }),
   );
@@ -186,12 +207,13 @@ function toldBy(failure: unknown): { readonly answered: boolean; readonly text: 
   return { answered, text: text.split('\n')[0] ?? '' };
 }
 
-function tell({ steps, at, missTraceId, users }: Way, failure: unknown, left: readonly string[]): Place {
+function tell({ steps, at, missTraceId, made, users }: Way, failure: unknown, left: readonly Left[]): Place {
   const evidence = {
     ...Object.fromEntries(steps.map(({ name, ms }) => [name, `${Math.round(ms)} ms`])),
     ...(missTraceId && { missTraceId }),
     users: users.join(' '),
-    ...(left.length > 0 && { notErased: left.join('; ') }),
+    ...made,
+    ...(left.length > 0 && { notErased: left.map(({ text }) => text).join('; ') }),
   };
   const durationMs = steps.reduce((sum, { ms }) => sum + ms, 0);
   if (failure !== undefined) {
@@ -217,7 +239,9 @@ function tell({ steps, at, missTraceId, users }: Way, failure: unknown, left: re
       status: 'warn',
       summary: 'a key got from one device to another, but not all throw-away users are erased',
       evidence,
-      hint: 'the erasure goes on by itself; does the token have the scope keytrail:operator?',
+      hint: left.every(({ asked }) => asked)
+        ? 'the erasures go on by themselves: see DEAD_LETTERS and CONSUMERS of the services that are named'
+        : 'nobody erases those that are named before DeleteUser is called for them',
       durationMs,
     };
   return {
