@@ -248,3 +248,10 @@ test('the collector keeps the traces of misses by the attribute that says so, wh
   );
   expect(policy?.[1]).toBe(`{ key: ${attr.miss}, value: true }`);
 });
+
+test('the collector keeps what services say to keep, and asks as spans come, so that no trace is given up for good', () => {
+  const collector = read('deploy/otel/collector.yaml');
+  expect(collector).toContain(`string_attribute: { key: ${attr.kept}, enabled_regex_matching: true, values: [".+"]`);
+  expect(collector).toContain('sampling_strategy: span-ingest');
+  expect(collector).not.toContain('non_sampled_cache_size');
+});
