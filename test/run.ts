@@ -70,10 +70,14 @@ try {
     numPendingTests: number;
     testResults: { name: string; status: string; message: string; assertionResults: TestResult[] }[];
   };
-  // A file that could not be loaded has no tests to count, and must not look like success.
-  const broken = summary.testResults.filter((file) => file.status === 'failed' && file.assertionResults.length === 0);
-  for (const file of broken)
-    console.log(`failed: ${relative(checkoutFolder, file.name)} did not run: ${firstLine(file.message)}`);
+  // A file that could not be loaded, or failed around its tests, has no failed test to count, and must not look like success.
+  const broken = summary.testResults.filter(
+    ({ status, assertionResults }) => status === 'failed' && !assertionResults.some((test) => test.status === 'failed'),
+  );
+  for (const { name, assertionResults, message } of broken) {
+    const what = assertionResults.length === 0 ? 'did not run' : 'failed around its tests';
+    console.log(`failed: ${relative(checkoutFolder, name)} ${what}: ${firstLine(message)}`);
+  }
   for (const file of summary.testResults)
     for (const { status, fullName, failureMessages } of file.assertionResults)
       if (status === 'failed')
