@@ -1,5 +1,6 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
 import { run } from '@keytrail/cli';
 import type { CheckCode, Status } from '@keytrail/diagnosis';
 import { type ConstellationOptions, serviceNames, type servicesWithDatabase } from '@keytrail/local/constellation';
@@ -23,6 +24,7 @@ interface Found {
   readonly places: readonly {
     readonly where: string;
     readonly status: Status;
+    readonly summary: string;
     readonly sql?: string;
     readonly evidence?: Readonly<Record<string, string>>;
   }[];
@@ -166,4 +168,23 @@ console.log((await answer.json()).token);
 `,
   );
   return `${process.execPath} ${file}`;
+}
+
+/** The environment in which a process's clock, and no other's, is so far ahead. */
+export function clockAhead(folder: string, ms: number): { readonly NODE_OPTIONS: string } {
+  const file = join(folder, 'clock-ahead.mjs');
+  writeFileSync(
+    file,
+    `const Right = Date;
+globalThis.Date = class Date extends Right {
+  constructor(...given) {
+    super(...(given.length > 0 ? given : [Right.now() + ${ms}]));
+  }
+  static now() {
+    return Right.now() + ${ms};
+  }
+};
+`,
+  );
+  return { NODE_OPTIONS: `--import=${pathToFileURL(file)}` };
 }

@@ -1,5 +1,3 @@
-import { appendFileSync, readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { createClient } from '@connectrpc/connect';
 import type { KeytrailClient } from '@keytrail/client';
 import { PresenceService } from '@keytrail/contracts';
@@ -9,7 +7,8 @@ import { headers } from '@nats-io/nats-core';
 import { connect } from '@nats-io/transport-node';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { someone } from '../e2e/world.ts';
-import { type DoctorWorld, startDoctorWorld } from './doctor-world.ts';
+import { clockAhead, type DoctorWorld, startDoctorWorld } from './doctor-world.ts';
+import { growContracts } from './releases.ts';
 
 const leaseMs = 15_000;
 const renewMs = 5_000;
@@ -234,17 +233,44 @@ describe('a fault is named, and gone when it is healed:', () => {
     await doctors.isOkAgain('DEAD_LETTERS,CONSUMERS');
   });
 
-  test('sources that were changed on disk, and then two builds', async () => {
-    const file = join(doctors.release.folder, 'services/session/src/main.ts');
-    const before = readFileSync(file, 'utf8');
+  test('sources that were changed on disk, and then two builds, with two contracts', async () => {
     const [session] = constellation().of('session');
-    appendFileSync(file, '// changed\n');
+    const restore = growContracts(doctors.release);
     await doctors.comesToName('SOURCES_ON_DISK', 'warn', /the sources on disk have changed since they were loaded/);
+    await doctors.isOkAgain('CONTRACTS_AGREE');
     await session?.process.restart();
     await doctors.names('FLEET_MIXED', 'warn', /2 builds run/);
-    writeFileSync(file, before);
+    await doctors.names(
+      'CONTRACTS_AGREE',
+      'warn',
+      /^2 contracts are served: [0-9a-f]{24} \(conversation, identity-keys, 2 presence, session\); [0-9a-f]{24} \(session\)$/,
+    );
+    restore();
     await session?.process.restart();
-    await doctors.isOkAgain('SOURCES_ON_DISK,FLEET_MIXED');
+    await doctors.isOkAgain('SOURCES_ON_DISK,FLEET_MIXED,CONTRACTS_AGREE');
+  });
+
+  test('the clock of one process', async () => {
+    const [, ahead] = constellation().of('session');
+    await ahead?.process.restart({ env: clockAhead(doctors.release.folder, 180_000) });
+    const { code, of } = await doctors.findings('CLOCKS');
+    expect(code).toBe(1);
+    expect(of('CLOCKS').places.filter(({ status }) => status !== 'ok')).toMatchObject([
+      {
+        where: `session at ${ahead?.grpcTarget}`,
+        status: 'fail',
+        summary: expect.stringMatching(/^the clock of the database is 1[78]\d{4} ms behind that of the process$/),
+      },
+      {
+        where: 'fleet',
+        status: 'fail',
+        summary: expect.stringMatching(
+          new RegExp(`^session at ${ahead?.grpcTarget} is 1[78]\\d{4} ms ahead of [a-z-]+ at 127\\.0\\.0\\.1:\\d+$`),
+        ),
+      },
+    ]);
+    await ahead?.process.restart({ env: { NODE_OPTIONS: '' } });
+    await doctors.isOkAgain('CLOCKS');
   });
 
   test('traces that do not get to where operators read them, and a receiver that is away', async () => {

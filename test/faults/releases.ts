@@ -1,5 +1,8 @@
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { create, toBinary } from '@bufbuild/protobuf';
+import { base64Decode, base64Encode } from '@bufbuild/protobuf/wire';
+import { FileDescriptorProtoSchema } from '@bufbuild/protobuf/wkt';
 import type { servicesWithDatabase } from '@keytrail/local/constellation';
 import { migrationNames } from '@keytrail/storage';
 import { copyCheckout } from '../guards/checkout-copy.ts';
@@ -52,4 +55,16 @@ export function makeRelease({ name, withoutNewestOf = [], migrations = [], edits
     copy.remove();
     throw error;
   }
+}
+
+/** The contracts of a release as those of the next one, with a message more; returns how to take it back. */
+export function growContracts({ folder }: Pick<Release, 'folder'>): () => void {
+  const file = join(folder, 'packages/contracts/src/gen/keytrail/presence/v1/events_pb.ts');
+  const before = readFileSync(file, 'utf8');
+  const [, descriptor = ''] = /fileDesc\("([^"]+)"/.exec(before) ?? [];
+  // What is appended to a message in binary is added to its lists.
+  const more = create(FileDescriptorProtoSchema, { messageType: [{ name: 'OfALaterRelease' }] });
+  const grown = Buffer.concat([base64Decode(descriptor), toBinary(FileDescriptorProtoSchema, more)]);
+  writeFileSync(file, before.replace(descriptor, base64Encode(grown, 'std_raw')));
+  return () => writeFileSync(file, before);
 }
