@@ -7,8 +7,9 @@ import pg from 'pg';
 import type { Bench } from './bench.ts';
 import { type LoadCaller, loadByGrpc, type Round } from './load.ts';
 import { ensureLoadProgram } from './load-programs.ts';
-import { type Measured, median, rounded, rowOf } from './measurement.ts';
+import type { Measured } from './measurement.ts';
 import { seedSessions } from './seed-sessions.ts';
+import { type Spans, telemetryVerdict } from './telemetry-verdict.ts';
 
 const inFlight = 64;
 const warmUpSeconds = 3;
@@ -25,13 +26,6 @@ const modes = {
 } as const;
 type Mode = keyof typeof modes;
 const names = Object.keys(modes) as Mode[];
-
-/** What became of the spans of one round, of the process that was measured. */
-interface Spans {
-  readonly exported: number;
-  /** Those that were dropped for want of room, or that the receiver did not take: work that was not done, so that the round was cheaper. */
-  readonly lost: number;
-}
 
 /** Since the start of the process. What waits is sent before it answers. */
 async function spansOf(address: string, token: string): Promise<Spans> {
@@ -89,35 +83,5 @@ export async function measureTelemetry({ constellation, folder, progress }: Benc
   } finally {
     await session.process.restart({ env: modes['1pct'] });
   }
-  const perSecond = (mode: Mode) => median(found[mode].map((one) => one.requestsPerSecond));
-  const processorTime = (mode: Mode) => median(found[mode].map((one) => one.serverMicrosecondsEach));
-  const measured = (['1pct', '100pct'] as const).map((mode) => ({
-    mode,
-    row: rowOf(`telemetry.hit.${mode}`, 'requests/s', perSecond(mode), perSecond('off')),
-    details: {
-      // On a busy machine this varies less than requests per second.
-      ratioByProcessorTime: rounded(processorTime('off') / processorTime(mode)),
-      serverMicrosecondsEach: { off: rounded(processorTime('off')), on: rounded(processorTime(mode)) },
-      requestsPerSecond: {
-        off: found.off.map((one) => rounded(one.requestsPerSecond)),
-        on: found[mode].map((one) => rounded(one.requestsPerSecond)),
-      },
-      spans: {
-        exported: spans[mode].map(({ exported }) => exported),
-        lost: spans[mode].map(({ lost }) => lost),
-      },
-    },
-  }));
-  const lossOf = (mode: Mode) => spans[mode].reduce((sum, { lost }) => sum + lost, 0);
-  const refused = measured.filter(({ mode }) => lossOf(mode) > 0);
-  return {
-    rows: measured.filter((each) => !refused.includes(each)).map(({ row }) => row),
-    refused: Object.fromEntries(
-      refused.map(({ row, mode, details }) => [
-        row.name,
-        `${lossOf(mode)} spans were lost, which makes hits cheaper: ${JSON.stringify(details)}`,
-      ]),
-    ),
-    details: Object.fromEntries(measured.map(({ row, details }) => [row.name, details])),
-  };
+  return telemetryVerdict({ found, spans });
 }

@@ -133,6 +133,14 @@ describe('TELEMETRY', () => {
   ])('after %j is %s', (change, status) => {
     expect(judgeTelemetry(before, { ...before, ...change }).status).toBe(status);
   });
+
+  it('says how many spans were lost in all, whether for want of room or because they were not taken', () => {
+    const now = { ...before, spans: { exported: 2, failed: 3, overflowed: 4 } };
+    expect(judgeTelemetry(now, { ...now, spans: { ...now.spans, exported: 5 } })).toMatchObject({
+      status: 'ok',
+      evidence: { spansTaken: 5, spansLost: 7 },
+    });
+  });
 });
 
 test('OLD_BUILD_WRITES names builds with their times, and leaves it to the doctor which of them run', () => {
