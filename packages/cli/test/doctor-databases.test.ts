@@ -92,6 +92,47 @@ describe('a database that the doctor reads itself', () => {
       expect(written.out).toContain(words);
   });
 
+  describe('ends the command', () => {
+    const nowhere = 'postgres://nobody:secret@127.0.0.1:1/none';
+    const ends = async (only: string, databases: Readonly<Record<string, string>>) => {
+      let out = '';
+      const given = Object.entries(databases).flatMap(([service, at]) => ['--database-url', `${service}=${at}`]);
+      const code = await run(['doctor', '-o', 'json', '--only', only, ...given], {
+        environment: {},
+        out(text) {
+          out += text;
+        },
+        say() {},
+      });
+      expect((JSON.parse(out) as { exitCode: number }).exitCode).toBe(code);
+      return code;
+    };
+    const but = (change: (at: URL) => void) => {
+      const at = new URL(url);
+      change(at);
+      return at.href;
+    };
+
+    it('with 3 when it does not answer, whatever was to be looked at', async () => {
+      expect(await ends('DATABASE,SESSION_ROWS', { session: nowhere })).toBe(3);
+      expect(await ends('SESSION_ROWS', { session: nowhere, conversation: nowhere })).toBe(3);
+      expect(await ends('MIGRATIONS', { session: nowhere })).toBe(3);
+    });
+
+    it('as its checks do once any database answered, if only that it lets nobody in', async () => {
+      expect(await ends('DATABASE,SESSION_ROWS', { session: url, conversation: nowhere })).toBe(1);
+      expect(await ends('SESSION_ROWS', { session: url, conversation: nowhere })).toBe(0);
+      const refused = but((at) => {
+        at.username = 'nobody';
+      });
+      expect(await ends('SESSION_ROWS', { session: refused })).toBe(5);
+      const unknown = but((at) => {
+        at.pathname = '/none';
+      });
+      expect(await ends('DATABASE', { session: unknown })).toBe(1);
+    });
+  });
+
   describe('that is waited for', () => {
     const damaged = `INSERT INTO sessions (conversation_id, session_id, kind, epoch, initiator_user_id, initiator_device_id, envelopes_expected,
         withholdings_expected, writer_build, created_traceparent)

@@ -21,7 +21,7 @@ Every process behind the targets is asked by itself: names are resolved to all t
 KEYTRAIL_TOKEN_COMMAND, a command that prints a token for the user and the device it is given as arguments, allows the reproduction.
 KEYTRAIL_DATABASE_URL_IDENTITY_KEYS, _SESSION and _CONVERSATION do what --database-url does, and are not seen by others on the machine.
 
-Exit codes: 0 nothing is wrong (checks may be skipped), 1 a check fails, 2 usage, 3 nothing at all could be asked, 4 a check warns,
+Exit codes: 0 nothing is wrong (checks may be skipped), 1 a check fails, 2 usage, 3 nothing at all answered, 4 a check warns,
 5 something could not be found out. 1 goes before 5, and 5 before 4.
 Each check has a page: docs/checks/README.md.`;
 

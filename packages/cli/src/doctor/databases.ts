@@ -9,7 +9,7 @@ import {
   readRows,
   runDatabaseCheck,
 } from '@keytrail/diagnosis';
-import { type Database, openDatabase, schemaReadiness } from '@keytrail/storage';
+import { type Database, isDatabaseError, openDatabase, schemaReadiness } from '@keytrail/storage';
 import { describeError } from '@keytrail/telemetry';
 import { databaseChecks as conversation } from '../../../../services/conversation/src/checks/index.ts';
 import { databaseChecks as identityKeys } from '../../../../services/identity-keys/src/checks/index.ts';
@@ -54,12 +54,15 @@ export interface Databases {
   has(service: ServiceName): boolean;
   /** Undefined for a check that is not about rows. Never throws: what cannot be found out is unknown. */
   run(code: CheckCode, service: ServiceName, subjects?: readonly string[]): Promise<Place | undefined>;
+  /** Whether any of them answered, if only that it lets nobody in. */
+  answered(): boolean;
   close(): Promise<void>;
 }
 
 export function openDatabases(urls: ReadonlyMap<ServiceName, string>): Databases {
   const opened = new Map<ServiceName, Database>();
   const away = new Set<ServiceName>();
+  let answered = false;
   const open = (service: ServiceName): Database => {
     let db = opened.get(service);
     if (!db) {
@@ -74,25 +77,45 @@ export function openDatabases(urls: ReadonlyMap<ServiceName, string>): Databases
     async run(code, service, subjects = []) {
       if (!urls.has(service)) return undefined;
       const where = `database of ${service}`;
+      const tell = (asked: readonly string[], ask: () => Promise<Omit<Place, 'where'>>) =>
+        told(where, asked, async () => {
+          try {
+            const outcome = await ask();
+            answered ||= !away.has(service);
+            return outcome;
+          } catch (error) {
+            answered ||= isOfPostgres(error);
+            throw error;
+          }
+        });
       if (code === 'DATABASE') {
         // What answers, and is not as it should be, is read all the same: a standby has the rows, too.
-        const whenAway = () => away.add(service);
-        return told(where, [databaseAnswers.statement.text], () => askDatabase(open(service), whenAway));
+        const whenAway = (error: Error) => {
+          away.add(service);
+          answered ||= isOfPostgres(error);
+        };
+        return tell([databaseAnswers.statement.text], () => askDatabase(open(service), whenAway));
       }
       if (code === 'MIGRATIONS') {
         const asked: string[] = [];
-        return told(where, asked, () => compareMigrations(open(service), service, asked));
+        return tell(asked, () => compareMigrations(open(service), service, asked));
       }
       const check = [databaseRestored, ...(checksOf[service] ?? [])].find((each) => each.code === code);
       if (!check) return undefined;
       if (away.has(service))
         return { where, status: 'unknown', summary: 'the database does not answer', hint: 'see DATABASE' };
-      return told(where, [check.statement.text], () => runDatabaseCheck(open(service), check, subjects));
+      return tell([check.statement.text], () => runDatabaseCheck(open(service), check, subjects));
     },
+    answered: () => answered,
     async close() {
       await Promise.all([...opened.values()].map((db) => db.close().catch(() => {})));
     },
   };
+}
+
+/** Whether PostgreSQL itself says so, and not the way there. */
+function isOfPostgres(error: unknown): boolean {
+  return isDatabaseError(error) || isDatabaseError((error as Error).cause);
 }
 
 /** `asked`: the texts of its statements, also those that it adds while it runs. */

@@ -23,7 +23,7 @@ export interface Examination {
 
 export interface Examined {
   readonly findings: readonly Finding[];
-  /** False when nothing answered at all. */
+  /** False when nothing answered at all, no process and no database. */
   readonly reached: boolean;
 }
 
@@ -58,7 +58,7 @@ export async function examine(session: Session, examination: Examination): Promi
       findings.push(finding);
       examination.told(finding);
     }
-    const reached = examination.databaseUrls.size > 0 || processes.asked.some(({ described }) => described);
+    const reached = databases.answered() || processes.asked.some(({ described }) => described);
     return { findings, reached };
   } finally {
     await databases.close();

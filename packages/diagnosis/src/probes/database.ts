@@ -58,12 +58,12 @@ export function probeDatabase(db: Database): Probe {
 }
 
 /** What DATABASE is: a database that cannot be reached is a finding, and not something that is unknown; `whenAway` is told. */
-export async function askDatabase(db: Database, whenAway?: () => void): Promise<Outcome> {
+export async function askDatabase(db: Database, whenAway?: (away: DatabaseAway) => void): Promise<Outcome> {
   try {
     return await runDatabaseCheck(db, databaseAnswers);
   } catch (error) {
     if (!(error instanceof DatabaseAway)) throw error;
-    whenAway?.();
+    whenAway?.(error);
     return {
       status: 'fail',
       summary: error.message,
