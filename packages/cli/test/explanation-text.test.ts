@@ -1,0 +1,28 @@
+import { create } from '@bufbuild/protobuf';
+import { ExplainKeyResponseSchema } from '@keytrail/contracts';
+import { expect, test } from 'vitest';
+import { exitCodeOf } from '../src/explanation-text.ts';
+
+function ended(...notAsked: readonly (readonly string[])[]): { code: number; said: string } {
+  let said = '';
+  const output = {
+    json: false,
+    out() {},
+    say(text: string) {
+      said += text;
+    },
+  };
+  const explanations = notAsked.map((each) => create(ExplainKeyResponseSchema, { notAsked: [...each] }));
+  return { code: exitCodeOf(explanations, output), said };
+}
+
+test('an explanation that all services took part in ends with 0, and one that lacks any with 4 and its name', () => {
+  expect(ended([], [])).toEqual({ code: 0, said: '' });
+  expect(ended([], ['presence'])).toEqual({
+    code: 4,
+    said: 'could not be asked: presence; what rests on it is not said',
+  });
+  expect(ended(['presence'], ['presence', 'conversation']).said).toBe(
+    'could not be asked: presence, conversation; what rests on them is not said',
+  );
+});
