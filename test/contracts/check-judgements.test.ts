@@ -164,7 +164,11 @@ const cases: Readonly<Record<CheckCode, readonly Case[]>> = {
     ['a fence that is open', 'ok', () => fenced(open)],
     ['a fence that could not decide', 'fail', () => fenced({ ...open, pass: undefined })],
     ['a fence that asks nobody outside', 'warn', () => fenced({ ...open, outsideKnown: false })],
-    ['what the rows say, whatever the fence does', 'fail', () => fenced(open, { ...fence, closed: true })],
+    [
+      'what the rows say, whatever the fence does',
+      'fail',
+      () => fenced({ ...open, outsideKnown: false }, { ...fence, closed: true }),
+    ],
   ],
   CLOCKS: [
     ['half a second', 'ok', () => judgeClocks({ theirs: 600, sentAt: 0, receivedAt: 100 })],

@@ -1,8 +1,10 @@
+import { checksFindFault } from './check-judgements.ts';
 import { claimFaults } from './claim-faults.ts';
 import { delivery } from './delivery.ts';
 import { deviceLogs } from './device-logs.ts';
 import { devicesAndClaims } from './devices-and-claims.ts';
 import { doctorTellsTheTruth } from './doctor.ts';
+import { doctorAsksTheFleet } from './doctor-fleet.ts';
 import { drainDefence } from './drain-defence.ts';
 import { epochs } from './epochs.ts';
 import { erasure } from './erasure.ts';
@@ -10,6 +12,7 @@ import { explanations } from './explanations.ts';
 import { fleets } from './fleets.ts';
 import type { Guard } from './guard.ts';
 import { identitiesSdk } from './identities-sdk.ts';
+import { keptTelemetry } from './kept-telemetry.ts';
 import { keyRequests } from './key-requests.ts';
 import { keyStores } from './key-stores.ts';
 import { manyRequests } from './many-requests.ts';
@@ -27,6 +30,8 @@ import { rosters } from './rosters.ts';
 import { rotationsAndChanges } from './rotations.ts';
 import { sdkRecovery } from './sdk-recovery.ts';
 import { keptMisses } from './telemetry.ts';
+import { toldExplanations } from './told-explanations.ts';
+import { toldTraces } from './told-traces.ts';
 import { followedMisses } from './traces.ts';
 import { trust } from './trust.ts';
 import { uploadVerification } from './uploads.ts';
@@ -66,4 +71,9 @@ export const guards: readonly Guard[] = [
   ...doctorTellsTheTruth,
   ...explanations,
   ...operatorViews,
+  ...keptTelemetry,
+  ...toldTraces,
+  ...toldExplanations,
+  ...doctorAsksTheFleet,
+  ...checksFindFault,
 ];

@@ -24,7 +24,7 @@ describe('what a process says of a check', () => {
     [UNSPECIFIED, 'unknown', 5],
     // As of a newer build, with a status that this command cannot judge.
     [99 as CheckStatus, 'unknown', 5],
-  ])('(%i) is told as %s, and the command ends with %i', async (says, status, exitCode) => {
+  ])('(%s) is told as %s, and the command ends with %s', async (says, status, exitCode) => {
     const alone = await start('session', { checks: { SESSION_ROWS: { status: says, summary: 'as it said' } } });
     const { ended, exitCode: written, of } = await fleet.doctor([alone], ['--only', 'SESSION_ROWS']);
     expect({ ended, written, status: of('SESSION_ROWS').status }).toEqual({

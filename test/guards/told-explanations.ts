@@ -1,0 +1,68 @@
+import type { Guard } from './guard.ts';
+
+const anyFacts = 'services/session/test/explain-key.property.test.ts';
+
+/** I10: what an explanation must say, and must not. */
+export const toldExplanations: readonly Guard[] = [
+  {
+    name: 'explanations-of-strangers-blame-no-damage',
+    invariant: 'I10',
+    what: 'Who has no right to a key is told that, and not that damaged rows keep it away.',
+    switchOff: [
+      {
+        file: 'services/session/src/domain/cause-findings.ts',
+        find: "return miss === undefined || miss.kind === 'incomplete' || !withoutRight.has(miss.cause);",
+        replace: "return miss === undefined || miss.kind === 'incomplete' || withoutRight.size > 0;",
+      },
+    ],
+    test: {
+      file: anyFacts,
+      name: 'a reader without a right is never told that damaged rows are what keeps the key away',
+    },
+  },
+  {
+    name: 'explanations-explain',
+    invariant: 'I10',
+    what: 'A key that cannot be read is explained by one finding at least, or what could not be asked is named.',
+    switchOff: [
+      {
+        file: 'services/session/src/domain/cause-findings.ts',
+        find: 'recovery: recoveryName(recovery) }, remedy, explainsMiss: true };',
+        replace: 'recovery: recoveryName(recovery) }, remedy, explainsMiss: false };',
+      },
+    ],
+    test: { file: anyFacts, name: 'an unreadable key is explained, or what could not be found out is named' },
+  },
+  {
+    name: 'explanations-hear-the-device',
+    invariant: 'I10',
+    what: 'A key that its device said it cannot use is not called readable.',
+    switchOff: [
+      {
+        file: 'services/session/src/domain/explain-key.ts',
+        find: 'facts.readable && !found.some(({ explainsMiss }) => explainsMiss)',
+        replace: 'facts.readable',
+      },
+    ],
+    test: {
+      file: anyFacts,
+      name: 'any facts, any peer away: never empty, no code twice, what explains first, and nothing that nobody said',
+    },
+  },
+  {
+    name: 'explanations-name-whom-they-lack',
+    invariant: 'I10',
+    what: 'keytrail explain ends with 4 when a service could not be asked.',
+    switchOff: [
+      {
+        file: 'packages/cli/src/explanation-text.ts',
+        find: 'return exitCodes.incomplete;',
+        replace: 'return exitCodes.ok;',
+      },
+    ],
+    test: {
+      file: 'packages/cli/test/explanation-text.test.ts',
+      name: 'an explanation that all services took part in ends with 0, and one that lacks any with 4 and its name',
+    },
+  },
+];
