@@ -74,6 +74,8 @@ describe('an operator', () => {
       historyPolicy: 'OWN_MEMBERSHIP',
       rotationDueReason: 'MEMBER_REMOVED',
       rotationDueSince: expect.anything(),
+      rotationDueWriterBuild: expect.stringMatching(/./),
+      rotationDueTraceId: trace,
       messages: 1n,
       writerBuild: expect.stringMatching(/./),
       traceId: trace,
@@ -127,6 +129,28 @@ describe('an operator', () => {
       { operator: 'ops', action: 'describe_conversation', user_id: null, outcome: 'done', trace_id: trace },
       { user_id: carol.userId, outcome: 'done' },
     ]);
+  });
+
+  it('is told of what made a rotation due, whatever is written since, and of nothing where that was not written down', async () => {
+    const { alice, carol, conversation } = await conversationWithHistory();
+    const { conversationId } = conversation;
+    const dave = await harness.user();
+    await alice.device.client.addMembers(
+      adding(alice.device, conversation, [{ userId: dave.userId, role: MemberRole.MEMBER }]),
+    );
+    const seen = await operator.describeConversation({ conversationId });
+    const { leftTraceId, leftWriterBuild } = seen.memberships.find(({ userId }) => userId === carol.userId) ?? {};
+    expect(seen).toMatchObject({ rotationDueTraceId: leftTraceId, rotationDueWriterBuild: leftWriterBuild });
+    expect(seen.memberships.find(({ userId }) => userId === dave.userId)?.traceId).not.toBe(leftTraceId);
+    await harness.query(
+      'UPDATE rotations_due SET due_writer_build = NULL, due_trace_id = NULL WHERE conversation_id = $1',
+      conversationId,
+    );
+    expect(await operator.describeConversation({ conversationId })).toMatchObject({
+      rotationDueReason: 'MEMBER_REMOVED',
+      rotationDueTraceId: '',
+      rotationDueWriterBuild: '',
+    });
   });
 
   it('is told of a session that never became an epoch: a candidate, then given up, also of a conversation that nobody can see', async () => {

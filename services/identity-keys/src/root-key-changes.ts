@@ -9,7 +9,7 @@ import { refuseOtherRootKey } from './rpc/refuse-other-root-key.ts';
 import type { RecordedEntry } from './store/device-log.ts';
 import type { LockedUser } from './store/devices.ts';
 import { removeRecovery } from './store/recoveries.ts';
-import { devicesOfUser, revokeDevices, type StoredDevice } from './store/revocations.ts';
+import { devicesOfUser, revokeDevices, type StoredDevice, type Writer } from './store/revocations.ts';
 import { hadRootKey, replaceRootKey } from './store/root-keys.ts';
 import { refuseInvalidKeys, refuseInvalidSignatures } from './verify-keys.ts';
 
@@ -74,16 +74,23 @@ export async function revokeLeftOut(
   by: Ref,
   devices: readonly StoredDevice[],
   rootKey: Uint8Array,
+  writer: Writer,
 ): Promise<RecordedEntry | undefined> {
   const revoker = { by: RevokedBy.ROOT_KEY_CHANGE, revokingDeviceId: by.deviceId } as const;
-  const entries = await revokeDevices(tx, by.userId, devices, { rootKey, revoker });
+  const entries = await revokeDevices(tx, by.userId, devices, { rootKey, revoker }, writer);
   for (const entry of entries)
     await announceDevice(tx, { userId: by.userId, deviceId: entry.deviceId }, entry, { revoked: true });
   return entries.at(-1);
 }
 
 /** A new device is the first under a new root key: all devices that the user has are revoked. Throws as `makeChange`. */
-export async function beginAnew(tx: Transaction, device: Ref, user: LockedUser, change: RootKeyChange): Promise<void> {
+export async function beginAnew(
+  tx: Transaction,
+  device: Ref,
+  user: LockedUser,
+  change: RootKeyChange,
+  writer: Writer,
+): Promise<void> {
   const devices = await devicesOfUser(tx, device.userId);
   await makeChange(tx, device.userId, user, change);
   await revokeLeftOut(
@@ -91,5 +98,6 @@ export async function beginAnew(tx: Transaction, device: Ref, user: LockedUser, 
     device,
     devices.filter(({ revoked_at }) => !revoked_at),
     change.newRootKey,
+    writer,
   );
 }

@@ -249,6 +249,11 @@ describe('by straight SQL, the device log', () => {
       isForeignKeyViolation,
       'devices_revoked_with_a_number',
     ],
+    'to say who revoked a device that is not revoked': [
+      () => [`UPDATE devices SET revocation_writer_build = 'a-build' WHERE user_id = $1 AND device_id = 'phone'`],
+      isCheckViolation,
+      'devices_revocation_of_the_revoked',
+    ],
     'a revoked device that comes back': [
       () => [
         `UPDATE devices SET revoked_at = NULL, revoked_in_version = NULL WHERE user_id = $1 AND device_id = 'laptop'`,

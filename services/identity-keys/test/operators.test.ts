@@ -70,6 +70,8 @@ describe('an operator', () => {
         suite: 1,
         writerBuild: expect.stringMatching(/./),
         traceId: trace,
+        revocationWriterBuild: '',
+        revocationTraceId: '',
       },
       {
         device: { userId, deviceId: 'tablet' },
@@ -78,9 +80,28 @@ describe('an operator', () => {
         oneTimePrekeys: 0,
         oneTimeKemPrekeys: 0,
         prekeysClaimed: 0n,
+        revocationWriterBuild: seen.devices[1]?.writerBuild,
+        revocationTraceId: trace,
       },
     ]);
     expect(seen.devices[0]?.revokedAt).toBeUndefined();
+    expect(seen.devices[1]?.revocationTraceId).not.toBe(seen.devices[1]?.traceId);
+  });
+
+  test('is told nothing of who revoked a device before that was written down', async () => {
+    const [phone, tablet] = await twoDevices();
+    const { userId } = phone;
+    await service.revoke(userId, tablet.deviceId);
+    await service.db.pool.query(
+      'UPDATE devices SET revocation_writer_build = NULL, revocation_trace_id = NULL WHERE user_id = $1',
+      [userId],
+    );
+    const seen = await (await service.view('operator')).findDevices({ userId });
+    expect(seen.devices[1]).toMatchObject({
+      revokedAt: expect.anything(),
+      revocationWriterBuild: '',
+      revocationTraceId: '',
+    });
   });
 
   test('finds a user by the pseudonym that traces show, and nobody by another', async () => {

@@ -164,6 +164,8 @@ function conversationRecord(described: DescribeConversationResponse): Conversati
     currentSessionId: described.currentSessionId,
     rotationDueReason: described.rotationDueReason,
     rotationDueSince: date(described.rotationDueSince),
+    rotationDueTraceId: described.rotationDueTraceId,
+    rotationDueWriterBuild: described.rotationDueWriterBuild,
     createdAt: date(described.createdAt),
     traceId: described.traceId,
     writerBuild: described.writerBuild,
@@ -189,6 +191,8 @@ function deviceRecord(view: DeviceView): DeviceRecord {
     oneTimeKemPrekeys: view.oneTimeKemPrekeys,
     traceId: view.traceId,
     writerBuild: view.writerBuild,
+    revocationTraceId: view.revocationTraceId,
+    revocationWriterBuild: view.revocationWriterBuild,
   };
 }
 

@@ -84,6 +84,8 @@ const conversation: fc.Arbitrary<ConversationRecord> = fc.record({
   currentSessionId: fc.constantFrom('', 'session'),
   rotationDueReason: fc.constantFrom('', 'AGE'),
   rotationDueSince: maybe(dates),
+  rotationDueTraceId: traceId,
+  rotationDueWriterBuild: builds,
   createdAt: maybe(dates),
   traceId,
   writerBuild: builds,
@@ -175,6 +177,8 @@ const device = fc.record({
   oneTimeKemPrekeys: fc.nat(1),
   traceId,
   writerBuild: builds,
+  revocationTraceId: traceId,
+  revocationWriterBuild: builds,
 });
 const anyFacts: fc.Arbitrary<KeyFacts> = fc
   .record({

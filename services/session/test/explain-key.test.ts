@@ -186,10 +186,23 @@ describe('a reader without a right', () => {
     ]);
     const revoked = bob.addDevice();
     world.peers.revoked.set(keyOf(revoked), new Date());
-    expect(codes(await explain(made, revoked))).toEqual(['DEVICE_REVOKED']);
+    const ofRevoked = await explain(made, revoked);
+    expect(codes(ofRevoked)).toEqual(['DEVICE_REVOKED']);
+    expect(ofRevoked.timeline.find(({ event }) => event === 'device_revoked')).toMatchObject({
+      source: 'identity-keys',
+      traceId: 'c'.repeat(32),
+      writerBuild: 'identity-keys-build',
+    });
     const left = await session();
-    world.peers.commit(left.made, [left.bob], [{ fromEpoch: 1n, toEpoch: 1n }]);
+    const facts = world.peers.commit(left.made, [left.bob], [{ fromEpoch: 1n, toEpoch: 1n }]);
+    facts.rotationDue = 'MEMBER_REMOVED';
     const { timeline } = await explain(left.made, left.reader);
+    expect(timeline.find(({ event }) => event === 'rotation_due')).toMatchObject({
+      source: 'conversation',
+      traceId: 'a'.repeat(32),
+      writerBuild: 'conversation-build',
+      details: { because: 'MEMBER_REMOVED' },
+    });
     expect(timeline.find(({ event }) => event === 'member_left')).toMatchObject({
       source: 'conversation',
       traceId: 'b'.repeat(32),

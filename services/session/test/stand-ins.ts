@@ -34,6 +34,8 @@ export interface ConversationFacts {
   historyPolicy: HistoryPolicy;
   /** What became of sessions that are no epoch: candidate, aborted or lost. */
   readonly standings: Map<string, string>;
+  /** Why a rotation is due. */
+  rotationDue?: string;
 }
 
 /** The services that session asks, as small real servers whose answers a test decides. */
@@ -142,6 +144,12 @@ export async function startStandIns(server: Server): Promise<StandIns> {
       ),
       epochs: epochs.reverse(),
       ...(standing !== undefined && { askedSession: { sessionId, standing } }),
+      ...(known.rotationDue !== undefined && {
+        rotationDueReason: known.rotationDue,
+        rotationDueSince: timestampFromDate(new Date()),
+        rotationDueWriterBuild: 'conversation-build',
+        rotationDueTraceId: 'a'.repeat(32),
+      }),
       writerBuild: 'conversation-build',
       traceId: 'f'.repeat(32),
     };
@@ -190,7 +198,11 @@ export async function startStandIns(server: Server): Promise<StandIns> {
               return {
                 device: { userId, deviceId: device.deviceId },
                 ...(device.listed.addedAt && { registeredAt: device.listed.addedAt }),
-                ...(revokedAt && { revokedAt: timestampFromDate(revokedAt) }),
+                ...(revokedAt && {
+                  revokedAt: timestampFromDate(revokedAt),
+                  revocationWriterBuild: 'identity-keys-build',
+                  revocationTraceId: 'c'.repeat(32),
+                }),
                 keysMissing: keysMissing.get(keyOf(device)) ?? [],
                 oneTimePrekeys: 10,
                 oneTimeKemPrekeys: 10,

@@ -68,7 +68,12 @@ export function conversationText(seen: DescribeConversationResponse): string {
     ],
     ['roster version', String(seen.rosterVersion)],
     ['history', seen.historyPolicy || '-'],
-    ['rotation due', seen.rotationDueReason ? `${seen.rotationDueReason} since ${time(seen.rotationDueSince)}` : '-'],
+    [
+      'rotation due',
+      seen.rotationDueReason
+        ? `${seen.rotationDueReason} since ${time(seen.rotationDueSince)}, by ${seen.rotationDueWriterBuild || '-'}, trace ${seen.rotationDueTraceId || '-'}`
+        : '-',
+    ],
     ['messages', String(seen.messages)],
     ['created', `${time(seen.createdAt)} by ${seen.writerBuild || '-'}, trace ${seen.traceId || '-'}`],
     ['closed', time(seen.closedAt)],

@@ -12,6 +12,9 @@ export interface SeenConversation {
   /** 0 when none is due. */
   readonly rotationDue: number;
   readonly rotationDueSince: Date | undefined;
+  /** Of the write that made it due; empty when none is, or when unknown. */
+  readonly rotationDueWriterBuild: string;
+  readonly rotationDueTraceId: string;
   readonly messages: bigint;
   /** Of the build that created it; of the one that wrote it last, where its first epoch is gone. */
   readonly writerBuild: string;
@@ -64,6 +67,7 @@ const conversation = statement(
   'operator_conversation',
   `SELECT c.kind, c.epoch, e.epoch IS NOT NULL AS "epochThere", c.session_id AS "sessionId", c.roster_version AS "rosterVersion",
      c.history_policy AS "historyPolicy", c.rotation_due AS "rotationDue", d.due_since AS "rotationDueSince",
+     coalesce(d.due_writer_build, '') AS "rotationDueWriterBuild", coalesce(d.due_trace_id, '') AS "rotationDueTraceId",
      c.last_sequence AS messages, coalesce(f.writer_build, c.writer_build) AS "writerBuild", c.created_trace_id AS "traceId",
      c.created_at AS "createdAt", c.closed_at AS "closedAt"
    FROM conversations c

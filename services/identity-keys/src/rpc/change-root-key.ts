@@ -17,15 +17,17 @@ import type { UploadedSignature } from '../domain/key-set.ts';
 import { makeChange, type RootKeyReset, refuseInvalidChange, revokeLeftOut } from '../root-key-changes.ts';
 import { lockUser } from '../store/devices.ts';
 import { lockDevice } from '../store/prekeys.ts';
-import { devicesOfUser, type StoredDevice } from '../store/revocations.ts';
+import { devicesOfUser, type StoredDevice, type Writer } from '../store/revocations.ts';
 import { recertifyDevice } from '../store/root-keys.ts';
 import { refuseInvalidSignatures } from '../verify-keys.ts';
+import { writerOf } from '../writer.ts';
 import { callerKey } from './caller-key.ts';
 import { registeredDevice } from './registered-device.ts';
 
 export interface ChangeRootKeyParts {
   readonly db: Database;
   readonly rootKeyReset: RootKeyReset;
+  readonly writerBuild: string;
 }
 
 /** A device that stays, with its stored keys and its new certificate. */
@@ -36,7 +38,7 @@ interface StayingDevice {
 }
 
 /** Gives the user another root key; devices without a new certificate are revoked. Idempotent by request_id. */
-export function changeRootKey({ db, rootKeyReset }: ChangeRootKeyParts): Rpc {
+export function changeRootKey({ db, rootKeyReset, writerBuild }: ChangeRootKeyParts): Rpc {
   return unary(IdentityKeysService.method.changeRootKey, {
     allow: ['device'],
     async handle(request, call) {
@@ -49,7 +51,7 @@ export function changeRootKey({ db, rootKeyReset }: ChangeRootKeyParts): Rpc {
       const { response, repeated } = await answerOnce(
         db,
         askedRequest(IdentityKeysService.method.changeRootKey, request, callerKey(call)),
-        (tx) => makeChangeOfDevice(tx, device, change, request.certifiedDevices),
+        (tx) => makeChangeOfDevice(tx, device, change, request.certifiedDevices, writerOf({ writerBuild })),
       );
       call.log.info(
         {
@@ -80,6 +82,7 @@ async function makeChangeOfDevice(
   caller: Ref,
   change: RootKeyChange,
   certified: readonly CertifiedDevice[],
+  writer: Writer,
 ): Promise<ChangeRootKeyResponse> {
   const { userId } = caller;
   const user = await lockUser(tx, userId);
@@ -95,7 +98,7 @@ async function makeChangeOfDevice(
   let newest = changed;
   for (const { device, certificate } of staying) newest = await recertifyDevice(tx, userId, device, certificate);
   const leftOut = good.filter((device) => staying.every((other) => other.device !== device));
-  newest = (await revokeLeftOut(tx, caller, leftOut, change.newRootKey)) ?? newest;
+  newest = (await revokeLeftOut(tx, caller, leftOut, change.newRootKey, writer)) ?? newest;
   return create(ChangeRootKeyResponseSchema, {
     deviceListVersion: newest.version,
     logHead: newest.entry_hash,

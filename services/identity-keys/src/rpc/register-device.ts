@@ -31,6 +31,7 @@ import {
 } from '../store/devices.ts';
 import { addKemPrekeys, addOneTimePrekeys } from '../store/prekeys.ts';
 import { refuseInvalidKeys, refuseInvalidSignatures } from '../verify-keys.ts';
+import { writerOf } from '../writer.ts';
 import { callerKey } from './caller-key.ts';
 import { announceDevice } from './device-list-events.ts';
 import { refuseErased } from './refuse-erased.ts';
@@ -129,7 +130,7 @@ async function addDevice(
   refuseErased(device.userId, user.erased_at);
   const known = await findRegistered(tx, device);
   if (known) return firstAnswer(device, request, known, keysDigest);
-  if (request.rootKeyChange) await beginAnew(tx, device, user, request.rootKeyChange);
+  if (request.rootKeyChange) await beginAnew(tx, device, user, request.rootKeyChange, writerOf({ writerBuild }));
   else refuseOtherRootKey(device.userId, user.root_key, certificate.rootKey);
   await refuseTooManyDevices(tx, device.userId, limits);
 

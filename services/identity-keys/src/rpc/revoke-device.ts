@@ -10,7 +10,7 @@ import { deviceRevocationStatement, type Ref } from '@keytrail/crypto';
 import { answerOnce, askedRequest } from '@keytrail/idempotency';
 import { type Call, invalidField, type Rpc, refuse, unary } from '@keytrail/rpc';
 import type { Database, Transaction } from '@keytrail/storage';
-import { currentTraceId, keepTrace, pseudonym } from '@keytrail/telemetry';
+import { keepTrace, pseudonym } from '@keytrail/telemetry';
 import {
   revocationByDevice,
   revocationByOperator,
@@ -26,8 +26,10 @@ import {
   type Revocation,
   revokeDevices,
   type StoredDevice,
+  type Writer,
 } from '../store/revocations.ts';
 import { refuseInvalidSignatures } from '../verify-keys.ts';
+import { writerOf } from '../writer.ts';
 import { callerKey } from './caller-key.ts';
 import { announceDevice } from './device-list-events.ts';
 import { registeredDevice } from './registered-device.ts';
@@ -38,7 +40,7 @@ type Asker =
   | { readonly kind: 'operator'; readonly operator: string; readonly note: string };
 
 /** Ends a device for good. Idempotent by request_id, and by device: again is a no-op with the first answer. */
-export function revokeDevice({ db }: { readonly db: Database }): Rpc {
+export function revokeDevice({ db, writerBuild }: { readonly db: Database; readonly writerBuild: string }): Rpc {
   return unary(IdentityKeysService.method.revokeDevice, {
     allow: ['device', 'operator'],
     async handle(request, call) {
@@ -49,7 +51,7 @@ export function revokeDevice({ db }: { readonly db: Database }): Rpc {
       const { response, repeated } = await answerOnce(
         db,
         askedRequest(IdentityKeysService.method.revokeDevice, request, callerKey(call)),
-        (tx) => revoke(tx, target, asker),
+        (tx) => revoke(tx, target, asker, writerOf({ writerBuild })),
       );
       call.log.info(
         {
@@ -81,7 +83,7 @@ function askerOf(request: Parameters<typeof revocationByDevice>[0], { caller, me
   return { kind: 'device', device: { userId: caller.userId, deviceId: caller.deviceId }, signed };
 }
 
-async function revoke(tx: Transaction, target: Ref, asker: Asker): Promise<RevokeDeviceResponse> {
+async function revoke(tx: Transaction, target: Ref, asker: Asker, writer: Writer): Promise<RevokeDeviceResponse> {
   const userId = asker.kind === 'device' ? asker.device.userId : target.userId;
   const user = await lockUser(tx, userId);
   const devices = user ? await devicesOfUser(tx, userId) : [];
@@ -90,7 +92,7 @@ async function revoke(tx: Transaction, target: Ref, asker: Asker): Promise<Revok
   if (!user || !device) throw refuse('NOT_FOUND_OR_NOT_PERMITTED', 'there is no such device, or it is not yours');
   if (!device.revoked_at) {
     const revoker = await revokerOf(asker, { userId, user, device });
-    for (const entry of await revokeDevices(tx, userId, [device], { rootKey: user.root_key, revoker }))
+    for (const entry of await revokeDevices(tx, userId, [device], { rootKey: user.root_key, revoker }, writer))
       await announceDevice(tx, target, entry, { revoked: true });
     if (asker.kind === 'operator')
       recordAudit(tx, {
@@ -99,7 +101,7 @@ async function revoke(tx: Transaction, target: Ref, asker: Asker): Promise<Revok
         userId,
         deviceId: target.deviceId,
         note: asker.note,
-        traceId: currentTraceId(),
+        traceId: writer.traceId,
       });
   }
   const revocation = await findRevocation(tx, target);

@@ -30,6 +30,9 @@ export interface SeenDevice {
   readonly revokedInVersion: bigint | null;
   readonly writerBuild: string;
   readonly traceId: string;
+  /** Empty for an active device, or when unknown. */
+  readonly revocationWriterBuild: string;
+  readonly revocationTraceId: string;
 }
 
 const user = statement(
@@ -53,7 +56,8 @@ const devices = statement(
      greatest(0, d.one_time_prekeys_added - d.one_time_prekeys_retired - o.unclaimed - coalesce(r.removed_one_time, 0))
        + greatest(0, d.kem_prekeys_added - d.kem_prekeys_retired - k.unclaimed - coalesce(r.removed_kem, 0)) AS claimed,
      s.added_at AS "signedPrekeyAddedAt", d.added_in_version AS "addedInVersion", d.added_at AS "addedAt", d.revoked_at AS "revokedAt",
-     d.revoked_in_version AS "revokedInVersion", d.writer_build AS "writerBuild", d.created_trace_id AS "traceId"
+     d.revoked_in_version AS "revokedInVersion", d.writer_build AS "writerBuild", d.created_trace_id AS "traceId",
+     coalesce(d.revocation_writer_build, '') AS "revocationWriterBuild", coalesce(d.revocation_trace_id, '') AS "revocationTraceId"
    FROM devices d
    LEFT JOIN signed_prekeys s ON s.device_number = d.device_number AND s.key_id = d.current_signed_prekey_id
    LEFT JOIN last_resort_prekeys l ON l.device_number = d.device_number AND l.key_id = d.current_last_resort_prekey_id

@@ -13,6 +13,12 @@ export interface StoredDevice {
   readonly revoked_at: Date | null;
 }
 
+/** A build, and the trace within which it writes: 32 hexadecimal digits, or empty. */
+export interface Writer {
+  readonly build: string;
+  readonly traceId: string;
+}
+
 /** What became of a device when it was revoked. */
 export interface Revocation {
   readonly version: bigint;
@@ -50,7 +56,8 @@ const record = statement(
   `WITH revocation AS (
   INSERT INTO revocations (user_id, device_id, version, revoked_at, removed_one_time, removed_kem) VALUES ($1, $2, $3, $4, $5, $6)
 )
-UPDATE devices SET revoked_at = $4, revoked_in_version = $3 WHERE user_id = $1 AND device_id = $2`,
+UPDATE devices SET revoked_at = $4, revoked_in_version = $3, revocation_writer_build = $7, revocation_trace_id = $8
+ WHERE user_id = $1 AND device_id = $2`,
 );
 const list = statement(
   'revocations_list',
@@ -79,6 +86,7 @@ export async function revokeDevices(
   userId: string,
   devices: readonly StoredDevice[],
   { rootKey, revoker }: { readonly rootKey: Uint8Array; readonly revoker: Revoker },
+  by: Writer,
 ): Promise<(RecordedEntry & { readonly deviceId: string })[]> {
   for (const { device_number } of devices) await lockDevice(tx, device_number);
   const oneTime = await removeAll(tx, emptyOneTime, devices);
@@ -92,7 +100,8 @@ export async function revokeDevices(
       device: { userId, deviceId, identityKey: identity_key, signingKey: signing_key },
       revoker,
     });
-    await tx.query(record, [userId, deviceId, entry.version, entry.recorded_at, oneTime[i], kem[i]]);
+    const { version, recorded_at } = entry;
+    await tx.query(record, [userId, deviceId, version, recorded_at, oneTime[i], kem[i], by.build, by.traceId]);
     entries.push({ ...entry, deviceId });
   }
   return entries;

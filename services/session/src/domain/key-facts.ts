@@ -96,6 +96,8 @@ export interface ConversationRecord {
   readonly currentSessionId: string;
   readonly rotationDueReason: string;
   readonly rotationDueSince: Date | undefined;
+  readonly rotationDueTraceId: string;
+  readonly rotationDueWriterBuild: string;
   readonly createdAt: Date | undefined;
   readonly traceId: string;
   readonly writerBuild: string;
@@ -145,6 +147,9 @@ export interface DeviceRecord extends DeviceId {
   readonly oneTimeKemPrekeys: number;
   readonly traceId: string;
   readonly writerBuild: string;
+  /** Of its revocation; empty while it is active. */
+  readonly revocationTraceId: string;
+  readonly revocationWriterBuild: string;
 }
 
 export interface PresenceRecord {

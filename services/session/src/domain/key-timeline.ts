@@ -44,7 +44,14 @@ function deviceEvents({ devices, reader, locallyRevokedAt, session }: KeyFacts):
     const { traceId, writerBuild } = device;
     return [
       { at: device.registeredAt, event: 'device_registered', source: 'identity-keys', details, traceId, writerBuild },
-      { at: device.revokedAt, event: 'device_revoked', source: 'identity-keys', details },
+      {
+        at: device.revokedAt,
+        event: 'device_revoked',
+        source: 'identity-keys',
+        details,
+        traceId: device.revocationTraceId,
+        writerBuild: device.revocationWriterBuild,
+      },
     ];
   });
   return [
@@ -118,6 +125,8 @@ function conversationEvents({ conversation, sessionId }: KeyFacts): Draft[] {
       event: 'rotation_due',
       source,
       details: { because: record.rotationDueReason },
+      traceId: record.rotationDueTraceId,
+      writerBuild: record.rotationDueWriterBuild,
     },
   ];
 }

@@ -94,6 +94,8 @@ function conversationFields(seen: SeenConversation) {
     rosterVersion: seen.rosterVersion,
     historyPolicy: nameIn(HistoryPolicySchema, seen.historyPolicy),
     rotationDueReason: seen.rotationDue === 0 ? '' : nameIn(RotationDueReasonSchema, seen.rotationDue),
+    rotationDueWriterBuild: seen.rotationDueWriterBuild,
+    rotationDueTraceId: seen.rotationDueTraceId,
     messages: seen.messages,
     writerBuild: seen.writerBuild,
     traceId: seen.traceId,

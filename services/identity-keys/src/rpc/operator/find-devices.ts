@@ -81,5 +81,7 @@ function deviceView(userId: string, seen: SeenDevice): MessageInitShape<typeof D
     suite: seen.suite ?? 0,
     writerBuild: seen.writerBuild,
     traceId: seen.traceId,
+    revocationWriterBuild: seen.revocationWriterBuild,
+    revocationTraceId: seen.revocationTraceId,
   };
 }
