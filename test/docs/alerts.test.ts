@@ -139,7 +139,7 @@ test('where increases are asked for, the first event of a series is one of them'
   expect(increases.length).toBeGreaterThan(2);
   for (const { name, expr, series, window } of increases)
     expect(expr, name).toContain(
-      `(last_over_time(${series}[${window}]) unless last_over_time(${series}[1h] offset ${window}))`,
+      `(last_over_time(${series}[${window}]) unless last_over_time(${series}[1d] offset ${window}))`,
     );
 });
 
