@@ -3,7 +3,7 @@ import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import { DescribeProcessResponseSchema } from '@keytrail/contracts';
 import type { CheckCode, DatabaseCheck, Outcome, Status } from '@keytrail/diagnosis';
 import { checkCatalogue, databaseAnswers, databaseRestored } from '@keytrail/diagnosis';
-import { buildIdentity } from '@keytrail/telemetry';
+import { buildIdentity, DatabaseAway } from '@keytrail/telemetry';
 import { describe, expect, it, test } from 'vitest';
 import type { Environment } from '../../packages/cli/src/connection.ts';
 import { worstOf } from '../../packages/cli/src/doctor/finding.ts';
@@ -16,12 +16,12 @@ import { reproduce } from '../../packages/cli/src/doctor/reproduction.ts';
 import type { Session } from '../../packages/cli/src/terminal.ts';
 import { judgeBuildRunning } from '../../packages/diagnosis/src/probes/build-running.ts';
 import { judgeClocks } from '../../packages/diagnosis/src/probes/clocks.ts';
-import { judgeConsumers } from '../../packages/diagnosis/src/probes/consumers.ts';
+import { judgeConsumers, probeConsumers } from '../../packages/diagnosis/src/probes/consumers.ts';
 import { probeDatabaseRestored } from '../../packages/diagnosis/src/probes/database-restored.ts';
-import { judgeMigrations } from '../../packages/diagnosis/src/probes/migrations.ts';
+import { judgeMigrations, probeMigrations } from '../../packages/diagnosis/src/probes/migrations.ts';
 import { probeNats } from '../../packages/diagnosis/src/probes/nats.ts';
 import { judgeSourcesOnDisk } from '../../packages/diagnosis/src/probes/sources-on-disk.ts';
-import { judgeStreams } from '../../packages/diagnosis/src/probes/streams.ts';
+import { judgeStreams, probeStreams } from '../../packages/diagnosis/src/probes/streams.ts';
 import { judgeTelemetry } from '../../packages/diagnosis/src/probes/telemetry.ts';
 import { candidateFailMs, candidateWarnMs } from '../../services/conversation/src/checks/candidates.ts';
 import { databaseChecks as ofConversation } from '../../services/conversation/src/checks/index.ts';
@@ -48,6 +48,9 @@ function process(build: string, contract = 'contract'): Asked {
   return { service: 'session', address: 'ipv4:127.0.0.1:1', described };
 }
 
+/** A row by a build that does not run. */
+const wroteAt = (ms: number) => `0+b ${new Date(ms).toISOString()}`;
+
 /** The worst place of several, as they are put together. */
 function worst(places: readonly Outcome[]): Outcome {
   const status = worstOf(places.map((place) => place.status));
@@ -55,6 +58,7 @@ function worst(places: readonly Outcome[]): Outcome {
 }
 
 const signal = new AbortController().signal;
+const noNats = { isConnected: () => false } as never;
 const build = buildIdentity('session');
 const fence = {
   incarnation: 'i',
@@ -139,6 +143,11 @@ const cases: Readonly<Record<CheckCode, readonly Case[]>> = {
   ],
   MIGRATIONS: [
     [
+      'no database to ask',
+      'unknown',
+      () => probeMigrations(() => Promise.reject(new DatabaseAway(new Error('ECONNREFUSED')))).run(signal),
+    ],
+    [
       'missing ones',
       'fail',
       () =>
@@ -185,7 +194,7 @@ const cases: Readonly<Record<CheckCode, readonly Case[]>> = {
         ]),
     ],
   ],
-  NATS: [['no connection', 'fail', () => probeNats({ isConnected: () => false } as never).run(signal)]],
+  NATS: [['no connection', 'fail', () => probeNats(noNats).run(signal)]],
   REDIS: [
     ['an answer', 'ok', () => claims(true, 'closed')],
     ['none, where claims go on', 'warn', () => claims(false, 'open')],
@@ -207,6 +216,7 @@ const cases: Readonly<Record<CheckCode, readonly Case[]>> = {
     ['one of nobody', 'warn', () => judgeGhosts([{ gatewayId: 'three' }], leases)],
   ],
   STREAMS: [
+    ['no NATS to ask', 'unknown', () => probeStreams(noNats).run(signal)],
     [
       'one that is missing',
       'fail',
@@ -214,6 +224,7 @@ const cases: Readonly<Record<CheckCode, readonly Case[]>> = {
     ],
   ],
   CONSUMERS: [
+    ['no NATS to ask', 'unknown', () => probeConsumers(noNats).run(signal)],
     [
       'events and nobody who takes them',
       'fail',
@@ -274,7 +285,8 @@ const cases: Readonly<Record<CheckCode, readonly Case[]>> = {
   ],
   OLD_BUILD_WRITES: [
     ['builds that run', 'ok', () => judgeOldWriters([`1+a ${new Date(9).toISOString()}`], [process('1+a')])],
-    ['one that does not', 'fail', () => judgeOldWriters([`0+b ${new Date(9).toISOString()}`], [process('1+a')])],
+    ['one that ended with the roll-out', 'warn', () => judgeOldWriters([wroteAt(119_999)], [process('1+a')])],
+    ['one that does not', 'fail', () => judgeOldWriters([wroteAt(120_000)], [process('1+a')])],
   ],
   OLDEST_OPEN_REQUEST: [
     [

@@ -191,8 +191,8 @@ describe('a fleet whose session service is on its way to the next release', () =
     );
     expect(await migrateStatus(now)).toMatchObject({ state: 'ahead', serves: true, unknown: [expanding] });
     expect(await doctor('MIGRATIONS,FLEET_MIXED')).toEqual({ MIGRATIONS: 'warn', FLEET_MIXED: 'warn' });
-    // The older one as one that was forgotten: it writes, and nobody named it.
-    expect(await doctor('OLD_BUILD_WRITES', session(1))).toEqual({ OLD_BUILD_WRITES: 'fail' });
+    // The older one as one that was forgotten: it writes, and nobody named it. So soon after the start of the other it may be one that ends.
+    expect(await doctor('OLD_BUILD_WRITES', session(1))).toEqual({ OLD_BUILD_WRITES: 'warn' });
   }, 120_000);
 
   test('beyond the floor the running older release stops to serve, and a rolled-back one starts, says why, and writes nothing', async () => {

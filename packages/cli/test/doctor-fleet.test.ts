@@ -164,21 +164,23 @@ describe('CONVERSATION_SESSIONS', () => {
   });
 });
 
-test('OLD_BUILD_WRITES compares the builds in rows with those that run, and the later start counts', async () => {
+test('OLD_BUILD_WRITES compares the builds in rows with those that run, the last start counts, and the clock of those who tell', async () => {
   const at = (ms: number) => new Date(ms).toISOString();
-  const ended = async (subject: string, startedMs = 1_000) => {
+  const ended = async (subject: string, { startedMs = 100_000, nowMs = 1_000_000 } = {}) => {
     const checks = { OLD_BUILD_WRITES: { status: OK, subjects: [subject] } };
-    const process = { startedAt: timestampFromMs(startedMs) };
+    const described = { now: timestampFromMs(nowMs), process: { startedAt: timestampFromMs(startedMs) } };
     const processes = await Promise.all(
-      (['identity-keys', 'session', 'conversation'] as const).map((service) =>
-        start(service, { checks, described: { process } }),
-      ),
+      (['identity-keys', 'session', 'conversation'] as const).map((service) => start(service, { checks, described })),
     );
     return (await fleet.doctor(processes, ['--only', 'OLD_BUILD_WRITES'])).ended;
   };
-  expect(await ended(`1.0.0+now ${at(9_000)}`)).toBe(0);
-  expect(await ended(`0.9.0+old ${at(9_000)}`)).toBe(1);
-  expect(await ended(`0.9.0+old ${at(9_000)}`, 9_500)).toBe(0);
+  expect(await ended(`1.0.0+now ${at(900_000)}`)).toBe(0);
+  expect(await ended(`0.9.0+old ${at(900_000)}`)).toBe(1);
+  expect(await ended(`0.9.0+old ${at(900_000)}`, { startedMs: 950_000 })).toBe(0);
+  // A roll-out whose last process served on while its successor started: it passes.
+  const rolledOut = { startedMs: 870_000 };
+  expect(await ended(`0.9.0+old ${at(900_000)}`, rolledOut)).toBe(4);
+  expect(await ended(`0.9.0+old ${at(900_000)}`, { ...rolledOut, nowMs: 1_500_000 })).toBe(0);
 });
 
 test('contracts are compared with those of peers that no target names, too', async () => {

@@ -264,15 +264,33 @@ test('CONTRACTS_AGREE warns of two, and does not guess', () => {
 });
 
 describe('OLD_BUILD_WRITES', () => {
-  const running = [asked('session', '1+a', { startedMs: 1_000 }), asked('session', '1+b', { startedMs: 2_000 })];
   const at = (ms: number) => new Date(ms).toISOString();
+  // It is told at 1,000,000.
+  const started = (...times: number[]) => times.map((startedMs) => asked('session', '1+a', { startedMs }));
   it.each<[string[], Status]>([
     [[], 'ok'],
-    [[`1+a ${at(9_000)}`, `1+b ${at(9_000)}`], 'ok'],
-    [[`0+old ${at(2_000)}`], 'ok'],
-    [[`1+a ${at(9_000)}`, `0+old ${at(2_001)}`], 'fail'],
+    [[`1+a ${at(999_000)}`], 'ok'],
+    [[`0+old ${at(300_000)}`], 'ok'],
+    [[`1+a ${at(999_000)}`, `0+old ${at(999_000)}`], 'fail'],
+    [[`0+older ${at(200_000)}`, `0+old ${at(999_000)}`], 'fail'],
   ])('of %j is %s', (subjects, status) => {
-    expect(judgeOldWriters(subjects, running).status).toBe(status);
+    expect(judgeOldWriters(subjects, started(100_000, 300_000)).status).toBe(status);
+  });
+
+  it('passes once the last of a roll-out has ended, which serves on while its successor starts, and fails of one that goes on', () => {
+    const status = (wroteMs: number) => judgeOldWriters([`0+old ${at(wroteMs)}`], started(100_000, 500_000)).status;
+    expect([500_000, 500_001, 619_999, 620_000].map(status)).toEqual(['ok', 'warn', 'warn', 'fail']);
+  });
+
+  it('says of one that wrote after the last start, and no more, until when', () => {
+    const of = (wroteMs: number) => judgeOldWriters([`0+old ${at(wroteMs)}`], started(100_000, 200_000));
+    expect(of(400_001).status).toBe('fail');
+    expect(of(400_000)).toMatchObject({
+      status: 'ok',
+      summary: expect.stringContaining(`0+old wrote until ${at(400_000)}`),
+      evidence: { writerBuild: '0+old', wroteAt: at(400_000), lastStart: at(200_000) },
+    });
+    expect(of(200_015).status).toBe('ok');
   });
 
   it('is unknown while nobody tells which build runs', () => {
