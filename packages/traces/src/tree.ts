@@ -29,7 +29,7 @@ export function assembleTrace(spans: readonly TraceSpan[]): TraceTree {
   const id = spans[0]?.traceId ?? '';
   const nodes = new Map<string, GrowingNode>();
   const own = spans.filter((span) => span.traceId === id);
-  for (const span of own.toSorted((a, b) => a.startMs - b.startMs || b.durationMs - a.durationMs))
+  for (const span of own.toSorted(inOrder))
     if (!nodes.has(span.spanId)) nodes.set(span.spanId, { span, children: [], orphan: false });
 
   const roots: GrowingNode[] = [];
@@ -48,6 +48,13 @@ export function assembleTrace(spans: readonly TraceSpan[]): TraceTree {
     orphans: roots.filter((node) => node.orphan).map((node) => node.span),
     roots,
   };
+}
+
+/** By start, longer ones first; of those that are alike in both by id, as each backend gives them in an order of its own. */
+function inOrder(a: TraceSpan, b: TraceSpan): number {
+  return (
+    a.startMs - b.startMs || b.durationMs - a.durationMs || (a.spanId < b.spanId ? -1 : Number(a.spanId > b.spanId))
+  );
 }
 
 /** Spans that are their own ancestors, which only broken input says, are reached from no root: the first of each circle becomes one. */

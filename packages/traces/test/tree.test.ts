@@ -23,6 +23,14 @@ test('a span that came twice counts once, a span of another trace not at all', (
   expect(tree.spans).toEqual([one]);
 });
 
+test('in whichever order a backend gives the spans, the tree is the same', () => {
+  const alike = ['3', '1', '2', '5', '4'].map((id) => span('session', id, '9', id, [1, 2]));
+  const spans = [span('session', '9', '', 'root', [0, 5]), ...alike];
+  const [tree, turned] = [assembleTrace(spans), assembleTrace(spans.toReversed())];
+  expect(turned).toEqual(tree);
+  expect(tree.roots[0]?.children.map((child) => child.span.name)).toEqual(['1', '2', '3', '4', '5']);
+});
+
 test('whatever the parents say, every span stands in the tree exactly once', () => {
   const ids = fc.integer({ min: 1, max: 12 });
   fc.assert(
