@@ -44,7 +44,11 @@ function rows(of: readonly DatabaseCheck[], code: CheckCode, ...found: object[])
 /** A process that answered; of the build, and with the contract. */
 function process(build: string, contract = 'contract'): Asked {
   const told = { service: 'session', writerBuild: build, contractDigest: contract, startedAt: timestampFromMs(0) };
-  const described = create(DescribeProcessResponseSchema, { ready: true, process: told });
+  const described = create(DescribeProcessResponseSchema, {
+    ready: true,
+    now: timestampFromMs(600_000),
+    process: told,
+  });
   return { service: 'session', address: 'ipv4:127.0.0.1:1', described };
 }
 
@@ -284,7 +288,7 @@ const cases: Readonly<Record<CheckCode, readonly Case[]>> = {
     ['one that is not', 'fail', () => rows(ofSession, 'CONVERSATION_SESSIONS', { missing: 'c/s' })],
   ],
   OLD_BUILD_WRITES: [
-    ['builds that run', 'ok', () => judgeOldWriters([`1+a ${new Date(9).toISOString()}`], [process('1+a')])],
+    ['builds that run', 'ok', () => judgeOldWriters([`1+a ${new Date(599_000).toISOString()}`], [process('1+a')])],
     ['one that ended with the roll-out', 'warn', () => judgeOldWriters([wroteAt(119_999)], [process('1+a')])],
     ['one that does not', 'fail', () => judgeOldWriters([wroteAt(120_000)], [process('1+a')])],
   ],
