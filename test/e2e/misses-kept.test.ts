@@ -2,8 +2,15 @@ import { createClient } from '@connectrpc/connect';
 import { createConnectTransport } from '@connectrpc/connect-web';
 import { SessionService } from '@keytrail/contracts';
 import { createGrpcTransport } from '@keytrail/rpc';
-import { currentTraceId, ROOT_CONTEXT, type Telemetry, withSpan } from '@keytrail/telemetry';
-import type { TraceTree } from '@keytrail/traces';
+import {
+  context,
+  contextFromTraceparent,
+  currentTraceId,
+  ROOT_CONTEXT,
+  type Telemetry,
+  withSpan,
+} from '@keytrail/telemetry';
+import { findMissingHops, type TraceTree } from '@keytrail/traces';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { recordDevices } from './devices-telemetry.ts';
 import { type OtlpSink, startOtlpSink } from './otlp-sink.ts';
@@ -53,6 +60,12 @@ async function conversationOfTwo() {
   return { b, alice, bob, conversationId, sessionId };
 }
 
+function missingForCertain(tree: TraceTree): string[] {
+  return findMissingHops(tree)
+    .filter(({ certain }) => certain)
+    .map(({ code, operation }) => `${code} ${operation}`);
+}
+
 function serves(tree: TraceTree, method: string): boolean {
   return tree.spans.some(({ kind, name }) => kind === 'server' && name.endsWith(`/${method}`));
 }
@@ -78,7 +91,28 @@ test('with nothing sampled a miss and its cure arrive whole, from every process,
   const reads = tree.spans.filter(({ kind, name }) => kind === 'server' && name.endsWith('/GetInitialSession'));
   // The miss, and the hit that ends it.
   expect(reads.map(({ attributes }) => attributes['rpc.status_code']).sort()).toEqual(['NOT_FOUND', 'OK']);
+  expect(missingForCertain(tree)).toEqual([]);
   expect(sink.spans().filter((span) => span.traceId === hit.traceId)).toEqual([]);
+});
+
+test('with nothing sampled an offer that is declined does not cut the trace: the next holder is asked in it', async () => {
+  const [a, b] = [someone('alice'), someone('bob')];
+  const alice = await world.online(a, 'phone');
+  const bob = await world.online(b, 'phone', { deviceTrust: ({ deviceId }) => deviceId !== 'tablet' });
+  const { conversationId, sessionId } = await alice.createConversation({ kind: 'direct', members: [b] });
+  const tablet = await world.further(bob, b, 'tablet');
+  await tablet.attach();
+  const { traceId, value } = await inTrace(() => tablet.openSession(conversationId, sessionId));
+  expect(value.origin).toBe('recovered');
+  await devices.flush();
+  const tree = await sink.trace(
+    traceId,
+    (current) =>
+      current.orphans.length === 0 &&
+      ['DeclineOffer', 'FulfillKeyRequest', 'AckKey'].every((method) => serves(current, method)),
+  );
+  expect(tree.roots.map(({ span }) => span.name)).toEqual(['test']);
+  expect(missingForCertain(tree)).toEqual([]);
 });
 
 test('the miss is linked to the writes that it may come from, and those have arrived', async () => {
@@ -141,15 +175,19 @@ test.each(['grpc', 'web'] as const)(
         ? createGrpcTransport({ target: world.constellation.grpcTarget('session') })
         : createConnectTransport({ baseUrl: world.constellation.webUrl('session') });
     const told: (string | null)[] = [];
-    await createClient(SessionService, transport).getInitialSession(
-      { conversationId, sessionId },
-      {
-        headers: { ...headers, traceparent: `00-${traceId}-${'c'.repeat(16)}-01` },
-        onHeader: (header) => void told.push(header.get('keytrail-trace-id')),
-        onTrailer: (trailer) => void told.push(trailer.get('keytrail-trace-id')),
-      },
+    const traceparent = `00-${traceId}-${'c'.repeat(16)}-01`;
+    // Our gRPC transport sends the trace that is active, whatever the headers say.
+    await context.with(contextFromTraceparent(traceparent), () =>
+      createClient(SessionService, transport).getInitialSession(
+        { conversationId, sessionId },
+        {
+          headers: { ...headers, traceparent },
+          onHeader: (header) => void told.push(header.get('keytrail-trace-id')),
+          onTrailer: (trailer) => void told.push(trailer.get('keytrail-trace-id')),
+        },
+      ),
     );
-    if (wire === 'web') expect(told).toContain(traceId);
+    expect(told).toContain(traceId);
     // Whatever is exported in the order of its end: a miss that came later has arrived.
     const { bob } = await conversationOfTwo();
     const later = await inTrace(() => bob.openSession(conversationId, sessionId).catch((error: unknown) => error));

@@ -184,8 +184,11 @@ function callNotServed({ span, children }: TraceNode, tree: TraceTree): MissingH
         `${service} died while it answered`,
       ]
     : lost(service, tree.services.includes(service));
+  // At the edge the sampling that a device wishes for does not count, and what went well there is drawn anew.
+  const drawnAnew = !isOfFleet(span.service) && code === 'OK';
+  if (drawnAnew) likely.unshift(`${service} did not sample it: of what devices ask, and get, it keeps its own share`);
   // Streams live on: their server's span ends, and is exported, with them.
-  const certain = span.attributes['keytrail.long_lived'] !== true;
+  const certain = span.attributes['keytrail.long_lived'] !== true && !drawnAnew;
   return [{ code: 'CALL_NOT_SERVED', service, operation: method, certain, below: span.spanId, above: [], likely }];
 }
 
@@ -289,7 +292,7 @@ function offerNotAnswered(node: TraceNode, nodes: readonly TraceNode[]): Missing
   const answered = nodes.some(
     (other) =>
       other.span.kind === 'server' &&
-      /\/(?:FulfillKeyRequest|DeclineKeyRequest)s?$/.test(methodOf(other.span) ?? '') &&
+      /\/(?:FulfillKeyRequests?|DeclineOffer)$/.test(methodOf(other.span) ?? '') &&
       other.span.startMs >= span.startMs,
   );
   return [

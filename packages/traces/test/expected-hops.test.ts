@@ -1,3 +1,4 @@
+import { SessionService } from '@keytrail/contracts';
 import { consumers } from '@keytrail/events';
 import { expect, test } from 'vitest';
 import { assembleTrace, consumersOfSubjects, findMissingHops, type TraceSpan } from '../src/index.ts';
@@ -105,6 +106,28 @@ test('an offer that no device took up is pointed out as perhaps', () => {
   );
   expect(missingIn(spans)).toEqual(['perhaps OFFER_NOT_ANSWERED device answer offer']);
   expect(findMissingHops(assembleTrace(spans))[0]?.likely[0]).toMatch(/sleeps, or went away/);
+});
+
+test('that a device declined an offer is an answer', () => {
+  const [delivered] = wholeRecovery.filter((one) => one.name === 'deliver notification');
+  if (!delivered) throw new Error('nothing was delivered');
+  const declined = span('session', 'd1', '', 'DeclineOffer', [delivered.startMs + 1, 1], {
+    kind: 'server',
+    ...rpc(`${SessionService.typeName}/${SessionService.method.declineOffer.name}`, 'OK'),
+  });
+  const spans = [...without('answer offer', 'FulfillKeyRequest'), declined];
+  const told = findMissingHops(assembleTrace(spans)).find(({ code }) => code === 'OFFER_NOT_ANSWERED');
+  expect(told?.likely).toEqual(['the device answered, and records no spans itself']);
+});
+
+test('what a service did not sample of a device is missing for certain only when it had to be kept', () => {
+  const asked = (code: string) =>
+    span('devices', '1', '', 'GetInitialSession', [0, 5], {
+      kind: 'client',
+      ...rpc('keytrail.session.v1.SessionService/GetInitialSession', code),
+    });
+  expect(missingIn([asked('OK')])).toEqual(['perhaps CALL_NOT_SERVED session GetInitialSession']);
+  expect(missingIn([asked('NOT_FOUND')])).toEqual(['CALL_NOT_SERVED session GetInitialSession']);
 });
 
 test('a server span whose device records nothing lacks nothing for certain; one called by a service does', () => {

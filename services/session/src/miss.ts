@@ -96,13 +96,14 @@ export function explain(
 
 /** The refusal that tells the miss, having recorded it. */
 export function refuseExplained(
+  session: SessionName,
   explanation: Explanation | Incomplete,
   { local, answers }: GatheredFacts,
   config: MissParts['config'],
   call: Call,
 ): ConnectError {
   const conversationTraceId = answers.entitlement.known ? answers.entitlement.value.lastWriteTraceId : '';
-  recordMiss(explanation, linksToWrites(local.session?.createdTraceparent ?? '', conversationTraceId));
+  recordMiss(session, explanation, linksToWrites(local.session?.createdTraceparent ?? '', conversationTraceId));
   if (explanation.kind === 'incomplete')
     return refuse('EXPLANATION_INCOMPLETE', 'the miss could not be explained, as a peer could not be asked', {
       metadata: { peer: explanation.peer },
@@ -123,15 +124,26 @@ export function refuseExplained(
   });
 }
 
-/** Counts the miss and marks the active span. One without an explanation is a miss too: its cause is that there is none. */
-function recordMiss(explanation: Explanation | Incomplete, links: readonly Link[]): void {
+/**
+ * Counts the miss and marks the active span, with what `keytrail explain --trace` needs besides the pseudonyms of the caller; of several
+ * misses in one call that is the last. One without an explanation is a miss too: its cause is that there is none.
+ */
+function recordMiss(
+  { conversationId, sessionId }: SessionName,
+  explanation: Explanation | Incomplete,
+  links: readonly Link[],
+): void {
   const explained = explanation.kind === 'miss';
   const cause = explained ? missCauseName(explanation.cause) : 'EXPLANATION_INCOMPLETE';
   const recovery = RecoverySchema.value[explained ? explanation.recovery : Recovery.UNSPECIFIED]?.localName ?? '';
   count('misses', 1, { [attr.missCause]: cause, [attr.recovery]: recovery });
   markMiss(cause);
   const span = trace.getActiveSpan();
-  span?.setAttribute(attr.recovery, recovery);
+  span?.setAttributes({
+    [attr.recovery]: recovery,
+    [attr.conversationId]: conversationId,
+    [attr.sessionId]: sessionId,
+  });
   for (const link of links) span?.addLink(link);
 }
 

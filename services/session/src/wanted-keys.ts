@@ -58,7 +58,7 @@ export function refusalOf(
   if (!entitlement.known) return { whole: true, refusal: () => peerUnavailable(entitlement.peer) };
   const miss = explain(parts, wanted, device, facts);
   if (miss.kind === 'miss' && !mayRequestKey(miss.cause))
-    return { whole: false, refusal: () => refuseExplained(miss, facts, parts.config, call) };
+    return { whole: false, refusal: () => refuseExplained(wanted, miss, facts, parts.config, call) };
   // Whether it may be requested is clear without presence: the dispatcher asks again.
   return deviceLists.known ? undefined : { whole: true, refusal: () => peerUnavailable(deviceLists.peer) };
 }

@@ -1,4 +1,5 @@
-import { MissCause, MissCauseSchema, missCauseName, Recovery, Remedy } from '@keytrail/contracts';
+import { randomUUID } from 'node:crypto';
+import { KeyRequestKind, MissCause, MissCauseSchema, missCauseName, Recovery, Remedy } from '@keytrail/contracts';
 import type { Call } from '@keytrail/rpc';
 import { readSettings } from '@keytrail/settings';
 import { startTelemetry, telemetrySettings, withSpan } from '@keytrail/telemetry';
@@ -39,6 +40,8 @@ it('a miss is counted by its cause, and its span leads to the trace of the write
   const miss = await missOf(sessionId);
   await missOf(sessionId);
   const unknown = await missOf('no-such-session');
+  const asked = { requestId: randomUUID(), conversationId, sessionId: 'nobody-made-it', kind: KeyRequestKind.MISSING };
+  const request = await refusalOf(world.as(later).requestKey(asked));
   // Of a session that is not there, the last write is conversation's to know.
   expect(unknown?.causedByTraceId).toBe('f'.repeat(32));
   expect(miss?.causedByTraceId).toBe(writeTraceId);
@@ -59,8 +62,20 @@ it('a miss is counted by its cause, and its span leads to the trace of the write
 
   expect(countedMisses(receiver.metrics)).toEqual({
     'DEVICE_ADDED_AFTER_SESSION REQUESTABLE': 2,
-    'SESSION_UNKNOWN NO_HOLDER_EXISTS': 1,
+    'SESSION_UNKNOWN NO_HOLDER_EXISTS': 2,
   });
+
+  // A miss names what it is about in the trace of a request too: `keytrail explain --trace` has nothing else.
+  for (const [traceId, id] of [
+    [miss?.traceId, sessionId],
+    [request.miss?.traceId, 'nobody-made-it'],
+  ]) {
+    const span = receiver.spans.find(
+      (each) => each.traceId === traceId && attributeOf(each.attributes, 'keytrail.miss.cause') !== undefined,
+    );
+    expect(attributeOf(span?.attributes ?? [], 'keytrail.conversation.id')).toBe(conversationId);
+    expect(attributeOf(span?.attributes ?? [], 'keytrail.session.id')).toBe(id);
+  }
 });
 
 it('every cause is counted under its name and kept, and so is a miss that could not be explained', async () => {
@@ -79,7 +94,13 @@ it('every cause is counted under its name and kept, and so is a miss that could 
   } as unknown as GatheredFacts;
   const miss = async (explanation: Explanation | Incomplete) =>
     withSpan('read', {}, async () => {
-      refuseExplained(explanation, nothingKnown, { offerMs: 1, waitMs: 1, helpBaseUrl: '' }, { traceId: '' } as Call);
+      refuseExplained(
+        { conversationId: 'c', sessionId: 's' },
+        explanation,
+        nothingKnown,
+        { offerMs: 1, waitMs: 1, helpBaseUrl: '' },
+        { traceId: '' } as Call,
+      );
     });
   const causes = MissCauseSchema.values
     .map(({ number }) => number as MissCause)

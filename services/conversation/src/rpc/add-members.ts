@@ -32,6 +32,7 @@ export function addMembers(parts: Parts): Rpc {
       const caller = deviceCaller(call);
       const problem = problemOfRepeatedUser(request.members);
       if (problem) throw invalidField(problem.field, problem.description);
+      keepTrace('members_added');
       const verified = await verifyChange(parts, caller, request.signedChange, 'signed_change');
       const asked = askedRequest(ConversationService.method.addMembers, request, caller.userId);
       const { response } = await answerOnce(parts.db, asked, async (tx) => {
@@ -49,7 +50,6 @@ export function addMembers(parts: Parts): Rpc {
         if (before.length + added.length > mostMembers) throw limitExceeded(mostMembers, 'members of a conversation');
         followChange(current, before, verified, { added: request.members });
 
-        keepTrace('members_added');
         // Under the policy of the current epoch: one that was changed since is for the epochs to come.
         const policies = await historyPoliciesOf(tx, [conversationId]);
         const policy = policies(conversationId).at(-1)?.policy ?? current.historyPolicy;

@@ -23,6 +23,7 @@ export function changePolicy(parts: Parts): Rpc {
       const { permissions, historyPolicy } = request;
       if (!permissions && historyPolicy === HistoryPolicy.UNSPECIFIED)
         throw invalidField('permissions', 'must be there where history_policy is not');
+      keepTrace('policy_changed');
       const verified = await verifyChange(parts, caller, request.signedChange, 'signed_change');
       const asked = askedRequest(ConversationService.method.changePolicy, request, caller.userId);
       const { response } = await answerOnce(parts.db, asked, async (tx) => {
@@ -34,7 +35,6 @@ export function changePolicy(parts: Parts): Rpc {
         const before = await readRoster(tx, conversationId);
         const after = followChange(current, before, verified, { permissions, historyPolicy });
 
-        keepTrace('policy_changed');
         const rotationDue =
           after.historyPolicy === current.historyPolicy
             ? current.rotationDue

@@ -23,6 +23,7 @@ export function changeRoles(parts: Parts): Rpc {
       const caller = deviceCaller(call);
       const problem = problemOfRepeatedUser(request.members);
       if (problem) throw invalidField(problem.field, problem.description);
+      keepTrace('roles_changed');
       const verified = await verifyChange(parts, caller, request.signedChange, 'signed_change');
       const asked = askedRequest(ConversationService.method.changeRoles, request, caller.userId);
       const { response } = await answerOnce(parts.db, asked, async (tx) => {
@@ -42,7 +43,6 @@ export function changeRoles(parts: Parts): Rpc {
           throw memberStateConflict(changed[0] ?? '', 'is the last admin');
         followChange(current, before, verified, { roles });
 
-        keepTrace('roles_changed');
         const by = writerOf(parts);
         const { rotationDue, minSendEpoch } = current;
         const version = await advanceToRoster(tx, current, { rotationDue, minSendEpoch }, by);

@@ -22,6 +22,7 @@ export function removeMembers(parts: Parts): Rpc {
     async handle(request, call) {
       const caller = deviceCaller(call);
       const removed = request.userIds;
+      keepTrace('members_removed');
       const verified = await verifyChange(parts, caller, request.signedChange, 'signed_change');
       const asked = askedRequest(ConversationService.method.removeMembers, request, caller.userId);
       const { response } = await answerOnce(parts.db, asked, async (tx) => {
@@ -39,7 +40,6 @@ export function removeMembers(parts: Parts): Rpc {
         const before = await readRoster(tx, conversationId);
         const after = followChange(current, before, verified, { removed });
 
-        keepTrace('members_removed');
         const rotationDue = rotationDueAfter(current.rotationDue, 'removed', current.historyPolicy);
         const due = { rotationDue, minSendEpoch: current.epoch + 1n };
         const by = writerOf(parts);

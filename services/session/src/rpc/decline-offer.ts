@@ -1,5 +1,6 @@
 import { DeclineReasonSchema, SessionService } from '@keytrail/contracts';
 import { deviceCaller, type Rpc, unary } from '@keytrail/rpc';
+import { keepTrace } from '@keytrail/telemetry';
 import { callNext } from '../dispatch-key-request.ts';
 import { advance, isOpen } from '../domain/key-request.ts';
 import { announceDue } from '../key-request-events.ts';
@@ -13,6 +14,7 @@ export function declineOffer({ db }: Pick<Parts, 'db'>): Rpc {
   return unary(SessionService.method.declineOffer, {
     allow: ['device'],
     async handle({ keyRequestId, attempt, reason }, call) {
+      keepTrace('offer declined');
       const holder = deviceCaller(call);
       const reasonName = DeclineReasonSchema.value[reason]?.localName ?? '';
       const requester = await findRequester(db, keyRequestId);

@@ -26,6 +26,7 @@ export function fulfillKeyRequest(parts: Parts): Rpc {
   return unary(SessionService.method.fulfillKeyRequest, {
     allow: ['device'],
     async handle(request, call) {
+      keepTrace('key delivered');
       const holder = deviceCaller(call);
       const { attempt, envelope } = request;
       if (!envelope) throw new Error('the contract requires an envelope');
@@ -48,7 +49,6 @@ export function fulfillKeyRequest(parts: Parts): Rpc {
 
       const { requester } = checked.offered.request;
       const { response } = await answerOnce(db, once, async (tx) => {
-        keepTrace('key delivered');
         const [fulfilled] = await acceptEnvelopes(tx, [checked], { holder, writerBuild: parts.writerBuild });
         if (!fulfilled || fulfilled instanceof ConnectError) throw fulfilled ?? new Error('one envelope, one result');
         tx.afterCommit(() => tellFulfilled(fulfilled, call));

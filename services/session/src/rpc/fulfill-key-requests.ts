@@ -23,6 +23,7 @@ export function fulfillKeyRequests(parts: Parts): Rpc {
   return unary(SessionService.method.fulfillKeyRequests, {
     allow: ['device'],
     async handle(request, call) {
+      keepTrace('keys delivered');
       const holder = deviceCaller(call);
       const sent = sentEnvelopes(request.fulfilments);
       const once = askedRequest(SessionService.method.fulfillKeyRequests, request, deviceKey(holder));
@@ -53,7 +54,6 @@ async function acceptAll(
   call: Call,
 ) {
   const { response } = await answerOnce(db, once, async (tx) => {
-    keepTrace('keys delivered');
     const good = checked.flatMap((result) => (result instanceof ConnectError ? [] : [result]));
     const accepted = good.length === 0 ? [] : await acceptEnvelopes(tx, good, { holder, writerBuild });
     const results = new Map(good.map((each, place) => [each, accepted[place]]));

@@ -1,6 +1,6 @@
 import { SessionService } from '@keytrail/contracts';
 import { deviceCaller, type Rpc, unary } from '@keytrail/rpc';
-import { attr, keepTrace, trace } from '@keytrail/telemetry';
+import { keepTrace } from '@keytrail/telemetry';
 import { explain, gatherFacts, type MissParts, refuseExplained } from '../miss.ts';
 import { isHit, readInitialSession } from '../store/initial-session.ts';
 import { initialSessionMessage } from './messages.ts';
@@ -22,15 +22,13 @@ export function getInitialSession(parts: MissParts): Rpc {
 
       // From here on downstream calls carry the sampled flag: whatever explains this miss is part of its trace.
       keepTrace('miss');
-      // With the pseudonyms of the caller, what `keytrail explain --trace` needs.
-      trace.getActiveSpan()?.setAttributes({ [attr.conversationId]: conversationId, [attr.sessionId]: sessionId });
       const facts = await gatherFacts(parts, request, device, call);
       if (facts.local.newestAttempt !== row?.attempt) {
         // A key was delivered between the two reads.
         const now = await readInitialSession(db, conversationId, sessionId, device.userId, device.deviceId);
         if (now !== undefined && isHit(now)) return initialSessionMessage(now, sessionId, device);
       }
-      throw refuseExplained(explain(parts, request, device, facts), facts, parts.config, call);
+      throw refuseExplained(request, explain(parts, request, device, facts), facts, parts.config, call);
     },
   });
 }

@@ -28,6 +28,7 @@ export function rejectKey(parts: Parts): Rpc {
   return unary(SessionService.method.rejectKey, {
     allow: ['device'],
     async handle(request, call) {
+      keepTrace('key rejected');
       const device = deviceCaller(call);
       const { conversationId, sessionId, attempt } = request;
       const because = KeyRejectionReasonSchema.value[request.reason]?.localName as RejectedBecause;
@@ -47,7 +48,6 @@ export function rejectKey(parts: Parts): Rpc {
       }
 
       const { response } = await answerOnce(parts.db, once, async (tx) => {
-        keepTrace('key rejected');
         const rejection = await markEnvelopeRejected(tx, { conversationId, sessionId, attempt }, device, because);
         if (!rejection || (rejection.before && rejection.superseded))
           throw refuse(

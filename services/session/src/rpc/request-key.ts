@@ -27,6 +27,8 @@ export function requestKey(parts: Parts): Rpc {
   return unary(SessionService.method.requestKey, {
     allow: ['device'],
     async handle(request, call) {
+      // The trace of a request is that of its cure: dispatch, holder and delivery go on in it. Said before the peers are asked, so that they export their part too.
+      keepTrace('key requested');
       const device = deviceCaller(call);
       const wanted: WantedKey = {
         conversationId: request.conversationId,
@@ -44,8 +46,6 @@ export function requestKey(parts: Parts): Rpc {
       }
 
       const { response } = await answerOnce(parts.db, once, async (tx) => {
-        // The trace of a request is that of its cure: dispatch, holder and delivery go on in it.
-        keepTrace('key requested');
         const rejected = wanted.kind === 'REJECTED' ? await reject(tx, wanted, request.rejectedAttempt, device) : [];
         const [opened] = await openOrFind(parts, tx, device, [{ wanted, facts, rejected }]);
         if (!opened) throw new Error('one key, one result');

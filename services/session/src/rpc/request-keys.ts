@@ -36,6 +36,7 @@ export function requestKeys(parts: Parts): Rpc {
   return unary(SessionService.method.requestKeys, {
     allow: ['device'],
     async handle(request, call) {
+      keepTrace('keys requested');
       const device = deviceCaller(call);
       const wanted = wantedKeys(request.keys);
       const once = askedRequest(SessionService.method.requestKeys, request, deviceKey(device));
@@ -56,7 +57,6 @@ export function requestKeys(parts: Parts): Rpc {
       }
 
       const { response } = await answerOnce(parts.db, once, async (tx) => {
-        keepTrace('keys requested');
         const opened = weighed.length === 0 ? [] : await openOrFind(parts, tx, device, weighed);
         const results = new Map(weighed.map((key, place) => [key.wanted, opened[place]]));
         tx.afterCommit(() =>
