@@ -19,17 +19,24 @@ export function noteCallee<E extends Error>(error: E, callee: Callee): E {
   return error;
 }
 
-/** A failed call in words, whether anything answered at all, and the reason that it gave, '' for none. */
+/**
+ * A failed call in words, whether anything answered at all, and the reason that it gave, '' for none. `why`: its first line, without whom it went
+ * to and what to look at.
+ */
 export function describeFailure(error: unknown): {
   readonly answered: boolean;
   readonly reason: string;
+  readonly why: string;
   readonly text: string;
 } {
   const { code, reason, message, metadata, traceId } = readRefusal(error);
   const callee = error instanceof Error ? callees.get(error) : undefined;
   const at = callee ? `${callee.service} at ${callee.target}: ` : '';
-  if (reason === '' && code === Code.Unavailable)
-    return { answered: false, reason, text: `${at}${whyUnavailable(message, callee)}` };
+  if (reason === '' && code === Code.Unavailable) {
+    const check = callee ? `; is it up, and is ${callee.saidBy} right?` : '';
+    const why = whyUnavailable(message);
+    return { answered: false, reason, why, text: `${at}${why}${check}` };
+  }
   const answered = reason !== 'DEADLINE_EXCEEDED';
   const facts = Object.entries(metadata).map(([name, value]) => `${name}=${value}`);
   const told = `${reason || 'failed'}: ${message}${facts.length > 0 ? ` (${facts.join(', ')})` : ''}`;
@@ -41,14 +48,13 @@ export function describeFailure(error: unknown): {
       : []),
     ...(traceId ? [`trace id ${traceId}`] : []),
   ];
-  return { answered, reason, text: lines.join('\n') };
+  return { answered, reason, why: told.split('\n')[0] ?? '', text: lines.join('\n') };
 }
 
-function whyUnavailable(message: string, callee: Callee | undefined): string {
-  const check = callee ? `; is it up, and is ${callee.saidBy} right?` : '';
+function whyUnavailable(message: string): string {
   const [refused] = /\bE[A-Z]{4,}\b(?: [^\s,]*[^\s,.])?/.exec(message) ?? [];
-  if (refused) return `no connection (${refused})${check}`;
-  if (/^(Name resolution failed|Failed to parse)/.test(message)) return `its name cannot be resolved${check}`;
-  if (message.includes('Protocol error')) return `what listens there does not speak gRPC${check}`;
-  return message.includes('No connection established') ? `no connection${check}` : `${message}${check}`;
+  if (refused) return `no connection (${refused})`;
+  if (/^(Name resolution failed|Failed to parse)/.test(message)) return 'its name cannot be resolved';
+  if (message.includes('Protocol error')) return 'what listens there does not speak gRPC';
+  return message.includes('No connection established') ? 'no connection' : message;
 }

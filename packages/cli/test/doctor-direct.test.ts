@@ -64,4 +64,27 @@ describe('the database of a service', () => {
     const blind = await fleet.start('session', { checks: { SESSION_ROWS: UNKNOWN } });
     expect(await told(blind, 'SESSION_ROWS')).toEqual(['database of session: fail']);
   });
+
+  it('is read although no process takes the token, which is told of them', async () => {
+    const refusing = await fleet.start('session', { takesToken: false });
+    const looks = (...args: string[]) =>
+      fleet.doctor([refusing], ['--only', 'SERVICES_REACHABLE,SESSION_ROWS', ...args], environment);
+    for (const { ended, of } of [await looks(), await looks('--direct')]) {
+      expect({ ended, rows: of('SESSION_ROWS').places }).toMatchObject({
+        ended: 1,
+        rows: [{ where: 'database of session', status: 'fail' }],
+      });
+      expect(of('SERVICES_REACHABLE').places[0]).toMatchObject({
+        status: 'fail',
+        summary: expect.stringContaining('TOKEN_INVALID'),
+        hint: expect.stringContaining('KEYTRAIL_OPERATOR_TOKEN_FILE'),
+      });
+    }
+  });
+
+  it('that does not answer either is no reason to say that nothing does: who refuses a token does', async () => {
+    const refusing = await fleet.start('session', { takesToken: false });
+    const nowhere = { KEYTRAIL_DATABASE_URL_SESSION: 'postgres://nobody:secret@127.0.0.1:1/none' };
+    expect((await fleet.doctor([refusing], ['--only', 'SERVICES_REACHABLE'], nowhere)).ended).toBe(1);
+  });
 });

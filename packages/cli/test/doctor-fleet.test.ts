@@ -1,3 +1,6 @@
+import { once } from 'node:events';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import { CheckStatus } from '@keytrail/contracts';
 import { checkCatalogue, type Status } from '@keytrail/diagnosis';
@@ -95,6 +98,21 @@ describe('each process', () => {
       'warn: it is ready, and warns: the database is ahead',
       'ok: it answers, and is ready',
     ]);
+  });
+
+  it('that is none, but a port of HTTP, is told as that, as every command tells it', async () => {
+    const web = createServer((_, response) => response.end('hello')).listen(0, '127.0.0.1');
+    await once(web, 'listening');
+    const target = `127.0.0.1:${(web.address() as AddressInfo).port}`;
+    const { ended, of } = await fleet.doctor(
+      [{ service: 'session', target, asked: [] }, await start('presence')],
+      ['--only', 'SERVICES_REACHABLE'],
+    );
+    web.close();
+    expect({ ended, place: of('SERVICES_REACHABLE').places[0] }).toMatchObject({
+      ended: 1,
+      place: { status: 'fail', summary: 'what listens there does not speak gRPC' },
+    });
   });
 
   it('that is of another service than its target says fails, and is asked nothing', async () => {

@@ -44,7 +44,7 @@ function asked(
     }),
   };
 }
-const silent: Asked = { service: 'session', address: 'ipv4:127.0.0.1:1', problem: 'nothing answers there' };
+const silent: Asked = { service: 'session', address: 'ipv4:127.0.0.1:1', problem: 'no connection' };
 
 describe('a target is taken apart into its processes:', () => {
   const names: Readonly<Record<string, string[]>> = { session: ['10.0.0.1', 'fd00::1', '10.0.0.1'] };
@@ -176,9 +176,9 @@ unknown  STREAMS             it is unknown
          presence at 127.0.0.1:2: unknown: it is unknown
          hint: look there
          page: docs/checks/streams.md
-unknown  2 checks            could not be asked of processes that do not answer: see SERVICES_REACHABLE
+unknown  2 checks            could not be asked of processes that do not answer, or have no target: see SERVICES_REACHABLE
          DATABASE, OUTBOX
-         hint: with --database-url the doctor reads the rows of a service that is away by itself`,
+         hint: with --database-url the doctor reads the rows of such a service by itself`,
     );
     expect(findingsTable(silenced)).toContain('hint: look there');
     expect(JSON.parse(findingsJson([away, ...silenced], 1)).checks).toHaveLength(3);
@@ -318,8 +318,8 @@ test('SERVICES_REACHABLE has a place for each process, and for each service with
 
 test('SERVICES_REACHABLE tells one that does not take the token from one that is not there', () => {
   const refusing: Asked = { ...silent, problem: 'TOKEN_INVALID: the token has expired', tokenRefused: true };
-  const [refused, away] = judgeReachable([refusing, silent], [], []);
-  expect(refused).toMatchObject({ status: 'fail', hint: expect.stringContaining('does not take the token') });
+  const [refused, away] = judgeReachable([refusing, silent, asked('presence', '1+a')], [], []);
+  expect(refused).toMatchObject({ status: 'fail', hint: expect.stringContaining('that others take') });
   expect(away).toMatchObject({ status: 'fail', hint: expect.stringContaining('is the process there') });
 });
 

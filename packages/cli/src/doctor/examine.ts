@@ -7,7 +7,7 @@ import { judgeContracts, judgeMixed } from './fleet/builds.ts';
 import { judgeClocks } from './fleet/clocks.ts';
 import { judgeReachable } from './fleet/reachable.ts';
 import { judgeOldWriters } from './fleet/writers.ts';
-import { type Asked, askProcesses, type Processes, placeOf } from './processes.ts';
+import { type Asked, askProcesses, type Processes, placeOf, refuseUselessToken } from './processes.ts';
 import { reproduce } from './reproduction.ts';
 import { lookForTraces } from './trace-arrivals.ts';
 
@@ -50,6 +50,8 @@ export async function examine(session: Session, examination: Examination): Promi
   const databases = openDatabases(examination.databaseUrls);
   try {
     const processes = await askProcesses(targetsOf(session), session.connections);
+    // Databases are read without a token.
+    if (examination.databaseUrls.size === 0) refuseUselessToken(processes.asked);
     const parts: Parts = { session, processes, databases, direct: examination.direct };
     const findings: Finding[] = [];
     for (const { code } of checkCatalogue) {
@@ -58,7 +60,8 @@ export async function examine(session: Session, examination: Examination): Promi
       findings.push(finding);
       examination.told(finding);
     }
-    const reached = databases.answered() || processes.asked.some(({ described }) => described);
+    const reached =
+      databases.answered() || processes.asked.some(({ described, tokenRefused }) => described || tokenRefused);
     return { findings, reached };
   } finally {
     await databases.close();

@@ -36,7 +36,7 @@ export interface Processes {
   run(code: CheckCode, process: Asked, subjects?: readonly string[]): Promise<Place | undefined>;
 }
 
-/** Finds every process behind the targets, and asks each what it runs; all at the same time. Throws UsageError when nobody takes the token. */
+/** Finds every process behind the targets, and asks each what it runs; all at the same time. */
 export async function askProcesses(
   targets: ReadonlyMap<ServiceName, string>,
   connections: Connections,
@@ -55,7 +55,6 @@ export async function askProcesses(
     }),
   );
   const all = asked.flat();
-  refuseUselessToken(all);
   // What stood still since it told who it is costs one timeout, not one for each check.
   const silent = new Set<Asked>();
   return {
@@ -69,8 +68,8 @@ export async function askProcesses(
   };
 }
 
-/** A token that some do not take is their fault, and told of them; one that nobody takes says nothing of the fleet. */
-function refuseUselessToken(asked: readonly Asked[]): void {
+/** A token that some do not take is their fault, and told of them; of one that nobody takes throws UsageError: it says nothing of the fleet. */
+export function refuseUselessToken(asked: readonly Asked[]): void {
   const refusing = asked.find(({ tokenRefused }) => tokenRefused);
   if (!refusing || asked.some(({ described }) => described)) return;
   throw new UsageError(
@@ -159,10 +158,8 @@ async function runCheck(
   }
 }
 
-/** Why a call failed, in one line without the inner workings of a connection. */
+/** Why a call failed, in one line; whom it went to is told beside it. */
 function firstLine(error: unknown): string {
-  const { answered, text } = describeFailure(error);
-  if (answered) return text.split('\n')[0] ?? 'it failed';
-  const because = /\b(E[A-Z]{4,})\b/.exec(text)?.[1];
-  return because ? `nothing answers there (${because})` : 'no answer in time: it stands still, or cannot be reached';
+  const { reason, why } = describeFailure(error);
+  return reason === 'DEADLINE_EXCEEDED' ? 'no answer in time: it stands still, or cannot be reached' : why;
 }

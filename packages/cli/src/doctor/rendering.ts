@@ -48,9 +48,9 @@ export function findingsTable(
   });
   if (following.length > 0)
     lines.push(
-      `${statusText('unknown', coloured, 7)}  ${`${following.length} checks`.padEnd(codeWidth)}  could not be asked of processes that do not answer: see SERVICES_REACHABLE`,
+      `${statusText('unknown', coloured, 7)}  ${`${following.length} checks`.padEnd(codeWidth)}  could not be asked of processes that do not answer, or have no target: see SERVICES_REACHABLE`,
       ...listed(following.map(({ code }) => code)).map((line) => `${indent}${line}`),
-      `${indent}hint: with --database-url the doctor reads the rows of a service that is away by itself`,
+      `${indent}hint: with --database-url the doctor reads the rows of such a service by itself`,
     );
   return [`STATUS   ${'CHECK'.padEnd(codeWidth)}  WHAT`, ...lines].join('\n');
 }

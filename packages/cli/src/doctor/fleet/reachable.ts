@@ -1,12 +1,14 @@
-import type { ServiceName } from '../../connection.ts';
+import { type ServiceName, tokenSources } from '../../connection.ts';
 import type { Place } from '../finding.ts';
 import { type Asked, placeOf, type Unnamed } from '../processes.ts';
 
 const hint =
-  'is the process there, and does it stand still? Its supervisor, its log and `kill -0` tell; with --database-url the doctor looks at its rows meanwhile';
+  'is the process there, does it stand still, and is the target its gRPC port? Its supervisor, its log and `kill -0` tell; with --database-url the doctor looks at its rows meanwhile';
 
 const tokenHint =
   'it answers, but does not take the token that others take: has it the same KEYTRAIL_TOKEN_ISSUER and KEYTRAIL_JWKS_URL, and is its clock right?';
+
+const uselessTokenHint = `no process takes the token, so only databases are looked at: give an operator's in ${tokenSources}`;
 
 /** SERVICES_REACHABLE: a place for each process, and for each service that none could be named of. */
 export function judgeReachable(
@@ -14,6 +16,7 @@ export function judgeReachable(
   unnamed: readonly Unnamed[],
   withoutTarget: readonly ServiceName[],
 ): Place[] {
+  const taken = asked.some(({ described }) => described);
   return [
     ...asked.map((process): Place => {
       const where = placeOf(process);
@@ -23,7 +26,7 @@ export function judgeReachable(
           where,
           status: 'fail',
           summary: problem ?? 'it does not answer',
-          hint: tokenRefused ? tokenHint : hint,
+          hint: tokenRefused ? (taken ? tokenHint : uselessTokenHint) : hint,
         };
       if (!described.ready)
         return {
