@@ -35,6 +35,7 @@ import { toldTraces } from './told-traces.ts';
 import { followedMisses } from './traces.ts';
 import { trust } from './trust.ts';
 import { uploadVerification } from './uploads.ts';
+import { viewsExitCodes } from './views-exit-codes.ts';
 import { wholeSessions } from './whole-sessions.ts';
 
 /** All guards, in the order of the invariants. */
@@ -76,4 +77,5 @@ export const guards: readonly Guard[] = [
   ...toldExplanations,
   ...doctorAsksTheFleet,
   ...checksFindFault,
+  ...viewsExitCodes,
 ];

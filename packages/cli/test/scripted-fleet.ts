@@ -1,4 +1,4 @@
-import type { MessageInitShape } from '@bufbuild/protobuf';
+import type { DescService, MessageInitShape } from '@bufbuild/protobuf';
 import { timestampFromMs, timestampNow } from '@bufbuild/protobuf/wkt';
 import { AuthenticationError } from '@keytrail/auth';
 import {
@@ -8,7 +8,7 @@ import {
   DiagnosticsService,
 } from '@keytrail/contracts';
 import type { CheckCode, Status } from '@keytrail/diagnosis';
-import { serverSettings, startServer, unary } from '@keytrail/rpc';
+import { type Rpc, serverSettings, startServer, unary } from '@keytrail/rpc';
 import { readSettings } from '@keytrail/settings';
 import { startTelemetry, type Telemetry, telemetrySettings } from '@keytrail/telemetry';
 import { type ServiceName, targetVariable } from '../src/connection.ts';
@@ -53,7 +53,17 @@ export interface ScriptedFleet {
     args: readonly string[],
     environment?: Readonly<Record<string, string>>,
   ): Promise<Told>;
+  /** Serves these methods of an operators’ service; returns its target. */
+  serve(service: ServiceName, descriptor: DescService, rpcs: readonly Rpc[], takesToken?: boolean): Promise<string>;
+  /** The command with a token that is taken. */
+  keytrail(args: readonly string[], environment?: Readonly<Record<string, string>>): Promise<Ran>;
   stop(): Promise<void>;
+}
+
+export interface Ran {
+  readonly code: number;
+  readonly out: string;
+  readonly err: string;
 }
 
 const token = 'a.token';
@@ -66,77 +76,89 @@ export function scriptFleet(): ScriptedFleet {
     logTo: { write() {} },
   });
   const stopping: (() => Promise<void>)[] = [];
-  return {
-    async start(service, { described = {}, checks = {}, takesToken = true }) {
-      const asked: ScriptedProcess['asked'] = [];
-      const server = await startServer({
-        service,
-        services: [DiagnosticsService],
-        telemetry,
-        config: { ...readSettings(serverSettings, {}), drainMs: 100 },
-        authenticator: {
-          authenticate(authorization) {
-            if (!takesToken || authorization !== `Bearer ${token}`)
-              throw new AuthenticationError('signature', 'the signature does not verify');
-            return { kind: 'operator', subject: 'olga', scopes: new Set() };
-          },
+
+  async function serve(service: ServiceName, descriptor: DescService, rpcs: readonly Rpc[], takesToken = true) {
+    const server = await startServer({
+      service,
+      services: [descriptor],
+      telemetry,
+      config: { ...readSettings(serverSettings, {}), drainMs: 100 },
+      authenticator: {
+        authenticate(authorization) {
+          if (!takesToken || authorization !== `Bearer ${token}`)
+            throw new AuthenticationError('signature', 'the signature does not verify');
+          return { kind: 'operator', subject: 'olga', scopes: new Set() };
         },
-        rpcs: [
-          unary(DiagnosticsService.method.describeProcess, {
-            allow: ['operator'],
-            handle: async () => ({
-              ready: true,
-              now: timestampNow(),
-              ...described,
-              process: {
-                service,
-                writerBuild: '1.0.0+now',
-                sourcesDigest: 'sources',
-                contractDigest: 'contract',
-                startedAt: timestampFromMs(1_000),
-                ...described.process,
-              },
-            }),
-          }),
-          unary(DiagnosticsService.method.runChecks, {
-            allow: ['operator'],
-            async handle({ codes, subjects }) {
-              const [code = ''] = codes;
-              asked.push({ code, subjects });
-              const says = checks[code as CheckCode];
-              if (says === 'silence') return never;
-              if (says === undefined) return { results: [] };
-              const result = typeof says === 'number' ? { status: says } : says;
-              return { results: [{ summary: `${service} says so`, ...result, code }] };
+      },
+      rpcs,
+    });
+    stopping.push(() => server.stop());
+    return `127.0.0.1:${server.grpcPort}`;
+  }
+
+  async function keytrail(args: readonly string[], environment: Readonly<Record<string, string>> = {}): Promise<Ran> {
+    let [out, err] = ['', ''];
+    const code = await run(['--timeout', '5s', ...args], {
+      environment: { KEYTRAIL_OPERATOR_TOKEN: token, ...environment },
+      out(text) {
+        out += text;
+      },
+      say(text) {
+        err += text;
+      },
+    });
+    return { code, out, err };
+  }
+
+  return {
+    serve,
+    keytrail,
+    async start(service, { described = {}, checks = {}, takesToken }) {
+      const asked: ScriptedProcess['asked'] = [];
+      const rpcs = [
+        unary(DiagnosticsService.method.describeProcess, {
+          allow: ['operator'],
+          handle: async () => ({
+            ready: true,
+            now: timestampNow(),
+            ...described,
+            process: {
+              service,
+              writerBuild: '1.0.0+now',
+              sourcesDigest: 'sources',
+              contractDigest: 'contract',
+              startedAt: timestampFromMs(1_000),
+              ...described.process,
             },
           }),
-        ],
-      });
-      stopping.push(() => server.stop());
-      return { service, target: `127.0.0.1:${server.grpcPort}`, asked };
+        }),
+        unary(DiagnosticsService.method.runChecks, {
+          allow: ['operator'],
+          async handle({ codes, subjects }) {
+            const [code = ''] = codes;
+            asked.push({ code, subjects });
+            const says = checks[code as CheckCode];
+            if (says === 'silence') return never;
+            if (says === undefined) return { results: [] };
+            const result = typeof says === 'number' ? { status: says } : says;
+            return { results: [{ summary: `${service} says so`, ...result, code }] };
+          },
+        }),
+      ];
+      return { service, target: await serve(service, DiagnosticsService, rpcs, takesToken), asked };
     },
-    async doctor(processes, args, environment = {}) {
-      let [out, err] = ['', ''];
+    async doctor(processes, args, environment) {
       const targets = [...Map.groupBy(processes, ({ service }) => service)].map(([service, some]) => [
         targetVariable(service),
         `ipv4:${some.map(({ target }) => target).join(',')}`,
       ]);
-      const ended = await run(['--timeout', '5s', 'doctor', '-o', 'json', ...args], {
-        environment: { ...Object.fromEntries(targets), KEYTRAIL_OPERATOR_TOKEN: token, ...environment },
-        out(text) {
-          out += text;
-        },
-        say(text) {
-          err += text;
-        },
+      const { code, out, err } = await keytrail(['doctor', '-o', 'json', ...args], {
+        ...Object.fromEntries(targets),
+        ...environment,
       });
-      const { exitCode, checks } = out ? JSON.parse(out) : { exitCode: ended, checks: [] };
-      return {
-        ended,
-        exitCode,
-        err,
-        of: (code) => checks.find((each: { code: string }) => each.code === code),
-      };
+      const { exitCode, checks } = out ? JSON.parse(out) : { exitCode: code, checks: [] };
+      const of = (wanted: CheckCode) => checks.find((each: { code: string }) => each.code === wanted);
+      return { ended: code, exitCode, err, of };
     },
     async stop() {
       await Promise.all(stopping.map((stop) => stop()));
