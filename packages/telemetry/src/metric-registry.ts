@@ -89,8 +89,8 @@ export const metricRegistry = {
     kind: 'histogram',
     unit: 's',
     describe:
-      'From the offer that a holder took to the key it sealed: what is left of the time to a key when somebody is there',
-    attributes: [],
+      'FULFILLED: from the offer that a holder took to the key it sealed, what is left of the time to a key when somebody is there. UNFULFILLABLE: the whole life of a request that was offered until its attempts were used up, and answered by nobody',
+    attributes: [metricAttr.keyRequestOutcome],
     buckets: keyBuckets,
   },
   openKeyRequests: {

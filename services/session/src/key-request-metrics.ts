@@ -21,15 +21,25 @@ export function measureFirstOffer(tx: Transaction, { requestedAt }: KeyRequest, 
 }
 
 /** Measures the whole life of a request that ends now, with a key or without one. */
-export function measureEnd(tx: Transaction, { requestedAt, endedAt, state }: KeyRequest): void {
-  tx.afterCommit(() =>
-    measure('timeToKey', secondsBetween(requestedAt, endedAt ?? new Date()), { [metricAttr.keyRequestOutcome]: state }),
-  );
+export function measureEnd(tx: Transaction, request: KeyRequest): void {
+  const { requestedAt, endedAt, state } = request;
+  tx.afterCommit(() => {
+    const seconds = secondsBetween(requestedAt, endedAt ?? new Date());
+    measure('timeToKey', seconds, { [metricAttr.keyRequestOutcome]: state });
+    if (wasNeverAnswered(request)) measure('offerToKey', seconds, { [metricAttr.keyRequestOutcome]: state });
+  });
+}
+
+/** The objective counts these as late: else it would be met while no holder seals at all. Not those that end before any offer, for envelopes rejected before. */
+function wasNeverAnswered({ endedBecause, attempt, attemptBase }: KeyRequest): boolean {
+  return endedBecause === 'attempts_exhausted' && attempt > attemptBase;
 }
 
 /** Measures what a holder took, from its offer to its key. */
-export function measureHolder(tx: Transaction, offeredAt: Date, { endedAt }: KeyRequest): void {
-  tx.afterCommit(() => measure('offerToKey', secondsBetween(offeredAt, endedAt ?? new Date())));
+export function measureHolder(tx: Transaction, offeredAt: Date, { endedAt, state }: KeyRequest): void {
+  tx.afterCommit(() =>
+    measure('offerToKey', secondsBetween(offeredAt, endedAt ?? new Date()), { [metricAttr.keyRequestOutcome]: state }),
+  );
 }
 
 /** Tells how many requests are open, how old the oldest is, and whether anybody looks at those that are due. */
