@@ -80,7 +80,7 @@ function describeProblem(error: unknown): { problem: string; unreachable: boolea
     const lock = isDatabaseError(error.cause) && error.cause.code === '55P03';
     const more = lock ? ', because others hold what it has to lock' : '';
     return {
-      problem: `${error.message}${more}; nothing of it remains: deploy --retry-failed tries it again`,
+      problem: `${error.message}${more}; it is not applied: deploy --retry-failed tries it again`,
       unreachable: false,
     };
   }

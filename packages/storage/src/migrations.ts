@@ -1,3 +1,4 @@
+import { setTimeout } from 'node:timers/promises';
 import pg from 'pg';
 import {
   type AppliedMigration,
@@ -18,7 +19,7 @@ export interface MigrationOptions {
 export interface MigrateOptions extends MigrationOptions {
   /** How long a statement of a migration waits for a lock; then the migration fails, and those that wait behind it go on. By default for ever. */
   readonly lockTimeoutMs?: number;
-  /** Tries migrations again that failed: they are noted as rolled back, for nothing of them remained. */
+  /** Tries migrations again that failed: they are noted as rolled back, for nothing of them remained, and an unfinished index is built anew. */
   readonly retryFailed?: boolean;
   /** What is to be applied, told when nobody else migrates the database. */
   readonly onPlan?: (names: readonly string[]) => void;
@@ -53,7 +54,7 @@ export function migrationReadiness({ url, migrations }: MigrationOptions): Promi
 }
 
 /**
- * Applies what the database lacks, each migration in one transaction, by Prisma's schema engine; one caller at a time, and another waits.
+ * Applies what the database lacks, each migration in one transaction (but for an index built CONCURRENTLY), by Prisma's schema engine; one caller at a time, and another waits.
  * Returns the names applied. Throws MigrationsRefused, having changed nothing, when the database is ahead or diverged, and MigrationFailed
  * for one that PostgreSQL refused.
  */
@@ -61,11 +62,7 @@ export function migrateDatabase(options: MigrateOptions): Promise<string[]> {
   const { url, migrations, retryFailed, lockTimeoutMs, onPlan, onWait } = options;
   return withClient(url, async (client) => {
     // The engine has a lock of its own, but gives up after ten seconds; and what is decided here must still hold when it begins.
-    const { rows } = await client.query<{ free: boolean }>('SELECT pg_try_advisory_lock($1) AS free', [lock]);
-    if (!rows[0]?.free) {
-      onWait?.();
-      await client.query('SELECT pg_advisory_lock($1)', [lock]);
-    }
+    await takeLock(client, onWait);
     let state = await stateOf(client, migrations);
     if (retryFailed && state.failed.length > 0) {
       await client.query(
@@ -87,6 +84,17 @@ export function migrateDatabase(options: MigrateOptions): Promise<string[]> {
 
 /** Held by a session that migrates a database. */
 const lock = 0x6b74_6d67;
+const askAgainMs = 100;
+
+/** Asks again and again: a statement that waits in PostgreSQL has a snapshot, and CREATE INDEX CONCURRENTLY of whoever has the lock would wait for its end. */
+async function takeLock(client: pg.Client, onWait?: () => void): Promise<void> {
+  for (let waits = false; ; waits = true) {
+    const { rows } = await client.query<{ free: boolean }>('SELECT pg_try_advisory_lock($1) AS free', [lock]);
+    if (rows[0]?.free) return;
+    if (!waits) onWait?.();
+    await setTimeout(askAgainMs);
+  }
+}
 
 async function withClient<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
   const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 10_000 });

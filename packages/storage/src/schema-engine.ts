@@ -6,6 +6,7 @@ import { bindMigrationAwareSqlAdapterFactory } from '@prisma/driver-adapter-util
 import * as glue from '@prisma/schema-engine-wasm/schema_engine_bg';
 import pg from 'pg';
 import type { LocalMigration } from './migration-history.ts';
+import { dropUnfinishedIndex } from './unfinished-index.ts';
 
 /** Prisma's schema engine as WebAssembly over one connection. */
 export interface SchemaEngine {
@@ -16,7 +17,7 @@ export interface SchemaEngine {
   close(): Promise<void>;
 }
 
-/** A migration that PostgreSQL refused; nothing of it remains, and later ones were not tried. */
+/** A migration that PostgreSQL refused, and later ones were not tried. Nothing of it remains but an index built CONCURRENTLY, unfinished, which nothing reads. */
 export class MigrationFailed extends Error {
   readonly migration: string;
 
@@ -70,7 +71,8 @@ export async function openSchemaEngine(url: string, lockTimeoutMs?: number): Pro
 
 /**
  * The adapter splits a script at every semicolon, which breaks function bodies and strings, and runs the pieces one by
- * one. PostgreSQL takes a script whole, as one transaction: a migration applies entirely or not at all.
+ * one. PostgreSQL takes a script whole, as one transaction: a migration applies entirely or not at all, and one that is a single
+ * CREATE INDEX CONCURRENTLY runs without a transaction, as it must.
  */
 class WholeScripts extends PrismaPg {
   failed: { script: string; cause: Error } | undefined;
@@ -85,6 +87,7 @@ class WholeScripts extends PrismaPg {
     const adapter = await super.connect();
     adapter.executeScript = async (script) => {
       try {
+        await dropUnfinishedIndex(this.#pool, script);
         await this.#pool.query(script);
       } catch (cause) {
         this.failed = { script, cause: cause as Error };

@@ -56,7 +56,7 @@ export async function judgeSchema(ask: SchemaAsker, local: readonly LocalMigrati
   const floor = (await rowsOrNone<{ migration: string }>(ask(floorOf)))[0]?.migration;
   const state = compareHistories(local, rows);
   const known = new Set(local.map(({ name }) => name));
-  // Nothing of a failed migration remains, so one that this build does not have takes nothing from it.
+  // Nothing of a failed migration remains that anything reads, so one that this build does not have takes nothing from it.
   const underway = state.failed.filter((name) => !known.has(name));
   const failed = state.failed.filter((name) => known.has(name));
   const newestInDatabase = newestOf(rows);

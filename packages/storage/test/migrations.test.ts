@@ -1,7 +1,7 @@
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import {
   MigrationsRefused,
   migrateDatabase,
@@ -138,6 +138,54 @@ test('a migration that waits too long for a lock fails whole, and applies when i
   await db.close();
   await expect(migrateDatabase({ url, migrations })).rejects.toThrow(`failed: ${second}`);
   expect(await migrateDatabase({ url, migrations, retryFailed: true })).toEqual([second]);
+});
+
+describe('an index that is built concurrently', () => {
+  const indexed = {
+    [first]: devicesAndFunction,
+    [second]: '-- Of what is there.\nCREATE INDEX CONCURRENTLY IF NOT EXISTS devices_by_id ON devices (id);',
+  };
+
+  /** The table, with a transaction that wrote to it and stays open until it is committed. */
+  async function tableInUse() {
+    await migrateDatabase({ url, migrations: build({ [first]: devicesAndFunction }) });
+    const db = openDatabase({ url, service: 'test', connections: 1, statementTimeoutMs: 1000 });
+    const writer = await db.dedicatedConnection();
+    await writer.query('BEGIN; INSERT INTO devices VALUES (1)');
+    const index = async () =>
+      (await db.pool.query(`SELECT indisvalid AS valid FROM pg_index WHERE indexrelid = to_regclass('devices_by_id')`))
+        .rows[0];
+    return { db, writer, index };
+  }
+
+  test('keeps no writer waiting, and does not wait for those who wait to migrate', async () => {
+    const { db, writer, index } = await tableInUse();
+    const migrations = build(indexed);
+    const building = migrateDatabase({ url, migrations });
+    await vi.waitFor(async () => expect(await index()).toEqual({ valid: false }), 10_000);
+    await db.pool.query('INSERT INTO devices VALUES (2)');
+    const waits = Promise.withResolvers<void>();
+    const late = migrateDatabase({ url, migrations, onWait: waits.resolve });
+    await waits.promise;
+    await writer.query('COMMIT');
+    expect(await building).toEqual([second]);
+    expect(await late).toEqual([]);
+    expect(await index()).toEqual({ valid: true });
+    await writer.end();
+    await db.close();
+  });
+
+  test('and was not finished is built anew when it is tried again', async () => {
+    const { db, writer, index } = await tableInUse();
+    const migrations = build(indexed);
+    await expect(migrateDatabase({ url, migrations, lockTimeoutMs: 50 })).rejects.toThrow('due to lock timeout');
+    expect(await index()).toEqual({ valid: false });
+    await writer.query('COMMIT');
+    expect(await migrateDatabase({ url, migrations, retryFailed: true })).toEqual([second]);
+    expect(await index()).toEqual({ valid: true });
+    await writer.end();
+    await db.close();
+  });
 });
 
 describe('readiness', () => {

@@ -24,8 +24,12 @@ export interface SpanReceiver {
   stop(): Promise<void>;
 }
 
-/** Starts telemetry that exports every trace to a receiver in this process. */
-export async function receiveSpans(service: string, logTo?: DestinationStream): Promise<SpanReceiver> {
+/** Starts telemetry that exports every trace, or a share of them, to a receiver in this process. */
+export async function receiveSpans(
+  service: string,
+  logTo?: DestinationStream,
+  { traceRatio = 1 }: { traceRatio?: number } = {},
+): Promise<SpanReceiver> {
   const bodies: string[] = [];
   const server = createServer((request, response) => {
     const chunks: Buffer[] = [];
@@ -39,7 +43,7 @@ export async function receiveSpans(service: string, logTo?: DestinationStream): 
   const config = readSettings(telemetrySettings, {
     KEYTRAIL_ENVIRONMENT: 'development',
     KEYTRAIL_LOG_LEVEL: logTo ? 'info' : 'silent',
-    KEYTRAIL_TRACE_RATIO: '1',
+    KEYTRAIL_TRACE_RATIO: String(traceRatio),
     KEYTRAIL_OTLP_URL: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
   });
   const telemetry = startTelemetry({ service, config, ...(logTo && { logTo }) });

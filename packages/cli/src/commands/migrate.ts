@@ -44,7 +44,10 @@ export function addMigrate(program: Command, run: RunCommand): void {
       parseDuration,
       30_000,
     )
-    .option('--retry-failed', 'try migrations again that failed: of those nothing remained')
+    .option(
+      '--retry-failed',
+      'try migrations again that failed: of those nothing remained but unfinished indexes, which are built anew',
+    )
     .action((options: MigrateOptions) => run((session) => deploy(session, options)));
 }
 

@@ -1,10 +1,5 @@
--- Which builds write, and when each last did, is asked of an index: new rows are anywhere in a table, and those of a build that was forgotten are few.
-CREATE INDEX sessions_by_writer ON sessions (writer_build, created_at);
-CREATE INDEX key_requests_by_writer ON key_requests (writer_build, requested_at);
-
 -- By which build a key request was fulfilled. NULL for envelopes that a session was stored with, whose row says it, and for builds before this one.
-ALTER TABLE envelopes ADD COLUMN writer_build text;
-CREATE INDEX envelopes_by_writer ON envelopes (writer_build, written_at) WHERE writer_build IS NOT NULL;
+ALTER TABLE envelopes ADD COLUMN IF NOT EXISTS writer_build text;
 
 DROP TRIGGER envelopes_immutable ON envelopes;
 CREATE TRIGGER envelopes_immutable BEFORE UPDATE OF

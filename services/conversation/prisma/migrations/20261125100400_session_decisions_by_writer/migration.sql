@@ -1,0 +1,2 @@
+-- Which builds write, and when each last did, is asked of an index: new rows are anywhere in a table, and those of a build that was forgotten are few.
+CREATE INDEX CONCURRENTLY IF NOT EXISTS session_decisions_by_writer ON session_decisions (writer_build, decided_at);
