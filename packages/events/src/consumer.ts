@@ -5,6 +5,8 @@ import {
   contextFromTraceparent,
   count,
   describeError,
+  isSampled,
+  keepTrace,
   type Logger,
   linkFromTraceparent,
   measure,
@@ -152,6 +154,7 @@ export function startConsumer({
         [metricAttr.messagingOutcome]: outcome,
       });
     const alive = setInterval(() => message.working(), bus.ackWaitMs / 3);
+    let outcome: 'handled' | 'again' | 'dead_letter' = 'handled';
     try {
       await withSpan(
         `process ${subject}`,
@@ -169,14 +172,25 @@ export function startConsumer({
             [attr.messagingDelivery]: event.delivery,
           },
         },
-        () => handle(event),
+        async () => {
+          // A trace of its own has no parent that says so: what comes of a kept one is kept, too.
+          if (!fresh && isSampled(traceparent)) keepTrace('event of a kept trace');
+          try {
+            await handle(event);
+          } catch (error) {
+            // In the span, so that what the log says of it leads to the trace.
+            outcome = await failed(message, event, traceparent, error);
+            throw error;
+          }
+        },
       );
       message.ack();
-      handled('handled');
     } catch (error) {
-      handled(await failed(message, event, traceparent, error));
+      // Else it was told above.
+      if (outcome === 'handled') throw error;
     } finally {
       clearInterval(alive);
+      handled(outcome);
     }
   }
 

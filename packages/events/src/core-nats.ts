@@ -63,9 +63,14 @@ function listen(
       }
       const parent = contextFromTraceparent(message.headers?.get(eventHeader.traceparent) ?? '');
       const settings = { kind: SpanKind.CONSUMER, parent, attributes: attributes(template, 'process') };
-      withSpan(`process ${template}`, settings, () => handle(message)).catch((failure) =>
-        bus.log.warn({ err: failure, subject: template }, 'a message could not be handled'),
-      );
+      withSpan(`process ${template}`, settings, async () => {
+        try {
+          await handle(message);
+        } catch (failure) {
+          bus.log.warn({ err: failure, subject: template }, 'a message could not be handled');
+          throw failure;
+        }
+      }).catch(() => {});
     },
   });
   return { stop: () => subscription.unsubscribe() };

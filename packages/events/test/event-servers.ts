@@ -1,7 +1,7 @@
 import { ensureNats, type ServerHandle } from '@keytrail/local';
 import { readSettings } from '@keytrail/settings';
 import type { Database } from '@keytrail/storage';
-import type { Logger } from '@keytrail/telemetry';
+import type { DestinationStream, Logger } from '@keytrail/telemetry';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { startTestPostgres, type TestPostgres } from '../../storage/test/own-database.ts';
 import { receiveSpans, type SpanReceiver } from '../../storage/test/received-spans.ts';
@@ -35,8 +35,14 @@ export interface EventServers {
   stop(): Promise<void>;
 }
 
-export async function startEventServers(): Promise<EventServers> {
-  const spans = await receiveSpans('events-test');
+export async function startEventServers({
+  logTo,
+  traceRatio = 1,
+}: {
+  logTo?: DestinationStream;
+  traceRatio?: number;
+} = {}): Promise<EventServers> {
+  const spans = await receiveSpans('events-test', logTo, { traceRatio });
   const { log } = spans.telemetry;
   const [postgres, nats]: [TestPostgres, ServerHandle] = await Promise.all([
     startTestPostgres(),
