@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { startTraceStore, type TraceSpan, type TraceStore } from '@keytrail/traces';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { asJaeger, asOtlp } from '../../traces/test/answers.ts';
+import { asJaeger, asOtlp, asTempoV2 } from '../../traces/test/answers.ts';
 import { missedRead } from '../../traces/test/fixture.ts';
 import { wholeRecovery } from '../../traces/test/whole-recovery.ts';
 import { run } from '../src/program.ts';
@@ -84,6 +84,21 @@ describe('keytrail trace', () => {
     // What is left of it lacks no hop for certain: by that alone it would be whole.
     expect(report.missing.filter(({ certain }: { certain: boolean }) => certain)).toEqual([]);
     expect(await readFile(html, 'utf8')).toContain('3 spans of this trace came to the store beyond its bounds');
+  });
+
+  it('does not call whole what Tempo says is a part of a trace, nor what the store says in a file that it dropped', async () => {
+    const part = { ...asTempoV2(wholeRecovery), status: 'PARTIAL', message: 'Trace exceeds maximum size' };
+    const asText = await keytrail(['trace', '--file', await file('part.json', part)]);
+    const asJson = await keytrail(['--json', 'trace', '--file', await file('part.json', part)]);
+    for (const { code, err } of [asText, asJson]) {
+      expect(code).toBe(4);
+      expect(err).toContain('gives only a part of the trace');
+      expect(err).not.toContain('whole');
+    }
+    expect(JSON.parse(asJson.out)).toMatchObject({ whole: false, dropped: 0, partial: true });
+    const stored = { id: traceId, spans: wholeRecovery, dropped: 2 };
+    const dropped = await keytrail(['trace', '--file', await file('stored.json', stored)]);
+    expect(dropped).toMatchObject({ code: 4, err: expect.stringContaining('dropped 2 spans of the trace') });
   });
 
   it('does not wait for the consumer of an event that is old, nor call its trace broken', async () => {

@@ -1,3 +1,4 @@
+import { noLoss, readLoss, type TraceLoss } from './loss.ts';
 import { MalformedTrace } from './malformed.ts';
 import { readTraceText } from './read-body.ts';
 import type { TraceSpan } from './span.ts';
@@ -43,7 +44,7 @@ const defaultTimeoutMs = 10_000;
 const defaultMaxBytes = 64 * 2 ** 20;
 
 type Answer =
-  | { readonly kind: 'spans'; readonly spans: TraceSpan[] }
+  | { readonly kind: 'spans'; readonly spans: TraceSpan[]; readonly loss: TraceLoss }
   | { readonly kind: 'unknown trace' }
   | {
       readonly kind: 'something else';
@@ -58,6 +59,16 @@ type Answer =
  * answers with something that is no trace.
  */
 export async function readTrace(backend: Backend, traceId: string): Promise<TraceSpan[]> {
+  const { spans } = await readTraceAnswer(backend, traceId);
+  return spans;
+}
+
+/** As readTrace, with what the backend says that the spans lack. */
+export async function readTraceAnswer(
+  backend: Backend,
+  traceId: string,
+): Promise<{ readonly spans: TraceSpan[]; readonly loss: TraceLoss }> {
+  const none = { spans: [], loss: noLoss };
   const asked: string[] = [];
   const others: (Extract<Answer, { kind: 'something else' }> & { readonly path: string })[] = [];
   for (const { dialect, path } of endpoints) {
@@ -65,27 +76,16 @@ export async function readTrace(backend: Backend, traceId: string): Promise<Trac
     if ((backend.dialect !== undefined && backend.dialect !== dialect) || asked.includes(at)) continue;
     asked.push(at);
     const answer = await ask(backend, at);
-    if (answer.kind === 'spans') return answer.spans.filter((span) => span.traceId === traceId);
-    if (answer.kind === 'unknown trace') return [];
+    if (answer.kind === 'spans')
+      return { spans: answer.spans.filter((span) => span.traceId === traceId), loss: answer.loss };
+    if (answer.kind === 'unknown trace') return none;
     others.push({ ...answer, path: at });
   }
   const malformed = others.find((other) => other.malformed !== undefined)?.malformed;
   if (malformed !== undefined) throw malformed;
-  if (others.some((other) => other.perhapsUnknown) && others.every(({ why }) => !why.startsWith('failed'))) return [];
+  if (others.some((other) => other.perhapsUnknown) && others.every(({ why }) => !why.startsWith('failed'))) return none;
   const told = others.map(({ path, why }) => `/${path.replace(traceId, '<id>')} ${why}`).join('; ');
   throw new BackendRefused(`${originOf(backend)} has no API of traces that is known here: ${told}`);
-}
-
-/** How many spans of the trace the local store could not hold; 0 of other backends, which do not tell. Throws as readTrace does. */
-export async function countDropped(backend: Backend, traceId: string): Promise<number> {
-  if (backend.dialect !== undefined && backend.dialect !== 'keytrail') return 0;
-  const { status, text } = await readBackend(backend, `traces/${traceId}`);
-  if (status !== 200) return 0;
-  try {
-    return Number(JSON.parse(text).dropped) || 0;
-  } catch {
-    return 0;
-  }
 }
 
 /** An answer in full, within the bounds. Throws BackendUnreachable, and BackendRefused where it wants credentials or redirects. */
@@ -114,11 +114,11 @@ async function ask(backend: Backend, path: string): Promise<Answer> {
       why: 'answered 404',
       perhapsUnknown: !/page not found|GET \/traces|<html/i.test(text),
     };
-  if (status !== 200) return { kind: 'something else', why: `answered ${status}` };
+  if (status !== 200) return { kind: 'something else', why: `answered ${status}${firstLine(text)}` };
   if (/^\s*</.test(text)) return { kind: 'something else', why: 'answered with a page' };
   try {
     const spans = readTraceText(text);
-    return spans.length === 0 ? { kind: 'unknown trace' } : { kind: 'spans', spans };
+    return spans.length === 0 ? { kind: 'unknown trace' } : { kind: 'spans', spans, loss: readLoss(text) };
   } catch (malformed) {
     if (!(malformed instanceof MalformedTrace)) throw malformed;
     return { kind: 'something else', why: malformed.message, malformed };

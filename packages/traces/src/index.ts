@@ -1,11 +1,12 @@
 export type { Backend, Dialect } from './backend.ts';
-export { BackendRefused, BackendUnreachable, countDropped, dialects, readTrace } from './backend.ts';
+export { BackendRefused, BackendUnreachable, dialects, readTrace, readTraceAnswer } from './backend.ts';
 export type { MissingHop } from './expected-hops.ts';
 export { consumersOfSubjects, findMissingHops, missingHopCodes } from './expected-hops.ts';
 export type { FetchTraceOptions } from './fetch.ts';
 export { awaitTrace, fetchTrace, TraceNotFound } from './fetch.ts';
 export { renderTraceHtml } from './html/page.ts';
 export { listTraces } from './list.ts';
+export { noLoss, readLoss, type TraceLoss } from './loss.ts';
 export { MalformedTrace } from './malformed.ts';
 export type { TraceBounds, TraceSummary } from './memory.ts';
 export { NotOtlp, readOtlpSpans } from './otlp.ts';

@@ -1,6 +1,7 @@
 import { buildsOf, missFinders, operationOf, type Role, roleOf, statusOf } from './describe-span.ts';
 import type { MissingHop } from './expected-hops.ts';
 import { findMissingHops } from './expected-hops.ts';
+import { noLoss, type TraceLoss } from './loss.ts';
 import type { TraceAttributes, TraceSpan } from './span.ts';
 import type { TraceTree } from './tree.ts';
 import { walkTrace } from './tree.ts';
@@ -37,10 +38,12 @@ export interface TraceReport {
   /** RFC 3339 */
   readonly startedAt: string;
   readonly durationMs: number;
-  /** False when a hop is missing for certain, or spans were dropped. */
+  /** False when a hop is missing for certain, spans were dropped, or the backend gave only a part. */
   readonly whole: boolean;
   /** Spans that came to the store and were beyond its bounds; 0 of backends that do not tell. */
   readonly dropped: number;
+  /** True when the backend says that it gave only a part, as Grafana Tempo does of what is longer than it gives. */
+  readonly partial: boolean;
   readonly spans: number;
   readonly orphans: number;
   readonly services: readonly {
@@ -71,8 +74,13 @@ export interface LinkedTrace {
   readonly relation: 'last_write' | 'continued_from';
 }
 
-/** `shows` says which attributes may be told; `dropped` is what the store says it lost of the trace. */
-export function reportTrace(tree: TraceTree, shows: (name: string) => boolean, { dropped = 0 } = {}): TraceReport {
+/** `shows` says which attributes may be told; of the loss is what the backend says that the spans lack. */
+export function reportTrace(
+  tree: TraceTree,
+  shows: (name: string) => boolean,
+  loss: Partial<TraceLoss> = {},
+): TraceReport {
+  const { dropped, partial } = { ...noLoss, ...loss };
   const startMs = tree.spans[0]?.startMs ?? 0;
   const endMs = tree.spans.reduce((latest, span) => Math.max(latest, span.startMs + span.durationMs), startMs);
   const finders = missFinders(tree);
@@ -89,8 +97,9 @@ export function reportTrace(tree: TraceTree, shows: (name: string) => boolean, {
     traceId: tree.id,
     startedAt: new Date(startMs).toISOString(),
     durationMs: endMs - startMs,
-    whole: dropped === 0 && !missing.some((hop) => hop.certain),
+    whole: dropped === 0 && !missing.some((hop) => hop.certain) && !partial,
     dropped,
+    partial,
     spans: tree.spans.length,
     orphans: tree.orphans.length,
     services,

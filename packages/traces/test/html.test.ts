@@ -32,11 +32,14 @@ test('the waterfall names no other place, and its policy lets it load nothing', 
   expect(html).not.toMatch(/https?:|\bsrc=|url\(|@import|\bstyle="/);
 });
 
-test('what the store dropped stands in the waterfall', () => {
+test('what the store dropped, and that a backend gave a part, stands in the waterfall', () => {
   const ofDropped = (dropped: number) =>
     renderTraceHtml([reportTrace(assembleTrace(missedRead), everything, { dropped })]);
   expect(ofDropped(3)).toContain('3 spans of this trace came to the store beyond its bounds and were dropped');
   expect(ofDropped(0)).not.toContain('dropped');
+  const ofPart = renderTraceHtml([reportTrace(assembleTrace(missedRead), everything, { partial: true })]);
+  expect(ofPart).toContain('gave only a part of this trace');
+  expect(ofDropped(0)).not.toContain('only a part');
 });
 
 test('thousands of hops, and hundreds within each other, are one page that closes what it opens', () => {

@@ -12,6 +12,7 @@ import {
   renderTrace,
   renderTraceHtml,
   reportTrace,
+  type TraceLoss,
   TraceNotFound,
   type TraceTree,
 } from '@keytrail/traces';
@@ -37,7 +38,7 @@ const afterHelp = `
 Without --backend and --file the backend is KEYTRAIL_TRACE_BACKEND; \`make up\` runs a local store and names it in .local/up.env.
 Headers for a backend, such as Authorization or X-Scope-OrgID, are read from --headers-file or KEYTRAIL_TRACE_HEADERS,
 one "Name: value" per line, and never given as an argument.
-Ends with 4 when a hop that must have been is missing, or the store dropped spans of the trace.`;
+Ends with 4 when a hop that must have been is missing, or the backend says that it dropped spans of the trace, or gives only a part.`;
 
 export function addTrace(program: Command, run: RunCommand): void {
   program
@@ -78,12 +79,12 @@ async function trace(
 
 async function showTrace(id: string, source: TraceSource, options: TraceOptions, output: Output): Promise<number> {
   const tree = await readTree(id, source, options.wait);
-  const dropped = await source.dropped(id);
-  const report = reportTrace(tree, isRegistered, { dropped });
+  const loss = source.lossOf(id);
+  const report = reportTrace(tree, isRegistered, loss);
   const linked = await readLinked(report, source);
   if (options.html !== undefined) {
     const followed = options.follow
-      ? linked.flatMap(({ tree: one, dropped }) => (one ? [reportTrace(one, isRegistered, { dropped })] : []))
+      ? linked.flatMap(({ tree: one, loss }) => (one ? [reportTrace(one, isRegistered, loss)] : []))
       : [];
     writeHtml(options.html, renderTraceHtml([report, ...unique(followed)]));
     output.say(`written: ${options.html}`);
@@ -91,17 +92,25 @@ async function showTrace(id: string, source: TraceSource, options: TraceOptions,
   if (output.json) output.out(JSON.stringify({ ...report, linked: linkedForPrograms(linked, options) }));
   else if (options.html === undefined) printTrace(tree, linked, options, output);
   const certain = report.missing.filter((hop) => hop.certain).length;
-  if (dropped > 0)
-    output.say(
-      `${source.name} dropped ${dropped} span${dropped === 1 ? '' : 's'} of the trace, beyond its bounds; what is missing may be among them`,
-    );
+  sayLoss(loss, source, output);
   if (certain > 0)
     output.say(
       `${certain} hop${certain === 1 ? ' is' : 's are'} missing${source.grows && options.wait === undefined ? '; spans may still be on their way (--wait)' : ''}`,
     );
-  else if (dropped === 0)
+  else if (report.whole)
     output.say(`the trace is whole${report.missing.length > 0 ? ', but for hops that may rightly not be there' : ''}`);
   return report.whole ? exitCodes.ok : exitCodes.incomplete;
+}
+
+function sayLoss({ dropped, partial }: TraceLoss, source: TraceSource, output: Output): void {
+  if (dropped > 0)
+    output.say(
+      `${source.name} dropped ${dropped} span${dropped === 1 ? '' : 's'} of the trace, beyond its bounds; what is missing may be among them`,
+    );
+  if (partial)
+    output.say(
+      `${source.name} gives only a part of the trace, which is longer than it gives; what is missing may be in the rest`,
+    );
 }
 
 function readTree(id: string, source: TraceSource, wait: number | true | undefined): Promise<TraceTree> {
@@ -150,10 +159,10 @@ function summary(tree: TraceTree): string {
 }
 
 function linkedForPrograms(linked: readonly FoundTrace[], { follow }: TraceOptions) {
-  return linked.map(({ tree, dropped, ...link }) => ({
+  return linked.map(({ tree, loss, ...link }) => ({
     ...link,
     found: tree !== undefined,
-    ...(follow && tree && { trace: reportTrace(tree, isRegistered, { dropped }) }),
+    ...(follow && tree && { trace: reportTrace(tree, isRegistered, loss) }),
   }));
 }
 

@@ -1,12 +1,19 @@
 import { createReadStream } from 'node:fs';
-import { readTraceText, type TraceSpan } from '@keytrail/traces';
+import { readLoss, readTraceText, type TraceLoss, type TraceSpan } from '@keytrail/traces';
 import { UsageError } from '../exit-codes.ts';
 
 const maxBytes = 256 * 2 ** 20;
 
-/** The spans of a file, `-` for stdin. Throws UsageError when it cannot be read, MalformedTrace when it is no trace. */
-export async function readTraceFile(path: string): Promise<TraceSpan[]> {
-  return readTraceText(await readBounded(path));
+export interface TraceFile {
+  readonly spans: readonly TraceSpan[];
+  /** What it says that they lack, where it is what a backend answered. */
+  readonly loss: TraceLoss;
+}
+
+/** What a file holds, `-` for stdin. Throws UsageError when it cannot be read, MalformedTrace when it is no trace. */
+export async function readTraceFile(path: string): Promise<TraceFile> {
+  const text = await readBounded(path);
+  return { spans: readTraceText(text), loss: readLoss(text) };
 }
 
 async function readBounded(path: string): Promise<string> {

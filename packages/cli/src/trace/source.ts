@@ -1,15 +1,16 @@
 import {
   type Backend,
-  countDropped,
   type Dialect,
   listTraces,
-  readTrace,
+  noLoss,
+  readTraceAnswer,
+  type TraceLoss,
   type TraceSpan,
   type TraceSummary,
 } from '@keytrail/traces';
 import type { Environment } from '../connection.ts';
 import { UsageError } from '../exit-codes.ts';
-import { readTraceFile } from './file.ts';
+import { readTraceFile, type TraceFile } from './file.ts';
 import { readHeaders } from './headers.ts';
 
 export interface SourceOptions {
@@ -27,8 +28,8 @@ export interface TraceSource {
   readonly grows: boolean;
   /** No spans for a trace that it does not have. */
   read(traceId: string): Promise<TraceSpan[]>;
-  /** How many spans of the trace came there and were beyond its bounds, as far as it tells. */
-  dropped(traceId: string): Promise<number>;
+  /** What it said that the spans lack which it gave last, as far as it tells. */
+  lossOf(traceId: string): TraceLoss;
   /** The newest traces, newest first. */
   list(of: { readonly limit: number; readonly misses: boolean }): Promise<readonly TraceSummary[]>;
   /** The only trace that it has; undefined when it has several, or cannot tell. */
@@ -57,23 +58,29 @@ export async function openSource(
 }
 
 function sourceOfBackend(backend: Backend): TraceSource {
+  const losses = new Map<string, TraceLoss>();
   return {
     name: new URL(backend.url).host,
     grows: true,
-    read: (traceId) => readTrace(backend, traceId),
-    dropped: (traceId) => countDropped(backend, traceId),
+    async read(traceId) {
+      const { spans, loss } = await readTraceAnswer(backend, traceId);
+      losses.set(traceId, loss);
+      return spans;
+    },
+    lossOf: (traceId) => losses.get(traceId) ?? noLoss,
     list: (of) => listTraces(backend, of),
   };
 }
 
-function sourceOfFile(path: string, spans: readonly TraceSpan[]): TraceSource {
+function sourceOfFile(path: string, { spans, loss }: TraceFile): TraceSource {
   const byTrace = Map.groupBy(spans, (span) => span.traceId);
   const [only, ...more] = byTrace.keys();
   return {
     name: path === '-' ? 'what came on stdin' : path,
     grows: false,
     read: async (traceId) => byTrace.get(traceId) ?? [],
-    dropped: async () => 0,
+    // A file that says so is an answer, and of one trace.
+    lossOf: (traceId) => (byTrace.has(traceId) ? loss : noLoss),
     list: async () => {
       throw new UsageError('a file lists no traces; give the trace id');
     },

@@ -59,7 +59,7 @@ function traceSection(report: TraceReport, known: ReadonlySet<string>): string {
 <h1>Trace <code>${escapeHtml(report.traceId)}</code></h1>
 <p class="dim">${facts.map(escapeHtml).join(' · ')}</p>
 ${report.misses.map((miss) => missLine(miss, rows)).join('\n')}
-${droppedLine(report)}
+${lossLines(report)}
 ${missingTable(report.missing)}
 ${buildTable(report)}
 ${linkedList(report, known)}
@@ -78,10 +78,16 @@ function missLine(
   return `<p><span class="bad">${escapeHtml(told)}</span> found by <a href="#${escapeHtml(spanId)}">${escapeHtml(service)} ${escapeHtml(rows.get(spanId)?.operation ?? '')}</a></p>`;
 }
 
-function droppedLine({ dropped }: TraceReport): string {
-  if (dropped === 0) return '';
-  const told = `${counted(dropped, 'span')} of this trace came to the store beyond its bounds and ${dropped === 1 ? 'was' : 'were'} dropped`;
-  return `<p class="gone">${escapeHtml(told)}: the trace is not whole.</p>`;
+function lossLines({ dropped, partial }: TraceReport): string {
+  const told = [
+    dropped > 0 &&
+      `${counted(dropped, 'span')} of this trace came to the store beyond its bounds and ${dropped === 1 ? 'was' : 'were'} dropped`,
+    partial && 'The backend gave only a part of this trace, which is longer than it gives',
+  ];
+  return told
+    .filter((line) => line !== false)
+    .map((line) => `<p class="gone">${escapeHtml(line)}: the trace is not whole.</p>`)
+    .join('\n');
 }
 
 function missingTable(missing: readonly MissingHop[]): string {
