@@ -35,3 +35,14 @@ test('a row is refused when a span of it was lost in any round, and the other on
   expect(refused).toEqual({ 'telemetry.hit.100pct': expect.stringMatching(/^1 spans were lost, which makes hits/) });
   expect(details['telemetry.hit.100pct']).toMatchObject({ spans: { exported: [9, 8], lost: [0, 1] } });
 });
+
+test('a row is refused when no span was exported in a round', () => {
+  const { rows, refused } = verdictOf({
+    '1pct': [
+      { exported: 2, lost: 0 },
+      { exported: 0, lost: 0 },
+    ],
+  });
+  expect(rows.map(({ name }) => name)).toEqual(['telemetry.hit.100pct']);
+  expect(refused).toEqual({ 'telemetry.hit.1pct': expect.stringMatching(/^no span was exported in a round/) });
+});

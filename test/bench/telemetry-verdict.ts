@@ -14,13 +14,13 @@ export interface TelemetryRounds {
   readonly spans: Readonly<Record<'1pct' | '100pct', readonly Spans[]>>;
 }
 
-/** Each rate against the same process without telemetry. A row is refused when spans were lost in any round. */
+/** Each rate against the same process without telemetry. A row is refused when spans were lost in any round, or none was exported in one. */
 export function telemetryVerdict({ found, spans }: TelemetryRounds): Measured {
   const perSecond = (rounds: readonly Round[]) => median(rounds.map((one) => one.requestsPerSecond));
   const processorTime = (rounds: readonly Round[]) => median(rounds.map((one) => one.serverMicrosecondsEach));
   const measured = (['1pct', '100pct'] as const).map((mode) => ({
     row: rowOf(`telemetry.hit.${mode}`, 'requests/s', perSecond(found[mode]), perSecond(found.off)),
-    lost: spans[mode].reduce((sum, { lost }) => sum + lost, 0),
+    problem: problemOf(spans[mode]),
     details: {
       // On a busy machine this varies less than requests per second.
       ratioByProcessorTime: rounded(processorTime(found.off) / processorTime(found[mode])),
@@ -36,15 +36,21 @@ export function telemetryVerdict({ found, spans }: TelemetryRounds): Measured {
     },
   }));
   return {
-    rows: measured.filter(({ lost }) => lost === 0).map(({ row }) => row),
+    rows: measured.filter(({ problem }) => problem === undefined).map(({ row }) => row),
     refused: Object.fromEntries(
       measured
-        .filter(({ lost }) => lost > 0)
-        .map(({ row, lost, details }) => [
+        .filter(({ problem }) => problem !== undefined)
+        .map(({ row, problem, details }) => [
           row.name,
-          `${lost} spans were lost, which makes hits cheaper: ${JSON.stringify(details)}`,
+          `${problem}, which makes hits cheaper: ${JSON.stringify(details)}`,
         ]),
     ),
     details: Object.fromEntries(measured.map(({ row, details }) => [row.name, details])),
   };
+}
+
+function problemOf(rounds: readonly Spans[]): string | undefined {
+  const lost = rounds.reduce((sum, each) => sum + each.lost, 0);
+  if (lost > 0) return `${lost} spans were lost`;
+  return rounds.some(({ exported }) => exported === 0) ? 'no span was exported in a round' : undefined;
 }
