@@ -1,9 +1,12 @@
 import { createClient } from '@connectrpc/connect';
 import { run } from '@keytrail/cli';
 import { DiagnosticsService, SessionService } from '@keytrail/contracts';
+import { consumers, deviceAttached } from '@keytrail/events';
 import { type ServiceReplica, serviceNames } from '@keytrail/local/constellation';
 import { createGrpcTransport, readRefusal } from '@keytrail/rpc';
 import { migrateDatabase } from '@keytrail/storage';
+import { jetstreamManager } from '@nats-io/jetstream';
+import { connect } from '@nats-io/transport-node';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { startWorld, type World } from '../e2e/world.ts';
 import { type Chat, startChats } from './chats.ts';
@@ -128,6 +131,36 @@ async function contents(): Promise<Record<string, string>> {
   return Object.fromEntries(await Promise.all(read));
 }
 
+/**
+ * Waits until the event of a device that attached is there for session's consumer, handed to nobody and asked for by nobody; and until the open
+ * request has been due for so long that the sweep would have looked at it twenty times.
+ */
+async function workIsLeftUndone(): Promise<void> {
+  const { constellation } = world;
+  const connection = await connect({ servers: constellation.nats.url });
+  try {
+    const manager = await jetstreamManager(connection);
+    await vi.waitFor(
+      async () => {
+        const { num_pending, num_ack_pending, num_waiting } = await manager.consumers.info(
+          deviceAttached.stream,
+          consumers.sessionPresence.name,
+        );
+        expect({ num_pending, num_ack_pending, num_waiting }).toEqual({
+          num_pending: 1,
+          num_ack_pending: 0,
+          num_waiting: 0,
+        });
+        const overdue = `SELECT now() - next_attempt_at > interval '1 second' AS overdue FROM key_requests`;
+        expect(await rowsOf(constellation, 'session', overdue)).toEqual([{ overdue: true }]);
+      },
+      { timeout: 20_000, interval: 50 },
+    );
+  } finally {
+    await connection.close();
+  }
+}
+
 async function refusalOf(call: Promise<unknown>) {
   return readRefusal(
     await call.then(
@@ -238,6 +271,7 @@ describe('a fleet whose session service is on its way to the next release', () =
         expect(web.headers.get('keytrail-build')).toBe(builds[0]);
         expect(await web.text()).toContain('BUILD_BEHIND');
       }
+    await workIsLeftUndone();
     expect(await contents()).toEqual(before);
   }, 120_000);
 
