@@ -22,7 +22,7 @@ export const appliedMigrationsText =
   'SELECT migration_name, checksum, finished_at, rolled_back_at FROM _prisma_migrations ORDER BY started_at';
 
 export interface MigrationState {
-  /** behind: the database lacks migrations; ahead: it has some that the folder does not know; diverged: both, or edited or failed ones. */
+  /** behind: the database lacks migrations; ahead: it has some that the folder does not know, or one of them is under way; diverged: both, or edited or failed ones. */
   readonly state: 'current' | 'behind' | 'ahead' | 'diverged';
   /** In the folder, not in the database. */
   readonly missing: string[];
@@ -63,7 +63,9 @@ export function compareHistories(
   const edited = local
     .filter(({ name, checksum }) => done.has(name) && done.get(name) !== checksum)
     .map(({ name }) => name);
-  const diverged = (missing.length > 0 && unknown.length > 0) || edited.length > 0 || failed.length > 0;
-  const state = diverged ? 'diverged' : missing.length > 0 ? 'behind' : unknown.length > 0 ? 'ahead' : 'current';
+  // One that is under way, as in each roll-out, makes an older build older than its database, and no more.
+  const ahead = unknown.length > 0 || failed.some((name) => !names.has(name));
+  const diverged = (missing.length > 0 && ahead) || edited.length > 0 || failed.some((name) => names.has(name));
+  const state = diverged ? 'diverged' : missing.length > 0 ? 'behind' : ahead ? 'ahead' : 'current';
   return { state, missing, unknown, edited, failed };
 }

@@ -228,11 +228,14 @@ describe('readiness', () => {
     const failing = build({ ...floored, [third]: 'SELECT 1 / 0;' });
     await expect(migrateDatabase({ url, migrations: failing })).rejects.toThrow(third);
     const answer = await readiness(build(floored));
-    expect(answer).toMatchObject({ ready: true });
+    expect(answer).toMatchObject({ ready: true, state: { state: 'ahead', unknown: [], failed: [third] } });
     expect(answer.why).toContain(third);
+    const parted = build({ ...floored, '20260104000000_other': 'SELECT 1;' });
+    expect(await readiness(parted)).toMatchObject({ ready: false, state: { state: 'diverged' } });
     expect(await readiness(failing)).toMatchObject({
       ready: false,
       reason: 'SCHEMA_BEHIND',
+      state: { state: 'diverged' },
       metadata: { failed: third },
     });
   });
