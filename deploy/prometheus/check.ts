@@ -11,6 +11,7 @@ const groups = [
     runs: [
       ['check', 'rules', 'recording.yaml', 'alerts.yaml'],
       ['test', 'rules', 'alerts.test.yaml'],
+      ['test', 'rules', 'alerts-over-days.test.yaml'],
     ],
   },
   { program: buildCollector, runs: [['validate', '--config', '../otel/collector.yaml']] },

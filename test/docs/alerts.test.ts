@@ -17,7 +17,7 @@ const root = join(import.meta.dirname, '../..');
 const read = (path: string) => readFileSync(join(root, path), 'utf8');
 const alertsText = read('deploy/prometheus/alerts.yaml');
 const recordingText = read('deploy/prometheus/recording.yaml');
-const tested = read('deploy/prometheus/alerts.test.yaml');
+const tested = ['alerts', 'alerts-over-days'].map((name) => read(`deploy/prometheus/${name}.test.yaml`)).join('\n');
 /** How a panel names the data source that was chosen. */
 const chosen = ['$', '{datasource}'].join('');
 const dashboard = JSON.parse(read('deploy/grafana/keytrail.json'));
@@ -127,7 +127,7 @@ test('an expression that asks for what does not exist is found', () => {
   expect(problemsOf('keytrail:offer_to_key_slow:ratio_rate5m{job="keytrail/session"}')).toHaveLength(1);
 });
 
-test('where increases are asked for, the first event of a series is one of them', () => {
+test('where increases are asked for, the first event of a series is one of them, if its service was known before', () => {
   const increases = [...alerts, ...recorded].flatMap(({ name, expr }) =>
     [...expr.matchAll(/increase\((.*)\[(\w+)\]\)/g)].map(([, series = '', window = '']) => ({
       name,
@@ -139,7 +139,8 @@ test('where increases are asked for, the first event of a series is one of them'
   expect(increases.length).toBeGreaterThan(2);
   for (const { name, expr, series, window } of increases)
     expect(expr, name).toContain(
-      `(last_over_time(${series}[${window}]) unless last_over_time(${series}[1d] offset ${window}))`,
+      `(last_over_time(${series}[${window}]) unless last_over_time(${series}[1d] offset ${window})
+              and on (job) last_over_time(keytrail_ready[1d] offset ${Number.parseInt(window, 10) + 5}m))`,
     );
 });
 
