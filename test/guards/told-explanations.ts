@@ -1,5 +1,7 @@
 import type { Guard } from './guard.ts';
 
+const findings = 'services/session/test/explain-key.findings.test.ts';
+const damage = 'services/session/src/domain/damage-findings.ts';
 const anyFacts = 'services/session/test/explain-key.property.test.ts';
 
 /** I10: what an explanation must say, and must not. */
@@ -64,5 +66,70 @@ export const toldExplanations: readonly Guard[] = [
       file: 'packages/cli/test/explanation-text.test.ts',
       name: 'an explanation that all services took part in ends with 0, and one that lacks any with 4 and its name',
     },
+  },
+  {
+    name: 'explanations-blame-no-build-of-today',
+    invariant: 'I10',
+    what: 'A build that knew all that its database had is not called an old one.',
+    switchOff: [
+      {
+        file: damage,
+        find: 'session.writerSchema >= databaseThen) return undefined;',
+        replace: 'session.writerSchema > databaseThen) return undefined;',
+      },
+    ],
+    test: { file: findings, name: 'of a writer that knew all that its database had' },
+  },
+  {
+    name: 'explanations-name-sessions-that-are-gone',
+    invariant: 'I10',
+    what: 'A session that conversation committed and that has no rows is told as gone, and not as unknown.',
+    switchOff: [
+      {
+        file: damage,
+        find: "if (standing?.standing !== 'committed' && !committed) return undefined;",
+        replace: "if (standing?.standing !== 'committed' || committed) return undefined;",
+      },
+    ],
+    test: { file: findings, name: 'of rows that are gone, of a session that is committed, with its epoch' },
+  },
+  {
+    name: 'explanations-count-the-erased',
+    invariant: 'I10',
+    what: 'Envelopes that went with their erased users are not called missing.',
+    switchOff: [
+      {
+        file: 'services/session/src/domain/session-damage.ts',
+        find: 'Math.max(0, envelopesExpected - envelopesPresent - envelopesErased)',
+        replace: 'Math.max(0, envelopesExpected - envelopesPresent - 0 * envelopesErased)',
+      },
+    ],
+    test: { file: findings, name: 'envelopes of users who were erased are not missing' },
+  },
+  {
+    name: 'explanations-tell-lost-presence-from-waiting',
+    invariant: 'I10',
+    what: 'That presence lost who is attached explains a miss only of a request that waits for nothing else.',
+    switchOff: [
+      {
+        file: 'services/session/src/domain/recovery-findings.ts',
+        find: 'explainsMiss: waits && online === 0,',
+        replace: 'explainsMiss: waits || online === 0,',
+      },
+    ],
+    test: { file: findings, name: 'explains the miss only of a request that waits for nothing else' },
+  },
+  {
+    name: 'explanations-hear-declines',
+    invariant: 'I10',
+    what: 'That holders declined is told with a request that still waits.',
+    switchOff: [
+      {
+        file: 'services/session/src/domain/recovery-findings.ts',
+        find: 'else if (isOpen(request.state)) found.push(declines(request), ...openRequest(facts, request));',
+        replace: 'else if (isOpen(request.state)) found.push(...openRequest(facts, request));',
+      },
+    ],
+    test: { file: findings, name: 'a request whose offer was declined' },
   },
 ];

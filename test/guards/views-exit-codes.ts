@@ -11,8 +11,8 @@ export const viewsExitCodes: readonly Guard[] = [
     switchOff: [
       {
         file: 'packages/cli/src/commands/sessions.ts',
-        find: 'if (damaged.length === 0) return exitCodes.ok;',
-        replace: 'if (damaged.length < sessions.length) return exitCodes.ok;',
+        find: 'sessions.filter(({ damages }) => damages.length > 0);',
+        replace: 'sessions.slice(0, 1).filter(({ damages }) => damages.length > 0);',
       },
     ],
     test: { file: views, name: 'what is asked of a session that is damaged, behind one that is not ends with 4' },
