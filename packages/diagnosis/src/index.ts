@@ -3,7 +3,7 @@ export { type DatabaseCheck, databaseCheck, type Outcome, type Probe, type Statu
 export { constraintsCheck, type DeclaredConstraints } from './database-checks/constraints.ts';
 export { deadLettersCheck } from './database-checks/dead-letters.ts';
 export { outboxCheck } from './database-checks/outbox.ts';
-export { newestRows, somePages } from './database-checks/sampling.ts';
+export { newestAndSome, newestRows, somePages } from './database-checks/sampling.ts';
 export { judgeWriters, writersCheck } from './database-checks/writers.ts';
 export { diagnosticsRpcs } from './diagnostics-rpcs.ts';
 export type { DiagnosticsParts } from './parts.ts';

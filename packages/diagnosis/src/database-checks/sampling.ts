@@ -27,3 +27,22 @@ export function newestRows(table: string, writtenAt: string, columns: string, pe
       CROSS JOIN LATERAL (SELECT ${columns} FROM ${table} WHERE ${table}.writer_build = writers.writer_build
                            ORDER BY ${table}.${writtenAt} DESC LIMIT ${perBuild}) AS newest)`;
 }
+
+/**
+ * SQL of a query: up to `limit` rows, each once by the columns of `key`: all of `newest`, and as many of `some` as there is room for, chosen at
+ * random. What a table was given long ago is looked at, too, however large it has become.
+ */
+export function newestAndSome(rows: {
+  /** Both are queries of these columns. */
+  readonly columns: string;
+  readonly newest: string;
+  readonly some: string;
+  readonly key: string;
+  readonly limit: number;
+}): string {
+  const { columns, newest, some, key, limit } = rows;
+  return `(SELECT ${columns} FROM (
+      SELECT DISTINCT ON (${key}) * FROM (SELECT 1 AS turn, ${columns} FROM (${newest}) AS newest
+                                UNION ALL SELECT 2, ${columns} FROM (${some}) AS others) AS found ORDER BY ${key}, turn) AS each_once
+     ORDER BY turn, random() LIMIT ${limit})`;
+}

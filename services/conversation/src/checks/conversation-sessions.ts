@@ -1,4 +1,4 @@
-import { databaseCheck, newestRows, somePages } from '@keytrail/diagnosis';
+import { databaseCheck, newestAndSome, newestRows, somePages } from '@keytrail/diagnosis';
 import { statement } from '@keytrail/storage';
 
 interface Row {
@@ -8,18 +8,30 @@ interface Row {
   readonly writerBuild: string;
 }
 
-const columns = 'conversation_id, epoch, session_id, writer_build, created_at';
+const columns = 'conversation_id, epoch, session_id, writer_build';
 
-/** Up to 500 conversations, the newest first: that each has the epoch it is in. Which sessions they have is compared with session. */
+/** Those that were made last, and those that were given an epoch last: a conversation can be old, and its epoch of an hour ago. */
+const newest = `SELECT * FROM ${newestRows('conversations', 'created_at', columns, 25)} AS made
+  UNION SELECT each.* FROM ${newestRows('epochs', 'committed_at', 'conversation_id', 25)} AS moved_on
+         CROSS JOIN LATERAL (SELECT ${columns} FROM conversations WHERE conversations.conversation_id = moved_on.conversation_id LIMIT 1) AS each`;
+
+/**
+ * Up to 500 conversations, the newest of each build and others at random: that each has the epoch it is in. Which sessions they have is compared
+ * with session.
+ */
 export const conversationSessions = databaseCheck<Row>({
   code: 'CONVERSATION_SESSIONS',
   statement: statement(
     'check_conversation_sessions',
     `SELECT c.conversation_id || '/' || c.session_id AS session, c.writer_build AS "writerBuild",
             EXISTS (SELECT FROM epochs e WHERE (e.conversation_id, e.epoch, e.session_id) = (c.conversation_id, c.epoch, c.session_id)) AS "hasEpoch"
-       FROM (SELECT * FROM ${newestRows('conversations', 'created_at', columns, 50)} AS newest
-             UNION SELECT ${columns} FROM ${somePages('conversations', 64)}) AS c
-      ORDER BY c.created_at DESC LIMIT 500`,
+       FROM ${newestAndSome({
+         columns,
+         newest,
+         some: `SELECT ${columns} FROM ${somePages('conversations', 64)}`,
+         key: 'conversation_id',
+         limit: 500,
+       })} AS c`,
   ),
   judge(rows) {
     const subjects = rows.map(({ session }) => session);

@@ -1,4 +1,4 @@
-import { databaseCheck, newestRows, somePages } from '@keytrail/diagnosis';
+import { databaseCheck, newestAndSome, newestRows, somePages } from '@keytrail/diagnosis';
 import { statement } from '@keytrail/storage';
 
 interface Row {
@@ -12,15 +12,19 @@ interface Row {
 const columns = `user_id, device_number, identity_key, signing_key, certificate_signature, current_signed_prekey_id, current_last_resort_prekey_id, writer_build, revoked_at`;
 const active = 'revoked_at IS NULL';
 
-/** That devices have what others need to seal to them: of up to 2,000, the newest among them. */
+/** That devices have what others need to seal to them: of up to 2,000, the newest of each build and others at random. */
 export const identityKeys = databaseCheck<Row>({
   code: 'IDENTITY_KEYS',
   statement: statement(
     'check_identity_keys',
     `WITH looked AS MATERIALIZED (
-       SELECT * FROM (SELECT * FROM ${newestRows('devices', 'added_at', columns)} AS newest WHERE ${active}
-                      UNION SELECT ${columns} FROM ${somePages('devices')} WHERE ${active}) AS sample
-        ORDER BY device_number DESC LIMIT 2000
+       SELECT * FROM ${newestAndSome({
+         columns,
+         newest: `SELECT * FROM ${newestRows('devices', 'added_at', columns)} AS newest WHERE ${active}`,
+         some: `SELECT ${columns} FROM ${somePages('devices')} WHERE ${active}`,
+         key: 'device_number',
+         limit: 2000,
+       })} AS devices
      ), judged AS MATERIALIZED (
        SELECT l.writer_build, concat_ws(', ',
               CASE WHEN l.identity_key IS NULL THEN 'identity key' END,

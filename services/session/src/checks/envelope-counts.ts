@@ -1,4 +1,4 @@
-import { databaseCheck, newestRows, somePages } from '@keytrail/diagnosis';
+import { databaseCheck, newestAndSome, newestRows, somePages } from '@keytrail/diagnosis';
 import { statement } from '@keytrail/storage';
 
 interface Row {
@@ -10,18 +10,22 @@ interface Row {
   readonly example: string | null;
 }
 
-const columns =
-  'conversation_id, session_id, kind, envelopes_expected, withholdings_expected, writer_build, created_at';
+const columns = 'conversation_id, session_id, kind, envelopes_expected, withholdings_expected, writer_build';
+const native = "kind = 'NATIVE'";
 
-/** What is there of what a session was stored with; of up to 500 sessions, the newest first. */
+/** What is there of what a session was stored with; of up to 500 sessions, the newest of each build and others at random. */
 export const envelopeCounts = databaseCheck<Row>({
   code: 'ENVELOPE_COUNTS',
   statement: statement(
     'check_envelope_counts',
     `WITH looked AS MATERIALIZED (
-       SELECT * FROM (SELECT * FROM ${newestRows('sessions', 'created_at', columns, 50)} AS newest
-                      UNION SELECT ${columns} FROM ${somePages('sessions', 64)}) AS sample
-        WHERE kind = 'NATIVE' ORDER BY created_at DESC LIMIT 500
+       SELECT * FROM ${newestAndSome({
+         columns,
+         newest: `SELECT * FROM ${newestRows('sessions', 'created_at', columns, 50)} AS newest WHERE ${native}`,
+         some: `SELECT ${columns} FROM ${somePages('sessions', 64)} WHERE ${native}`,
+         key: 'conversation_id, session_id',
+         limit: 500,
+       })} AS sessions
      ), counted AS MATERIALIZED (
        SELECT conversation_id, session_id, writer_build, envelopes_expected AS expected, withholdings_expected AS withheld,
               (SELECT count(*) FROM envelopes e WHERE (e.conversation_id, e.session_id, e.attempt) = (l.conversation_id, l.session_id, 0))
