@@ -42,7 +42,11 @@ const conversation: ConversationRecord = {
   standing: { standing: 'committed', decidedAt: at(10), beganAt: at(9), traceId: '', writerBuild: '1.0.0+a' },
 } as unknown as ConversationRecord;
 const gateway = { gatewayId: 'one', alive: true, entries: 1, isOwn: true, streams: 1, streamsWithoutEntry: 0 };
-const presence: PresenceRecord = { storeReachable: true, gateways: [gateway], attached: undefined } as PresenceRecord;
+const presence: PresenceRecord = {
+  storeReachable: true,
+  gateways: [gateway],
+  attached: undefined,
+} as unknown as PresenceRecord;
 const request = {
   keyRequestId: 'request',
   kind: 'MISSING',
