@@ -41,7 +41,10 @@ function readSpan(span: Fields, process: Fields, place: string): TraceSpan {
   const said = readTags(process.tags, `${place}.process.tags`);
   const traceId = traceIdOf(span.traceID, `${place}.traceID`);
   const references = readReferences(span, place);
-  const parent = references.find((each) => each.type === 'CHILD_OF' && each.link.traceId === traceId);
+  const own = references.filter(({ link }) => link.traceId === traceId);
+  const childOf = own.find(({ type }) => type === 'CHILD_OF');
+  // Of a span that links to its own parent, Jaeger keeps the link alone.
+  const parent = childOf ?? own[0];
   const kind = String(tags['span.kind'] ?? 'internal');
   const startMs = read.number(span.startTime, `${place}.startTime`) / 1_000;
   const failed = tags.error === true || tags.error === 'true' || tags['otel.status_code'] === 'ERROR';
@@ -68,7 +71,7 @@ function readSpan(span: Fields, process: Fields, place: string): TraceSpan {
         attributes,
       };
     }),
-    links: references.filter((each) => each !== parent).map(({ link }) => link),
+    links: references.filter((each) => each !== childOf).map(({ link }) => link),
   };
 }
 

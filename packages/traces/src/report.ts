@@ -162,10 +162,11 @@ function linksOf(tree: TraceTree): LinkedTrace[] {
 const pseudonymous = new Set(['keytrail.user', 'keytrail.device']);
 const longestText = 500;
 
-/** What leaves the machine with a report: registered attributes, and of users and devices nothing but pseudonyms. */
+/** What leaves the machine with a report: registered attributes by name, and of users and devices nothing but pseudonyms. */
 function presentable(attributes: TraceAttributes, shows: (name: string) => boolean): TraceAttributes {
   const told: Record<string, unknown> = {};
-  for (const [name, value] of Object.entries(attributes)) {
+  // By name: each backend has an order of its own.
+  for (const [name, value] of Object.entries(attributes).sort(([a], [b]) => (a < b ? -1 : 1))) {
     if (!shows(name)) continue;
     if (pseudonymous.has(name) && !/^[0-9a-f]{16}$/.test(String(value))) told[name] = 'left out: no pseudonym';
     else told[name] = typeof value === 'string' ? value.slice(0, longestText) : value;
