@@ -73,4 +73,34 @@ export const doctorTellsTheTruth: readonly Guard[] = [
     ],
     test: { file: 'packages/diagnosis/test/judgements.test.ts', name: 'of which one is missing fail by its name' },
   },
+  {
+    name: 'doctor-passes-ended-roll-outs',
+    invariant: 'I10',
+    what: 'A build that wrote after the last start, and no more, was the end of a roll-out: it does not fail the fleet for days.',
+    switchOff: [
+      {
+        file: 'packages/cli/src/doctor/fleet/writers.ts',
+        find: 'if (now - last.at >= recentMs)',
+        replace: 'if (now < last.at)',
+      },
+    ],
+    test: { file: doctor, name: 'says of one that wrote after the last start, and no more, until when' },
+  },
+  {
+    name: 'doctor-looks-at-old-rows',
+    invariant: 'I10',
+    what: 'Of a table that is larger than what is looked at, old rows have their turn.',
+    switchOff: [
+      {
+        file: 'packages/diagnosis/src/database-checks/sampling.ts',
+        find: 'ORDER BY turn, random() LIMIT',
+        // biome-ignore lint/suspicious/noTemplateCurlyInString: it is source.
+        replace: 'ORDER BY turn, ${key} DESC LIMIT',
+      },
+    ],
+    test: {
+      file: 'test/contracts/row-checks.test.ts',
+      name: 'IDENTITY_KEYS finds what is wrong with the oldest fifth',
+    },
+  },
 ];
