@@ -1,13 +1,18 @@
 import {
   isConnectionFailure,
   isDatabaseError,
+  type MarkAppliedOptions,
+  MarkRefused,
   type MigrateOptions,
   MigrationFailed,
   type MigrationState,
   MigrationsRefused,
+  markApplied,
   migrateDatabase,
   migrationNames,
   migrationReadiness,
+  migrationState,
+  saysAppliedAlready,
 } from '@keytrail/storage';
 import { table } from './rendering.ts';
 
@@ -70,13 +75,39 @@ export async function apply(options: MigrateOptions): Promise<Migrated> {
     return { applied: await migrateDatabase(options), state: 'current' };
   } catch (error) {
     if (error instanceof MigrationsRefused)
-      return { applied: [], state: error.state.state, problem: `nothing was applied: ${error.message}` };
+      return {
+        applied: [],
+        state: error.state.state,
+        problem: `nothing was applied: ${error.message}${afterFailure(error.state)}`,
+      };
+    return { applied: [], ...describeProblem(error) };
+  }
+}
+
+function afterFailure({ failed, edited, unknown }: MigrationState): string {
+  if (failed.length === 0 || edited.length > 0 || unknown.length > 0) return '';
+  return '; what failed is tried again by deploy --retry-failed';
+}
+
+/** Notes a migration as applied, and compares again: others may be missing still. */
+export async function resolveApplied(options: MarkAppliedOptions): Promise<Migrated> {
+  try {
+    await markApplied(options);
+    return { applied: [options.name], state: (await migrationState(options)).state };
+  } catch (error) {
+    if (error instanceof MarkRefused)
+      return { applied: [], problem: `nothing was noted: ${error.message}`, unreachable: false };
     return { applied: [], ...describeProblem(error) };
   }
 }
 
 function describeProblem(error: unknown): { problem: string; unreachable: boolean } {
   if (error instanceof MigrationFailed) {
+    if (saysAppliedAlready(error.cause))
+      return {
+        problem: `${error.message}; when its row was lost and its schema is there: migrate resolve --applied ${error.migration}; page docs/reasons/schema-behind.md`,
+        unreachable: false,
+      };
     const lock = isDatabaseError(error.cause) && error.cause.code === '55P03';
     const more = lock ? ', because others hold what it has to lock' : '';
     return {
@@ -108,7 +139,7 @@ const meaning = {
   missing: 'deploy would apply it',
   unknown: 'not known to this build',
   edited: 'changed after it had been applied',
-  failed: 'begun, and not finished: under way, or failed',
+  failed: 'begun, and not finished: under way, or failed; then deploy --retry-failed tries it again',
 } as const;
 
 /** A line for each migration that is not the same on both sides. */

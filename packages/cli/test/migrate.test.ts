@@ -1,10 +1,10 @@
-import { cpSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { cpSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { checkoutFolder } from '@keytrail/local';
 import { migrateDatabase, migrationNames } from '@keytrail/storage';
 import pg from 'pg';
-import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { startTestPostgres, type TestPostgres } from '../../storage/test/own-database.ts';
 import { run } from '../src/program.ts';
 
@@ -27,14 +27,15 @@ const own = join(checkoutFolder, 'services', 'session', 'prisma', 'migrations');
 const names = migrationNames(own);
 const newest = names.at(-1) ?? '';
 
-/** The migrations of session but for the newest. */
-function previous(): string {
+/** A folder with these migrations of session. */
+function only(some: readonly string[]): string {
   const folder = mkdtempSync(join(tmpdir(), 'keytrail-previous-'));
   folders.push(folder);
-  for (const name of readdirSync(own))
-    if (name !== newest) cpSync(join(own, name), join(folder, name), { recursive: true });
+  for (const name of [...some, 'migration_lock.toml']) cpSync(join(own, name), join(folder, name), { recursive: true });
   return folder;
 }
+
+const previous = () => only(names.slice(0, -1));
 
 async function keytrail(...args: string[]) {
   let [out, said] = ['', ''];
@@ -102,8 +103,41 @@ test('a migration that failed is told as that, and is tried again when that is a
   const failed = await keytrail('status');
   expect(failed).toMatchObject({ code: 7 });
   expect(failed.out).toContain(`session: failed ${newest}`);
-  expect(await keytrail('deploy')).toMatchObject({ code: 7 });
+  expect(failed.out).toContain('deploy --retry-failed');
+  const refused = await keytrail('deploy');
+  expect(refused).toMatchObject({ code: 7, said: expect.stringContaining('deploy --retry-failed') });
   expect(await keytrail('deploy', '--retry-failed')).toMatchObject({ code: 0, out: `session: applied ${newest}\n` });
+});
+
+describe('a migration whose row was lost', () => {
+  const lost = names.find((name) => name.endsWith('_restore_fence')) ?? '';
+  const resolve = (name: string) => keytrail('resolve', '--service', 'session', '--applied', name);
+
+  test('while its schema is there is told as that by deploy, and noted as applied when that is asked for', async () => {
+    await keytrail('deploy');
+    await sql(`DELETE FROM _prisma_migrations WHERE migration_name = '${lost}'`);
+    const deployed = await keytrail('deploy');
+    expect(deployed).toMatchObject({ code: 1, said: expect.stringContaining(`migrate resolve --applied ${lost}`) });
+    expect(deployed.said).toContain('already exists');
+    expect(deployed.said).not.toContain('--retry-failed');
+    expect(await resolve(lost)).toMatchObject({ code: 0, out: expect.stringContaining('CONSTRAINTS') });
+    expect(await keytrail('status')).toMatchObject({ code: 0 });
+    expect(await keytrail('deploy')).toMatchObject({ code: 0, out: 'session: nothing to apply\n' });
+    expect(await resolve(lost)).toMatchObject({ code: 1, said: expect.stringContaining('is applied') });
+  });
+
+  test('is not noted while it can be applied, nor before one that comes earlier, and the trial leaves nothing', async () => {
+    const before = names.slice(0, names.indexOf(lost));
+    await migrateDatabase({ url, migrations: only(before) });
+    expect(await resolve(newest)).toMatchObject({ code: 1, said: expect.stringContaining(`lacks ${lost}`) });
+    expect(await resolve(lost)).toMatchObject({ code: 1, said: expect.stringContaining('can be applied') });
+    expect(await keytrail('status')).toMatchObject({ code: 5, out: expect.stringContaining(`missing ${lost}`) });
+    expect(await keytrail('deploy')).toMatchObject({ code: 0 });
+  });
+
+  test('has to be named with its database', async () => {
+    expect(await keytrail('resolve', '--applied', lost)).toMatchObject({ code: 2 });
+  });
 });
 
 test('what cannot be reached is 3, what is no URL is 2, and no password is ever told', async () => {

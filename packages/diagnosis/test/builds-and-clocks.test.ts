@@ -54,6 +54,30 @@ test.each<[string, SchemaReadiness, string, RegExp]>([
     /keytrail migrate deploy/,
   ],
   [
+    'behind by one that is older than others',
+    {
+      ready: false,
+      reason: 'SCHEMA_BEHIND',
+      why: 'missing a',
+      newestInDatabase: 'b',
+      state: { state: 'behind', ...nothing, missing: ['a'] },
+    },
+    'fail',
+    /its row was lost: keytrail migrate resolve/,
+  ],
+  [
+    'failed',
+    {
+      ready: false,
+      reason: 'SCHEMA_BEHIND',
+      why: 'failed b',
+      newestInDatabase: 'a',
+      state: { state: 'diverged', ...nothing, failed: ['b'] },
+    },
+    'fail',
+    /deploy --retry-failed/,
+  ],
+  [
     'edited',
     {
       ready: false,

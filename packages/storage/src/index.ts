@@ -34,6 +34,7 @@ export {
   isUniqueViolation,
   TransactionAborted,
 } from './errors.ts';
+export { type MarkAppliedOptions, MarkRefused, markApplied, saysAppliedAlready } from './mark-applied.ts';
 export { type MigrationState, migrationNames } from './migration-history.ts';
 export {
   type MigrateOptions,

@@ -87,7 +87,7 @@ const lock = 0x6b74_6d67;
 const askAgainMs = 100;
 
 /** Asks again and again: a statement that waits in PostgreSQL has a snapshot, and CREATE INDEX CONCURRENTLY of whoever has the lock would wait for its end. */
-async function takeLock(client: pg.Client, onWait?: () => void): Promise<void> {
+export async function takeLock(client: pg.Client, onWait?: () => void): Promise<void> {
   for (let waits = false; ; waits = true) {
     const { rows } = await client.query<{ free: boolean }>('SELECT pg_try_advisory_lock($1) AS free', [lock]);
     if (rows[0]?.free) return;
@@ -96,7 +96,7 @@ async function takeLock(client: pg.Client, onWait?: () => void): Promise<void> {
   }
 }
 
-async function withClient<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
+export async function withClient<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
   const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 10_000 });
   client.on('error', () => {});
   await client.connect();
@@ -107,7 +107,7 @@ async function withClient<T>(url: string, work: (client: pg.Client) => Promise<T
   }
 }
 
-async function stateOf(client: pg.Client, migrations: string): Promise<MigrationState> {
+export async function stateOf(client: pg.Client, migrations: string): Promise<MigrationState> {
   const { rows } = await client.query<{ present: boolean }>(
     `SELECT to_regclass('_prisma_migrations') IS NOT NULL AS present`,
   );

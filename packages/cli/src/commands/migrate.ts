@@ -15,6 +15,10 @@ interface MigrateOptions {
   readonly retryFailed?: boolean;
 }
 
+interface ResolveOptions extends MigrateOptions {
+  readonly applied: string;
+}
+
 /** Of a comparison; the highest of all databases counts. */
 const codeOfState = { current: exitCodes.ok, behind: 5, ahead: 6, diverged: 7 } as const;
 
@@ -49,6 +53,13 @@ export function addMigrate(program: Command, run: RunCommand): void {
       'try migrations again that failed: of those nothing remained but unfinished indexes, which are built anew',
     )
     .action((options: MigrateOptions) => run((session) => deploy(session, options)));
+  withDatabases(migrate.command('resolve'))
+    .description(
+      'notes a migration as applied whose row was lost while its schema is there; it is tried before, and noted only when that is refused as made already',
+    )
+    .requiredOption('--applied <migration>', 'its name; --service names the one database that it is of')
+    .option('--lock-timeout <duration>', 'longest wait for a lock of the trial', parseDuration, 30_000)
+    .action((options: ResolveOptions) => run((session) => resolve(session, options)));
 }
 
 function withDatabases(command: Command): Command {
@@ -128,6 +139,23 @@ async function deploy(session: Session, options: MigrateOptions): Promise<number
   }
   if (json) out(JSON.stringify({ databases: done }, undefined, 2));
   return worst(done.map(codeOf));
+}
+
+async function resolve(session: Session, options: ResolveOptions): Promise<number> {
+  const { resolveApplied } = await import('../migrations.ts');
+  if (options.service?.length !== 1) throw new UsageError('--service: name the one database that the migration is of');
+  const [{ service, ...target }] = (await targetsOf(session, options)) as [Target];
+  const { applied: name, lockTimeout: lockTimeoutMs } = options;
+  const { json, out, say } = session.output;
+  const onWait = () => say(`${service}: another migration is at work; waiting for it`);
+  const { applied: noted, ...found } = await resolveApplied({ ...target, name, lockTimeoutMs, onWait });
+  if (json) out(JSON.stringify({ databases: [{ service, noted, ...found }] }, undefined, 2));
+  else if (found.problem) say(`${service}: ${found.problem}`);
+  else
+    out(
+      `${service}: ${name} is noted as applied; doctor --only CONSTRAINTS,MIGRATIONS tells whether all of it is there`,
+    );
+  return codeOf(found);
 }
 
 function tell({ out, say }: Output, service: string, { applied, problem }: Migrated): void {

@@ -37,15 +37,21 @@ export function judgeMigrations({ ready, reason, why, state, floor, newestInData
       evidence,
       hint: 'this build is older than its database, and still within the floor: roll it forward',
     };
-  return { status: 'fail', summary, evidence, hint: hintOf(reason, state) };
+  return { status: 'fail', summary, evidence, hint: hintOf(reason, state, newestInDatabase) };
 }
 
-function hintOf(reason: SchemaReadiness['reason'], { edited, failed }: SchemaReadiness['state']): string {
+function hintOf(
+  reason: SchemaReadiness['reason'],
+  { missing, edited, failed }: SchemaReadiness['state'],
+  newestInDatabase: string,
+): string {
   if (reason === 'BUILD_BEHIND')
     return 'roll forward to a build that knows these migrations; this one serves nothing until then';
   if (edited.length > 0) return 'somebody changed a migration that was applied already: restore its file';
   if (failed.length > 0)
-    return 'a migration is under way, or failed: keytrail migrate status, and its row in _prisma_migrations';
+    return 'a migration is under way, or failed: while a deployment is at work wait; otherwise keytrail migrate deploy --retry-failed, for nothing of it remains but its row in _prisma_migrations, which says why';
+  if (missing.some((name) => name < newestInDatabase))
+    return 'keytrail migrate deploy; when that says that something already exists, its row was lost: keytrail migrate resolve --applied';
   return 'keytrail migrate deploy; the process recovers by itself';
 }
 
