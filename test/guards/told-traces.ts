@@ -21,6 +21,18 @@ export const toldTraces: readonly Guard[] = [
     test: { file: trace, name: 'says what the store dropped of a trace, beyond its bounds, and calls that not whole' },
   },
   {
+    name: 'a-part-of-a-trace-is-not-whole',
+    invariant: 'I10',
+    what: 'What Tempo says is a part of a trace is not called whole, though no hop seems to be missing.',
+    switchOff: [
+      { file: 'packages/traces/src/loss.ts', find: "partial: status === 'PARTIAL'", replace: 'partial: false' },
+    ],
+    test: {
+      file: trace,
+      name: 'does not call whole what Tempo says is a part of a trace, nor what the store says in a file that it dropped',
+    },
+  },
+  {
     name: 'dropped-spans-are-counted',
     invariant: 'I10',
     what: 'The local store counts the spans of a trace that its bounds keep out.',
