@@ -14,6 +14,8 @@ import { findSeenSessions, type SeenSession } from '../../store/operator-session
 import { audited } from './audited.ts';
 import { sessionView } from './session-view.ts';
 
+const newestEpochs = 20;
+
 /** Why a device can or cannot read a session. Who asked about whom is audited before anything is shown. */
 export function explainKey(parts: ExplainParts): Rpc {
   return unary(SessionOperatorService.method.explainKey, {
@@ -63,6 +65,8 @@ function explanation(
 ): MessageInitShape<typeof ExplainKeyResponseSchema> {
   const { reader, conversation, devices, holders, presence } = facts;
   const record = conversation.known ? conversation.value : undefined;
+  const epochs = record?.epochs ?? [];
+  const committed = epochs.find(({ sessionId }) => sessionId === facts.sessionId);
   const away = [conversation, devices, holders, presence].flatMap((answer) => (answer.known ? [] : [answer.peer]));
   return {
     device: { userId: reader.userId, deviceId: reader.deviceId },
@@ -89,5 +93,8 @@ function explanation(
     currentEpoch: record?.currentEpoch ?? 0n,
     currentSessionId: record?.currentSessionId ?? '',
     notAsked: [...new Set(away)],
+    sessionId: facts.sessionId,
+    epoch: (committed ?? facts.session)?.epoch ?? 0n,
+    newestEpochs: epochs.slice(0, newestEpochs).map(({ epoch, sessionId }) => ({ epoch, sessionId })),
   };
 }
