@@ -6,96 +6,94 @@ import {
   ExplainKeyResponseSchema,
   type FindDevicesResponse,
   IdentityKeysOperatorService,
-  SessionOperatorService,
 } from '@keytrail/contracts';
 import type { Connections } from './connection.ts';
 import { exitCodes } from './exit-codes.ts';
-import { exitCodeOf, explanationsTable, explanationText } from './explanation-text.ts';
+import { exitCodeOf, explanationsTable, explanationText, type Looked } from './explanation-text.ts';
+import { type AskedSession, lookAtDevices } from './look-at-devices.ts';
 import type { Output } from './terminal.ts';
 
-/** How many sessions are looked at when none is named. */
-const newest = 10;
-
-interface AskedUser {
-  readonly conversationId: string;
-  /** Empty for that of the current epoch and those before it. */
-  readonly sessionId: string;
+interface AskedUser extends AskedSession {
   readonly userId: string;
+  /** In milliseconds: no explanation is begun later. */
+  readonly within: number;
 }
 
 /**
  * Each device of a user and each of the newest sessions, one line each; then, in full, the newest that each device cannot read, but for revoked
- * ones. What cannot be read is often an older message, and the key of the current epoch says nothing of that.
+ * ones. What cannot be read is often an older message, and the key of the current epoch says nothing of that. What failed, or came too late, takes
+ * nothing from the others.
  */
-export async function explainUser(
-  { conversationId, sessionId, userId }: AskedUser,
-  connections: Connections,
-  output: Output,
-): Promise<number> {
+export async function explainUser(asked: AskedUser, connections: Connections, output: Output): Promise<number> {
+  const { conversationId, userId } = asked;
+  const until = performance.now() + asked.within;
   const found = await connections.client(IdentityKeysOperatorService, 'identity-keys').findDevices({ userId });
-  const client = connections.client(SessionOperatorService, 'session');
-  const explained: Explained[] = [];
-  let sessions: readonly string[] | undefined;
-  let isMore = false;
-  for (const { device: seen, revokedAt } of found.devices) {
-    if (!seen) continue;
-    const { userId: user, deviceId } = seen;
-    const ask = async (session: string) => {
-      const explanation = await client.explainKey({ conversationId, sessionId: session, userId: user, deviceId });
-      explained.push({ explanation, revoked: revokedAt !== undefined });
-      return explanation;
-    };
-    const first = await ask(sessionId);
-    if (sessionId !== '') continue;
-    if (sessions === undefined) ({ sessions, isMore } = await olderSessions(conversationId, first, connections));
-    for (const session of sessions) await ask(session);
-  }
-  const explanations = explained.map(({ explanation }) => explanation);
-  const looked = 1 + (sessions?.length ?? 0);
-  const unread = explained.filter(({ explanation, revoked }) => !explanation.readable && !revoked);
-  const blind = unread.filter(
-    ({ explanation }, at) => unread.findIndex((each) => isSame(each.explanation, explanation)) === at,
-  );
+  const { looked, sessions, isMore, isGoneTold } = await lookAtDevices(found.devices, asked, {
+    connections,
+    output,
+    until,
+  });
+  const explained = looked.filter((each) => each.explanation !== undefined);
+  const missing = looked.filter(({ explanation }) => explanation === undefined);
+  const explanations = explained.flatMap(({ explanation }) => explanation ?? []);
+  const unread = explained.filter(({ explanation, revoked }) => explanation && !explanation.readable && !revoked);
+  const blind = unread.filter((each, at) => unread.findIndex(({ deviceId }) => deviceId === each.deviceId) === at);
   const known = isKnown(found);
   if (output.json) {
     const shown = explanations.map((each) => toJson(ExplainKeyResponseSchema, each, { alwaysEmitImplicit: true }));
     const erasedAt = found.erasedAt && { erasedAt: timestampDate(found.erasedAt).toISOString() };
-    output.out(JSON.stringify({ userId, known, ...erasedAt, explanations: shown }));
-  } else if (explanations.length > 0)
+    const notLookedAt = missing.map(({ deviceId, session, failure }) => ({
+      deviceId,
+      sessionId: session.sessionId,
+      epoch: String(session.epoch),
+      because: failure ? failure.text : 'TIME_IS_UP',
+    }));
+    output.out(JSON.stringify({ userId, known, ...erasedAt, explanations: shown, notLookedAt }));
+  } else if (looked.length > 0)
     output.out(
-      [explanationsTable(explanations), ...blind.map(({ explanation }) => explanationText(explanation))].join('\n\n'),
+      [
+        explanationsTable(looked),
+        ...blind.flatMap(({ explanation, session }) =>
+          explanation ? explanationText(explanation, session.sessionId) : [],
+        ),
+      ].join('\n\n'),
     );
-  output.say(verdictOnUser(userId, found, blind.length, looked));
+  output.say(verdictOnUser(userId, found, blind.length, sessions));
   if (unread.length > blind.length)
     output.say('told in full is the newest session that each device cannot read; --session <id> tells another one');
   if (isMore)
     output.say(
-      `only the ${looked} newest sessions were looked at: keytrail sessions ${conversationId} lists the others`,
+      `only the ${sessions} newest sessions were looked at: keytrail sessions ${conversationId} lists the others`,
     );
-  return known ? exitCodeOf(explanations, output) : exitCodes.refused;
+  if (!isGoneTold)
+    output.say(
+      `which sessions there should be was not found out: one whose rows are gone is not among these. keytrail conversation ${conversationId} lists them`,
+    );
+  const lost = epochsLost(explanations);
+  if (lost !== '')
+    output.say(`EPOCH_LOST: conversation has no row of ${lost}: see keytrail conversation ${conversationId}`);
+  if (missing.length > 0) output.say(whatIsMissing(missing, looked.length));
+  if (!known) return exitCodes.refused;
+  const exitCode = exitCodeOf(explanations, output);
+  return missing.length > 0 || !isGoneTold ? exitCodes.incomplete : exitCode;
 }
 
-interface Explained {
-  readonly explanation: ExplainKeyResponse;
-  readonly revoked: boolean;
+function whatIsMissing(missing: readonly Looked[], all: number): string {
+  const failed = missing.flatMap(({ failure }) => failure ?? []);
+  const late = missing.length - failed.length;
+  const [example] = failed;
+  const parts = [
+    ...(example ? [`${failed.length} failed, as ${example.text.split('\n').join(', ')}`] : []),
+    ...(late > 0 ? [`for ${late} there was no time (--within)`] : []),
+  ];
+  return `${missing.length} of ${all} lines are not known: ${parts.join('; ')}`;
 }
 
-function isSame(one: ExplainKeyResponse, other: ExplainKeyResponse): boolean {
-  return one.device?.userId === other.device?.userId && one.device?.deviceId === other.device?.deviceId;
-}
-
-/** The newest sessions but the one that `current` explains. */
-async function olderSessions(
-  conversationId: string,
-  current: ExplainKeyResponse,
-  connections: Connections,
-): Promise<{ sessions: readonly string[]; isMore: boolean }> {
-  const { sessions, nextToken } = await connections
-    .client(SessionOperatorService, 'session')
-    .findSessions({ conversationId, page: { size: newest } });
-  const seen = current.session?.sessionId || current.currentSessionId;
-  const others = sessions.map((session) => session.sessionId).filter((session) => session !== seen);
-  return { sessions: others.slice(0, newest - 1), isMore: nextToken !== '' || others.length >= newest };
+function epochsLost(explanations: readonly ExplainKeyResponse[]): string {
+  const [lost] = explanations.flatMap(({ findings }) => findings.filter(({ code }) => code === 'EPOCH_LOST'));
+  if (!lost) return '';
+  const { epochs_without_a_row: epochs = 'unknown' } = lost.evidence;
+  return epochs === 'unknown' ? 'an epoch' : `epoch ${epochs}`;
 }
 
 function isKnown({ deviceListVersion, erasedAt, devices }: FindDevicesResponse): boolean {

@@ -1,17 +1,24 @@
 import { type Timestamp, timestampDate } from '@bufbuild/protobuf/wkt';
 import type { ExplainKeyResponse, Finding, TimelineEntry } from '@keytrail/contracts';
 import { exitCodes } from './exit-codes.ts';
+import { type LookedSession, sessionOf } from './newest-sessions.ts';
 import { table } from './rendering.ts';
 import type { Output } from './terminal.ts';
 
-/** Verdict first, then what it rests on and what to do, then everything that happened. */
-export function explanationText(explanation: ExplainKeyResponse): string {
+/** Verdict first, then what it rests on and what to do, then everything that happened. `asked`: the session that was named, if any. */
+export function explanationText(explanation: ExplainKeyResponse, asked = ''): string {
   const { device, session, findings, timeline, notAsked } = explanation;
+  const { sessionId, epoch } = sessionOf(explanation, asked);
   const who = `${device?.userId}/${device?.deviceId}`;
   const [first, ...more] = findings;
   const about = [
     ['device', `${who} (${explanation.userPseudonym}/${explanation.devicePseudonym} in traces)`],
-    ['session', session ? `${session.sessionId}, epoch ${session.epoch} of ${session.conversationId}` : 'no row of it'],
+    [
+      'session',
+      session
+        ? `${session.sessionId}, epoch ${session.epoch} of ${session.conversationId}`
+        : `${sessionId || '-'}${epoch > 0n ? `, epoch ${epoch}` : ''}: no row of it`,
+    ],
     [
       'stored',
       session
@@ -34,16 +41,28 @@ export function explanationText(explanation: ExplainKeyResponse): string {
   return parts.join('\n\n');
 }
 
+/** One device and one session. Without explanation and failure it was not looked at. */
+export interface Looked {
+  readonly userId: string;
+  readonly deviceId: string;
+  readonly session: LookedSession;
+  readonly explanation?: ExplainKeyResponse | undefined;
+  readonly failure?: { readonly reason: string; readonly text: string } | undefined;
+}
+
 /** A line for each device and session. */
-export function explanationsTable(explanations: readonly ExplainKeyResponse[]): string {
-  const rows = explanations.map(({ device, devicePseudonym, readable, findings, session, ...current }) => [
-    `${device?.userId}/${device?.deviceId}`,
-    devicePseudonym,
-    readable ? 'yes' : 'NO',
-    findings[0]?.code ?? '-',
-    String(session?.epoch || current.currentEpoch || '-'),
-    session?.sessionId || current.currentSessionId || '-',
-  ]);
+export function explanationsTable(looked: readonly Looked[]): string {
+  const rows = looked.map(({ explanation, failure, ...look }) => {
+    const { sessionId, epoch } = explanation ? sessionOf(explanation, look.session.sessionId) : look.session;
+    return [
+      `${look.userId}/${look.deviceId}`,
+      explanation?.devicePseudonym ?? '-',
+      explanation ? (explanation.readable ? 'yes' : 'NO') : '?',
+      explanation ? (explanation.findings[0]?.code ?? '-') : failure ? failure.reason || 'no answer' : 'not looked at',
+      epoch > 0n ? String(epoch) : '-',
+      sessionId || '-',
+    ];
+  });
   return table([['DEVICE', 'PSEUDONYM', 'CAN READ', 'FIRST FINDING', 'EPOCH', 'SESSION'], ...rows]);
 }
 

@@ -115,6 +115,91 @@ describe('keytrail explain --user', () => {
     expect(explanations.map(({ session }) => Number(session.epoch))).toEqual([12, 11, 10, 9, 8, 7, 6, 5, 4, 3]);
   });
 
+  it('tells of a session whose rows are gone: what session lists by itself is all well', async () => {
+    const { alice, bob, initiator, reader, made: current, conversationId } = await chat();
+    // Committed, and not stored: as a database that lost rows of it.
+    const [gone, rotated] = [2n, 3n].map((epoch) =>
+      makeSession({ initiator, covered: [initiator, reader], conversationId, epoch }),
+    ) as [MadeSession, MadeSession];
+    await world.store(rotated);
+    for (const each of [gone, rotated]) world.peers.commit(each, [alice, bob]);
+    const { sessionId } = gone.session;
+
+    const ran = await keytrail(of(conversationId, bob.userId));
+    expect(ran.err).toBe(`1 of 1 device of ${bob.userId} cannot read all of the 3 newest sessions\n`);
+    const line = (told: string, id: string) =>
+      new RegExp(`^${reader.userId}/${reader.deviceId} +[0-9a-f]{16} +${told} +${id}$`, 'gm');
+    expect(ran.out.match(line('NO +CONVERSATION_WITHOUT_SESSION +2', sessionId))).toHaveLength(1);
+    expect(ran.out.match(line('yes +READABLE +3', rotated.session.sessionId))).toHaveLength(1);
+    expect(ran.out.match(line('yes +READABLE +1', current.session.sessionId))).toHaveLength(1);
+    expect(ran.out).toMatch(new RegExp(`^session +${sessionId}, epoch 2: no row of it$`, 'm'));
+
+    // Named, its line is its own, and not that of the current session, which is sound.
+    const named = await keytrail([...of(conversationId, bob.userId), '--session', sessionId]);
+    expect(named.err).toBe(`1 of 1 device of ${bob.userId} cannot read it\n`);
+    expect(named.out.match(line('NO +CONVERSATION_WITHOUT_SESSION +2', sessionId))).toHaveLength(1);
+    expect(named.out).not.toMatch(line('.*', rotated.session.sessionId));
+  });
+
+  it('leaves out candidates that lost, and finds a session of which conversation lost the epoch', async () => {
+    const { alice, bob, initiator, reader, made, conversationId } = await chat();
+    const covered = [initiator, reader];
+    const lost = makeSession({ initiator, covered, conversationId, epoch: 2n });
+    await world.store(lost);
+    const facts = world.peers.conversations.get(conversationId);
+    facts?.standings.set(lost.session.sessionId, 'aborted');
+    const { sessionId } = lost.session;
+    await world.asConversation.discardSession({ conversationId, sessionId });
+    const alone = await keytrail(of(conversationId, bob.userId));
+    expect(alone).toMatchObject({ code: 0, err: `0 of 1 device of ${bob.userId} cannot read it\n` });
+    expect(alone.out).not.toContain(sessionId);
+
+    const rotated = makeSession({ initiator, covered, conversationId, epoch: 2n });
+    await world.store(rotated);
+    world.peers.commit(rotated, [alice, bob]);
+    facts?.sessions.delete(made.session.sessionId);
+    facts?.standings.set(made.session.sessionId, 'lost');
+    const torn = await keytrail(of(conversationId, bob.userId));
+    expect(torn.err).toContain(' cannot read all of the 2 newest sessions\n');
+    expect(torn.err).toContain('EPOCH_LOST: conversation has no row of');
+    expect(torn.out).toMatch(new RegExp(` yes +READABLE +1 +${made.session.sessionId}\n`));
+    expect(torn.out).not.toContain(sessionId);
+  });
+
+  it('tells what it found out when time is up, or a question is refused, and ends with 4', {
+    timeout: 30_000,
+  }, async () => {
+    const { alice, bob, initiator, reader, conversationId } = await chat();
+    for (let epoch = 2n; epoch <= 4n; epoch += 1n) {
+      const later = makeSession({ initiator, covered: [initiator, reader], conversationId, epoch });
+      await world.store(later);
+      world.peers.commit(later, [alice, bob]);
+    }
+    const late = await keytrail([...of(conversationId, bob.userId), '--within', '1ms']);
+    expect(late.code).toBe(4);
+    expect(late.err).toContain('3 of 4 lines are not known: for 3 there was no time (--within)\n');
+    expect(late.out).toMatch(/ yes +READABLE +4 /);
+    expect(late.out.match(/ - +\? +not looked at +[123] +session_/g)).toHaveLength(3);
+    const json = await keytrail([...of(conversationId, bob.userId), '--within', '1ms', '--json']);
+    expect(json.code).toBe(4);
+    expect(JSON.parse(json.out)).toMatchObject({
+      explanations: [{ readable: true, epoch: '4' }],
+      notLookedAt: ['3', '2', '1'].map((epoch) => ({ deviceId: reader.deviceId, epoch, because: 'TIME_IS_UP' })),
+    });
+
+    const settings = { callerRequestsPerSecond: 1, callerBurst: 1 };
+    const instance = await world.another(settings, { consumers: false, sweep: false });
+    try {
+      const refused = await keytrail(of(conversationId, bob.userId), { KEYTRAIL_SESSION_TARGET: instance.target });
+      expect(refused.code).toBe(4);
+      expect(refused.err).toMatch(/^\d of 4 lines are not known: \d failed, as LIMIT_EXCEEDED: /m);
+      expect(refused.out).toMatch(/ yes +READABLE +4 /);
+      expect(refused.out).toMatch(/ - +\? +LIMIT_EXCEEDED +[123] +session_/);
+    } finally {
+      await instance.stop();
+    }
+  });
+
   it('tells apart who has no device left, who was erased and who is unknown', async () => {
     const { conversationId, bob } = await chat();
     const [carol, dave] = [createPerson('carol'), createPerson('dave')];
@@ -139,7 +224,7 @@ describe('keytrail explain --user', () => {
     });
     const json = await keytrail([...of(conversationId, misspelt), '--json']);
     expect(json.code).toBe(1);
-    expect(JSON.parse(json.out)).toEqual({ userId: misspelt, known: false, explanations: [] });
+    expect(JSON.parse(json.out)).toEqual({ userId: misspelt, known: false, explanations: [], notLookedAt: [] });
   });
 
   it('names the service that did not answer', { timeout: 20_000 }, async () => {

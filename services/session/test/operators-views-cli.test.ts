@@ -44,7 +44,9 @@ describe('keytrail sessions', () => {
     await world.store(made);
     const { conversationId, sessionId } = made.session;
     const whole = await keytrail('sessions', conversationId);
-    expect(whole).toMatchObject({ code: 0, err: '1 session, newest epoch first\n' });
+    expect(whole).toMatchObject({ code: 0, err: expect.stringMatching(/^1 session, newest epoch first\n/) });
+    // Nobody was asked whether there should be more.
+    expect(whole.err).toContain('whether there should be more, conversation knows: give --conversation <host:port>');
     expect(whole.out).toMatch(/EPOCH +SESSION +ENVELOPES +EPHEMERAL/);
     expect(whole.out).toMatch(new RegExp(`1 +${sessionId} +2/2 +yes +yes +yes`));
 
@@ -113,6 +115,57 @@ describe('keytrail sessions', () => {
       code: 3,
       err: expect.stringContaining('0 sessions'),
     });
+  });
+
+  it('tells which of several sessions are gone, and does not count those that were taken back', async () => {
+    const [alice, bob] = [createPerson('alice'), createPerson('bob')];
+    const [initiator, phone] = [alice.addDevice(), bob.addDevice()];
+    const covered = [initiator, phone];
+    const first = makeSession({ initiator, covered });
+    const { conversationId } = first.session;
+    const next = (epoch: bigint) => makeSession({ initiator, covered, conversationId, epoch });
+    const [lost, rotated, third] = [next(2n), next(2n), next(3n)];
+    for (const stored of [first, lost, third]) await world.store(stored);
+    for (const committed of [first, rotated, third]) world.peers.commit(committed, [alice, bob]);
+    const { sessionId: takenBack } = lost.session;
+    world.peers.conversations.get(conversationId)?.standings.set(takenBack, 'aborted');
+    await world.asConversation.discardSession({ conversationId, sessionId: takenBack });
+    const asked = (...args: string[]) =>
+      keytrail('--conversation', world.peers.targets.conversation, 'sessions', conversationId, ...args);
+
+    const gone = await asked();
+    expect(gone.code).toBe(4);
+    expect(gone.err).toContain('2 sessions, newest epoch first; 1 more was taken back\n');
+    expect(gone.err).toContain('has 1 more session, which is not stored: nobody can read under it.');
+    expect(gone.err).toContain(`: epoch 2, session ${rotated.session.sessionId}\n`);
+    // Those that are not listed are not called gone.
+    const newestTwo = await asked('--limit', '2');
+    expect(newestTwo.code).toBe(4);
+    expect(newestTwo.err).toContain(rotated.session.sessionId);
+    const newestOne = await asked('--limit', '1');
+    expect(newestOne).toMatchObject({ code: 0, err: '1 session, newest epoch first, and there are more (--limit)\n' });
+
+    await world.store(rotated);
+    expect(await asked()).toMatchObject({
+      code: 0,
+      err: '3 sessions, newest epoch first; 1 more was taken back\n',
+    });
+    expect(await keytrail('--conversation', '127.0.0.1:1', 'sessions', conversationId)).toMatchObject({
+      code: 4,
+      err: expect.stringContaining('whether there should be more is not known: conversation could not be asked'),
+    });
+
+    // What was taken back is no session: none is left.
+    const [given, kept] = [makeSession({ initiator, covered }), makeSession({ initiator, covered })];
+    const torn = given.session.conversationId;
+    await world.store(given);
+    world.peers.commit({ ...kept, session: { ...kept.session, conversationId: torn } }, [alice, bob]);
+    world.peers.conversations.get(torn)?.standings.set(given.session.sessionId, 'aborted');
+    await world.asConversation.discardSession({ conversationId: torn, sessionId: given.session.sessionId });
+    const left = await keytrail('--conversation', world.peers.targets.conversation, 'sessions', torn);
+    expect(left.code).toBe(4);
+    expect(left.err).toContain('0 sessions, newest epoch first; 1 more was taken back\n');
+    expect(left.err).toContain('in epoch 1, and none of its sessions is stored');
   });
 
   it('ends with 1 when it is refused, and with 2 when the command line cannot be used', async () => {

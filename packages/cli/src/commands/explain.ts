@@ -29,6 +29,8 @@ interface ExplainOptions extends SourceOptions {
   readonly latestMiss?: boolean;
   /** In milliseconds. */
   readonly wait: number;
+  /** In milliseconds. */
+  readonly within: number;
 }
 
 const afterHelp = `
@@ -36,7 +38,8 @@ Either --conversation with --user (each device, revoked ones too) or --device, w
 the current one (with --user: the ten newest); or --trace alone with
 the trace id out of a refusal: conversation, session and device are read from the trace, where they stand as pseudonyms that the service resolves.
 Of several misses in one trace the first is explained; --conversation and --session choose another.
-Ends with 0 when it could be explained, whatever the explanation is; with 4 when a service could not be asked, so that what rests on it is not said;
+Ends with 0 when it could be explained, whatever the explanation is; with 4 when a service could not be asked, so that what rests on it is not said,
+or when a device or a session could not be looked at, whose line says ?;
 with 1 when nothing is known of the user.`;
 
 export function addExplain(program: Command, run: RunCommand): void {
@@ -49,6 +52,11 @@ export function addExplain(program: Command, run: RunCommand): void {
     .option('--session <id>', 'the session; without it that of the current epoch')
     .option('--user <id>', 'the reader, with every device: needs the target of identity-keys, too')
     .option('--device <user/device>', 'the reader', parseDevice)
+    .addOption(
+      new Option('--within <duration>', 'with --user: after so long no further session is looked at')
+        .argParser(parseDuration)
+        .default(45_000, '45s'),
+    )
     .option('--trace <id>', 'trace id of a refusal, or a traceparent', parseTraceId)
     .option('--latest-miss', 'the newest miss of the local store, in place of --trace')
     .option('--backend <url>', 'with --trace: local store, Grafana Tempo or Jaeger (KEYTRAIL_TRACE_BACKEND)')
@@ -102,7 +110,7 @@ async function explain(options: ExplainOptions, session: Session): Promise<numbe
   const explanation = await connections.client(SessionOperatorService, 'session').explainKey(asked);
   if (output.json)
     output.out(JSON.stringify(toJson(ExplainKeyResponseSchema, explanation, { alwaysEmitImplicit: true })));
-  else output.out(explanationText(explanation));
+  else output.out(explanationText(explanation, asked.sessionId));
   const [first] = explanation.findings;
   output.say(explanation.readable ? 'the device can read it' : `the device cannot read it: ${first?.code ?? ''}`);
   if (more > 0)
@@ -113,12 +121,13 @@ async function explain(options: ExplainOptions, session: Session): Promise<numbe
 }
 
 function explainDevices(
-  { conversation, session, user = '', ...others }: ExplainOptions,
+  { conversation, session, user = '', within, ...others }: ExplainOptions,
   { connections, output }: Session,
 ) {
   if (conversation === undefined || others.device !== undefined || others.trace !== undefined || others.latestMiss)
     throw new UsageError('give --user with --conversation, and neither --device nor --trace');
-  return explainUser({ conversationId: conversation, sessionId: session ?? '', userId: user }, connections, output);
+  const asked = { conversationId: conversation, sessionId: session ?? '', userId: user, within };
+  return explainUser(asked, connections, output);
 }
 
 function askedByIds({ conversation, session, device }: ExplainOptions): AskedKey {

@@ -1,7 +1,7 @@
 import { create, toJson } from '@bufbuild/protobuf';
 import { FindSessionsResponseSchema, SessionOperatorService, type SessionView } from '@keytrail/contracts';
 import type { Command } from 'commander';
-import { explainAbsence } from '../absent-sessions.ts';
+import { expectSessions, judgeAbsence } from '../absent-sessions.ts';
 import { parseCount, parseUuid } from '../arguments.ts';
 import { exitCodes } from '../exit-codes.ts';
 import { device, table, time } from '../rendering.ts';
@@ -25,7 +25,7 @@ export function addSessions(program: Command, run: RunCommand): void {
       'after',
       `
 Ends with 4 when a session is not whole: keys or envelopes of it are missing.
-Where session stores none, conversation is asked, if it has a target: 4 when there should be some, 1 when it knows of none, either.`,
+Conversation is asked which there should be, if it has a target: 4 when one of them is not stored, 1 when neither knows any.`,
     )
     .action((conversation: string, options: SessionsOptions) =>
       run((session) => showSessions(conversation, options, session)),
@@ -39,11 +39,13 @@ async function showSessions(
 ): Promise<number> {
   const { connections, output } = session;
   const operator = connections.client(SessionOperatorService, 'session');
+  const asked = { conversationId, sessionId };
+  const expected = await expectSessions(asked, session);
   const sessions: SessionView[] = [];
   let token = '';
   do {
     const size = Math.min(pageSize, limit - sessions.length);
-    const page = await operator.findSessions({ conversationId, sessionId, page: { size, token } });
+    const page = await operator.findSessions({ ...asked, page: { size, token } });
     sessions.push(...page.sessions);
     token = page.nextToken;
   } while (token !== '' && sessions.length < limit);
@@ -56,15 +58,18 @@ async function showSessions(
       ),
     );
   else if (sessions.length > 0) output.out(sessionsTable(sessions));
+  const takenBack = sessions.filter(({ discardedAt }) => discardedAt).length;
+  const stored = sessions.length - takenBack;
   const damaged = sessions.filter(({ damages }) => damages.length > 0);
   const more = token === '' ? '' : ', and there are more (--limit)';
-  output.say(`${sessions.length} session${sessions.length === 1 ? '' : 's'}, newest epoch first${more}`);
-  if (sessions.length === 0) return explainAbsence({ conversationId, sessionId }, session);
-  if (damaged.length === 0) return exitCodes.ok;
-  output.say(
-    `${damaged.length} of them ${damaged.length === 1 ? 'is' : 'are'} not whole: nobody, or not everybody, can read under them. keytrail explain says who, and what to do`,
-  );
-  return exitCodes.incomplete;
+  const also = takenBack === 0 ? '' : `; ${takenBack} more ${takenBack === 1 ? 'was' : 'were'} taken back`;
+  output.say(`${stored} session${stored === 1 ? '' : 's'}, newest epoch first${also}${more}`);
+  if (damaged.length > 0)
+    output.say(
+      `${damaged.length} of them ${damaged.length === 1 ? 'is' : 'are'} not whole: nobody, or not everybody, can read under them. keytrail explain says who, and what to do`,
+    );
+  const exitCode = judgeAbsence(asked, { sessions, isMore: token !== '' }, expected, session);
+  return damaged.length > 0 ? exitCodes.incomplete : exitCode;
 }
 
 export function sessionsTable(sessions: readonly SessionView[]): string {
