@@ -115,6 +115,41 @@ test('with nothing sampled an offer that is declined does not cut the trace: the
   expect(missingForCertain(tree)).toEqual([]);
 });
 
+test('with nothing sampled keys that are asked for together come in the trace of their request', async () => {
+  const [a, b] = [someone('alice'), someone('bob')];
+  const alice = await world.online(a, 'phone');
+  const bob = await world.online(b, 'phone');
+  for (let n = 0; n < 3; n += 1) {
+    const { conversationId, sessionId } = await alice.createConversation({ kind: 'group', members: [b] });
+    await bob.openSession(conversationId, sessionId);
+  }
+  const from = Date.now();
+  const tablet = await world.further(bob, b, 'tablet', { recoverHistory: true });
+  const recovered = new Promise<void>((resolve) => tablet.on('keysWanted', ({ left }) => left === 0 && resolve()));
+  await tablet.attach();
+  await recovered;
+  await devices.flush();
+  const served = (method: RegExp) =>
+    sink.spans().filter(({ kind, name, startMs }) => kind === 'server' && method.test(name) && startMs >= from);
+  await expect.poll(() => served(/\/FulfillKeyRequests?$/).length, { timeout: 10_000 }).toBeGreaterThan(0);
+  const asked = new Set(served(/\/RequestKeys?$/).map(({ traceId }) => traceId));
+  const answered = served(/\/FulfillKeyRequests?$/).map(({ traceId, links }) => [
+    traceId,
+    ...links.map((to) => to.traceId),
+  ]);
+  expect(answered.filter((traces) => !traces.some((id) => asked.has(id)))).toEqual([]);
+  const several = served(/\/FulfillKeyRequests$/)[0];
+  const tree = await sink.trace(
+    several?.traceId ?? '',
+    (current) =>
+      current.orphans.length === 1 &&
+      ['RequestKeys', 'FulfillKeyRequests', 'AckKey'].every((method) => serves(current, method)),
+  );
+  // What the tablet did before it asked was no miss, so that it kept nothing of it.
+  expect(tree.orphans.map(({ name }) => name)).toEqual(['keytrail.session.v1.SessionService/RequestKeys']);
+  expect(missingForCertain(tree)).toEqual([]);
+});
+
 test('the miss is linked to the writes that it may come from, and those have arrived', async () => {
   const { b, bob, conversationId, sessionId } = await conversationOfTwo();
   const tablet = await world.further(bob, b, 'tablet');

@@ -161,14 +161,10 @@ export class SessionRefusedError extends Error {
   readonly problem: SessionProblem;
   readonly traceId: string | undefined;
 
-  constructor(
-    problem: SessionProblem,
-    message: string,
-    options: { cause?: unknown; traceId?: string | undefined } = {},
-  ) {
+  constructor(problem: SessionProblem, message: string, options: { cause?: unknown } = {}) {
     super(`session refused (${problem}): ${message}`, { cause: options.cause });
     this.problem = problem;
-    this.traceId = options.traceId;
+    this.traceId = undefined;
   }
 }
 
@@ -180,11 +176,13 @@ export class DeviceListRefusedError extends Error {
   override readonly name = 'DeviceListRefusedError';
   readonly userId: string;
   readonly problem: DeviceListProblem;
+  readonly traceId: string | undefined;
 
   constructor(userId: string, problem: DeviceListProblem, cause?: unknown) {
     super(`device list of ${userId} refused (${problem})`, { cause });
     this.userId = userId;
     this.problem = problem;
+    this.traceId = undefined;
   }
 }
 
@@ -203,12 +201,22 @@ export class RosterRefusedError extends Error {
   override readonly name = 'RosterRefusedError';
   readonly conversationId: string;
   readonly problem: RosterLogProblem;
+  readonly traceId: string | undefined;
 
   constructor(conversationId: string, problem: RosterLogProblem, cause?: unknown) {
     super(`roster of ${conversationId} refused (${problem})`, { cause });
     this.conversationId = conversationId;
     this.problem = problem;
+    this.traceId = undefined;
   }
+}
+
+/** Gives an error that says nothing of its trace the one in which it came up: what the device found out by itself leads to the answers it was found in. */
+export function tellTrace(error: unknown, traceId: string): void {
+  const says = [KeyMissError, RefusalError, SessionRefusedError, DeviceListRefusedError, RosterRefusedError];
+  if (!says.some((kind) => error instanceof kind)) return;
+  const told = error as { traceId: string | undefined };
+  told.traceId ??= traceId || undefined;
 }
 
 /** What is wrong with a session, its key, or with whom it comes from: asking again, as things are, would end the same. */

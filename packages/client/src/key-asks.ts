@@ -11,7 +11,7 @@ import type { Calls } from './calls.ts';
 import { type KeyMissError, missOf, type RefusalError, type RemedyName, recoveryName, remedyName } from './errors.ts';
 import { withSignal } from './flights.ts';
 import { keyRefusalOf } from './key-refusal.ts';
-import type { Operation } from './tracing.ts';
+import { type Operation, traceIdOf } from './tracing.ts';
 
 export interface SessionName {
   readonly conversationId: string;
@@ -86,7 +86,9 @@ export class KeyAsks {
     );
     if (results.length !== asks.length) throw new Error('the answer has other keys than were asked for');
     return results.map((result, i) =>
-      result.refused === undefined ? askedOf(result) : keyRefusalOf(result.refused, asks[i] as KeyAsk),
+      result.refused === undefined
+        ? askedOf(result)
+        : keyRefusalOf(result.refused, asks[i] as KeyAsk, traceIdOf(operation)),
     );
   }
 

@@ -10,7 +10,7 @@ import type { KeyStore, StoredWantedKey } from './key-store.ts';
 import { Lanes } from './lanes.ts';
 import type { SessionReader } from './read-session.ts';
 import type { HeldSession, Sessions } from './sessions.ts';
-import type { Operation, OperationSettings, Tracing } from './tracing.ts';
+import { type Operation, type OperationSettings, type Tracing, traceIdOf } from './tracing.ts';
 
 export interface KeyQueueParts {
   readonly calls: Calls;
@@ -290,7 +290,7 @@ export class KeyQueue {
         if (outcome.kind === 'held') return this.#deliver(operation, name, outcome.held);
         if (outcome.kind === 'stale') return;
         wanted.failures += 1;
-        const miss = outcome.kind === 'miss' ? outcome.miss : missOfEnvelope(name, outcome);
+        const miss = outcome.kind === 'miss' ? outcome.miss : missOfEnvelope(name, outcome, traceIdOf(operation));
         if (wanted.failures > failuresAtMost) return this.#refuse(name, miss, 'too_many_wrong_envelopes');
         if (outcome.kind === 'wrong') await this.#reject(operation, wanted, outcome);
         else await this.#askOtherwise(wanted, miss, outcome.kind === 'unopenable' ? outcome.attempt : undefined);
@@ -398,12 +398,14 @@ function reasonOf(error: Error): string {
 function missOfEnvelope(
   name: SessionName,
   { kind, attempt, problem }: { kind: 'wrong' | 'unopenable'; attempt: number; problem: string },
+  traceId: string,
 ): KeyMissError {
   return new KeyMissError(name, {
     cause: kind === 'wrong' ? 'ENVELOPE_WRONG' : 'ENVELOPE_UNOPENABLE',
     recovery: 'REQUESTABLE',
     remedy: 'REQUEST_ROTATION',
     evidence: { attempt: String(attempt), problem },
+    traceId,
   });
 }
 

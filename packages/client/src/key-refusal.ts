@@ -3,8 +3,11 @@ import type { KeyRefusal } from '@keytrail/contracts';
 import { codeOfReason } from '@keytrail/rpc/refusal';
 import { KeyMissError, missErrorOf, RefusalError } from './errors.ts';
 
-/** The refusal of one item of a call with many, as if it had been a call of its own. */
-export function refusalOf({ reason, message, metadata, miss, retryAfterMs }: KeyRefusal): RefusalError {
+/** The refusal of one item of a call with many, as if it had been a call of its own. `traceId` is that of the call. */
+export function refusalOf(
+  { reason, message, metadata, miss, retryAfterMs }: KeyRefusal,
+  traceId: string,
+): RefusalError {
   return new RefusalError(
     {
       code: (codeOfReason as Readonly<Record<string, Code>>)[reason] ?? Code.NotFound,
@@ -14,7 +17,7 @@ export function refusalOf({ reason, message, metadata, miss, retryAfterMs }: Key
       miss,
       fields: [],
       retryAfterMs: retryAfterMs > 0 ? retryAfterMs : undefined,
-      traceId: miss?.traceId,
+      traceId: miss?.traceId || traceId,
     },
     undefined,
   );
@@ -24,10 +27,11 @@ export function refusalOf({ reason, message, metadata, miss, retryAfterMs }: Key
 export function keyRefusalOf(
   refused: KeyRefusal,
   session: { conversationId: string; sessionId: string },
+  traceId: string,
 ): KeyMissError | RefusalError {
   if (refused.miss !== undefined) return missErrorOf(refused.miss, session);
   if (refused.reason === 'NOT_FOUND_OR_NOT_PERMITTED') {
-    return new KeyMissError(session, { cause: refused.reason, recovery: 'NOT_PERMITTED', remedy: 'NONE' });
+    return new KeyMissError(session, { cause: refused.reason, recovery: 'NOT_PERMITTED', remedy: 'NONE', traceId });
   }
-  return refusalOf(refused);
+  return refusalOf(refused, traceId);
 }

@@ -19,7 +19,7 @@ import { Declined, type OfferCheckParts, OfferChecks, type RecipientOf } from '.
 import type { SessionOpener } from './open-session.ts';
 import type { HeldSession, Sessions } from './sessions.ts';
 import type { SpanAttributes } from './span-attributes.ts';
-import { contextOf, type Operation, type Tracing } from './tracing.ts';
+import { contextOf, type Operation, type Tracing, traceIdOf } from './tracing.ts';
 
 export interface OfferParts extends OfferCheckParts {
   readonly sessions: Sessions;
@@ -77,10 +77,10 @@ export class OfferAnswers {
     });
   }
 
-  /** Answers the offer that a notification tells of, in the trace that led to it; of several it only tells that there are some. */
+  /** Answers the offer that a notification tells of, in the trace that led to it; of several it only tells that there are some, and they are listed. */
   answerOffer(notification: Notification, signal: AbortSignal): Promise<void> {
     const { keyRequestId, attempt, requester, offers, traceparent } = notification;
-    if (offers > 1 || keyRequestId === '') return this.answerAll(signal);
+    if (offers > 1 || keyRequestId === '') return this.#answerAll({ within: contextOf(traceparent), signal });
     return this.#run({ within: contextOf(traceparent), signal, keyRequestId }, async (operation) => {
       const told = requester !== undefined && attempt > 0;
       // One that comes alone is not part of a storm, whoever makes one meanwhile.
@@ -98,7 +98,11 @@ export class OfferAnswers {
 
   /** Answers whatever is offered to this device now. */
   answerAll(signal: AbortSignal): Promise<void> {
-    return this.#run({ signal }, async (operation) => {
+    return this.#answerAll({ signal });
+  }
+
+  #answerAll(about: { within?: ReturnType<typeof contextOf>; signal: AbortSignal }): Promise<void> {
+    return this.#run(about, async (operation) => {
       // Offers are listed once, however many notifications say that there are some; those that come meanwhile, once more.
       this.#again = true;
       this.#listing ??= this.#takeAll(operation);
@@ -264,7 +268,7 @@ export class OfferAnswers {
     const { results } = await calls.call(operation, (options) =>
       calls.session.fulfillKeyRequests({ requestId, fulfilments }, options),
     );
-    return results.map(({ refused }) => refused && refusalOf(refused));
+    return results.map(({ refused }) => refused && refusalOf(refused, traceIdOf(operation)));
   }
 
   async #decline(operation: Operation, offer: Offer, reason: DeclineReasonName): Promise<void> {

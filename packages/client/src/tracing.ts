@@ -12,7 +12,7 @@ import {
   trace,
 } from '@opentelemetry/api';
 import { toHex } from './bytes.ts';
-import { KeyMissError } from './errors.ts';
+import { KeyMissError, tellTrace } from './errors.ts';
 import type { OperationSpan, SpanAttributes } from './span-attributes.ts';
 
 /** What an operation of the SDK carries along: its place in a trace, and when to stop. */
@@ -54,6 +54,7 @@ export class Tracing {
       return await context.with(own, () => work({ context: own, span, signal }));
     } catch (error) {
       tellError(span, error);
+      tellTrace(error, trace.getSpanContext(own)?.traceId ?? '');
       throw error;
     } finally {
       span.end();

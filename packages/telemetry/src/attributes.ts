@@ -36,7 +36,7 @@ const registry = {
 
   link: [
     'keytrail.link',
-    'What a link leads to: session_written or conversation_written, the last write before a miss',
+    'What a link leads to: session_written or conversation_written, the last write before a miss; key_requested, what a fulfilment answers',
   ],
 
   conversationId: ['keytrail.conversation.id', 'The conversation'],

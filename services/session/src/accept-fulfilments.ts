@@ -11,7 +11,7 @@ import { EnvelopeError, envelopeStatement } from '@keytrail/crypto';
 import { verifySignatures } from '@keytrail/crypto/node';
 import { type Call, invalidField } from '@keytrail/rpc';
 import type { Transaction } from '@keytrail/storage';
-import { attr, trace } from '@keytrail/telemetry';
+import { attr, linkFromTraceparent, trace } from '@keytrail/telemetry';
 import { callNext } from './dispatch-key-request.ts';
 import { equalBytes } from './domain/bytes.ts';
 import { type DeviceId, deviceKey, sameDevice } from './domain/device.ts';
@@ -205,6 +205,7 @@ export async function acceptEnvelopes(
     tx,
     checked.map(({ sent }) => sent.keyRequestId),
   );
+  linkRequests([...locked.values()]);
   const advanced = checked.map(({ sent, offered }) => outcome(() => fulfilledBy(sent, offered, locked)));
   const writing = advanced.filter(isChecked);
   const written = await fulfillWithEnvelopes(tx, by, writing);
@@ -224,6 +225,19 @@ export async function acceptEnvelopes(
     await callNext(tx, requesters.get(key) as DeviceId, requests.length);
   }
   return results;
+}
+
+const linksAtMost = 16;
+
+/** A batch may answer what was asked in several traces, and a holder may come long after: those are linked. */
+function linkRequests(requests: readonly KeyRequest[]): void {
+  const span = trace.getActiveSpan();
+  const links = requests.flatMap(
+    ({ traceparent }) => linkFromTraceparent(traceparent, { [attr.link]: 'key_requested' }) ?? [],
+  );
+  const byTrace = new Map(links.map((link) => [link.context.traceId, link]));
+  byTrace.delete(span?.spanContext().traceId ?? '');
+  for (const link of [...byTrace.values()].slice(0, linksAtMost)) span?.addLink(link);
 }
 
 function fulfilledBy(

@@ -163,6 +163,7 @@ function sessionEvents({ session, discardedAt, sessionId }: KeyFacts): Draft[] {
   ];
 }
 
+/** What comes of a request is often of other traces (of a batch, of a holder that attached later), and rows keep that of the request alone. */
 function requestEvents({ now }: KeyFacts, request: RequestFacts): Draft[] {
   const { keyRequestId, traceId } = request;
   const about = { key_request_id: keyRequestId };
@@ -176,20 +177,19 @@ function requestEvents({ now }: KeyFacts, request: RequestFacts): Draft[] {
       traceId,
       writerBuild: request.writerBuild,
     },
-    { at: request.holderWantedAt, event: 'holder_wanted', source, details: about, traceId },
+    { at: request.holderWantedAt, event: 'holder_wanted', source, details: about },
     ...request.offers.flatMap((offer): Draft[] => {
       const details = { ...about, holder: nameOf(offer.holder), attempt: String(offer.attempt) };
       const lapsed = offer.declinedAt === undefined && request.state !== 'FULFILLED' && offer.lapsesAt <= now;
       return [
-        { at: offer.offeredAt, event: 'offered', source, details, traceId },
+        { at: offer.offeredAt, event: 'offered', source, details },
         {
           at: offer.declinedAt,
           event: 'declined',
           source,
           details: { ...details, because: offer.declinedBecause },
-          traceId,
         },
-        { at: lapsed ? offer.lapsesAt : undefined, event: 'offer_lapsed', source, details, traceId },
+        { at: lapsed ? offer.lapsesAt : undefined, event: 'offer_lapsed', source, details },
       ];
     }),
     {
@@ -201,26 +201,23 @@ function requestEvents({ now }: KeyFacts, request: RequestFacts): Draft[] {
         because: request.endedBecause ?? 'unknown',
         ...(request.acceptedAttempt !== undefined && { attempt: String(request.acceptedAttempt) }),
       },
-      traceId,
     },
   ];
 }
 
-function envelopeEvents({ envelopes, requests }: KeyFacts): Draft[] {
+function envelopeEvents({ envelopes }: KeyFacts): Draft[] {
   return envelopes.flatMap((envelope): Draft[] => {
     const details = { attempt: String(envelope.attempt), sealed_by: nameOf(envelope.sealer) };
-    const traceId = requests.find(({ keyRequestId }) => keyRequestId === envelope.keyRequestId)?.traceId ?? '';
     const source = 'session';
     return [
       // That of the first write is told with the session.
-      { at: envelope.attempt > 0 ? envelope.writtenAt : undefined, event: 'envelope_stored', source, details, traceId },
-      { at: envelope.openedAt, event: 'acknowledged', source, details, traceId },
+      { at: envelope.attempt > 0 ? envelope.writtenAt : undefined, event: 'envelope_stored', source, details },
+      { at: envelope.openedAt, event: 'acknowledged', source, details },
       {
         at: envelope.rejectedAt,
         event: 'rejected',
         source,
         details: { ...details, because: envelope.rejectedBecause ?? 'unknown' },
-        traceId,
       },
     ];
   });

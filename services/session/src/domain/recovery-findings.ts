@@ -47,11 +47,14 @@ function rejected({ envelopes, readable }: KeyFacts): KeyFinding[] {
   ];
 }
 
+/** Some leases, for devices of a dead gateway to attach elsewhere. Who is not found later is not there. */
+const healedWithinMs = 60_000;
+
 /** `request`: the one that would be answered if presence was right. */
-function presenceLost({ presence, holders }: KeyFacts, request: RequestFacts | undefined): KeyFinding | undefined {
+function presenceLost({ presence, holders, now }: KeyFacts, request: RequestFacts | undefined): KeyFinding | undefined {
   if (!presence.known) return undefined;
   const { storeReachable, gateways, attached } = presence.value;
-  const signs = signsOfLoss(presence.value, request);
+  const signs = signsOfLoss(presence.value, request, now);
   if (signs.length === 0) return undefined;
   const waits = request?.state === 'WAITING_FOR_HOLDER' && request.queuedAt === undefined;
   const online = holders.known ? holders.value.online : 0;
@@ -76,6 +79,7 @@ function presenceLost({ presence, holders }: KeyFacts, request: RequestFacts | u
 function signsOfLoss(
   { storeReachable, gateways, attached }: PresenceRecord,
   request: RequestFacts | undefined,
+  now: Date,
 ): string[] {
   if (!storeReachable) return ['its store cannot be reached'];
   const signs: string[] = [];
@@ -89,7 +93,11 @@ function signsOfLoss(
       `${orphans.length} device${orphans.length === 1 ? '' : 's'} that could help were attached to a gateway that died`,
     );
   const lost = gateways.find(
-    ({ lastLossAt }) => lastLossAt !== undefined && request !== undefined && lastLossAt >= request.requestedAt,
+    ({ lastLossAt }) =>
+      lastLossAt !== undefined &&
+      request !== undefined &&
+      lastLossAt >= request.requestedAt &&
+      now.getTime() - lastLossAt.getTime() < healedWithinMs,
   );
   if (signs.length === 0 && lost?.lastLossAt)
     signs.push(`the store had lost its entries at ${lost.lastLossAt.toISOString()}`);
