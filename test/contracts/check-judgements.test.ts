@@ -84,7 +84,10 @@ const fenced = (said: object, row: object = fence) =>
 const open = { pass: {}, state: 'open', outsideKnown: true };
 const sessionRows = { looked: 9, withoutEphemeral: 0, withoutIdentity: 0, importedWithoutKeys: 0 };
 const counts = { looked: 9, envelopesExpected: 4, envelopesPresent: 4, wrong: 0, example: null };
-const requests = { open: 1, waiting: 1, offered: 0, oldestMs: 0, oldestId: 'r', oldestState: 'OFFERED', overdueMs: 0 };
+const requests = {
+  ...{ open: 1, waiting: 1, offered: 0, oldestMs: 0, oldestId: 'r', oldestState: 'OFFERED' },
+  ...{ overdueMs: 0, neverSeenMs: 0 },
+};
 const pools = { looked: 10, emptyOneTime: 0, emptyKem: 0, low: 0 };
 const candidate = { candidates: 1, oldestMs: 0, oldest: 'c/s', writerBuild: '1+a' };
 const spans = { exported: 1, failed: 0, overflowed: 0 };
@@ -304,6 +307,16 @@ const cases: Readonly<Record<CheckCode, readonly Case[]>> = {
       'one that nobody looks at',
       'fail',
       () => rows(ofSession, 'OLDEST_OPEN_REQUEST', { ...requests, oldestMs: openWarnMs, overdueMs: overdueFailMs }),
+    ],
+    [
+      'one that waits for its first look',
+      'fail',
+      () => rows(ofSession, 'OLDEST_OPEN_REQUEST', { ...requests, neverSeenMs: overdueFailMs }),
+    ],
+    [
+      'one that waits for its first look, not for long',
+      'ok',
+      () => rows(ofSession, 'OLDEST_OPEN_REQUEST', { ...requests, neverSeenMs: overdueFailMs - 1 }),
     ],
     ['no answer', 'unknown', () => rows(ofSession, 'OLDEST_OPEN_REQUEST')],
   ],

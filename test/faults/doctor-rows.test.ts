@@ -263,6 +263,8 @@ describe('a fault of rows is named, and gone when it is healed:', () => {
     await doctors.names('OLDEST_OPEN_REQUEST', 'warn', /1 key requests are open, the oldest for 1[12]\d min/);
     await set("next_attempt_at = now() - interval '10 minutes'");
     await doctors.names('OLDEST_OPEN_REQUEST', 'fail', /key requests are not looked at/);
+    await set("next_attempt_at = now() + interval '1 hour', holders = 0");
+    await doctors.names('OLDEST_OPEN_REQUEST', 'fail', /key requests cannot be looked at/);
     await set('requested_at = now(), next_attempt_at = now()');
     await doctors.isOkAgain('OLDEST_OPEN_REQUEST');
   });

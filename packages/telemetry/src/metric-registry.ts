@@ -18,6 +18,7 @@ export interface InstrumentDeclaration {
 export const metricAttr = {
   keyRequestOutcome: 'keytrail.key_request.outcome',
   keyRequestKind: 'keytrail.key_request.kind',
+  postponedBecause: 'keytrail.key_request.postponed_because',
   prekeyPool: 'keytrail.prekeys.pool',
   retiredBecause: 'keytrail.prekeys.retired_because',
   messagingStream: 'keytrail.messaging.stream',
@@ -92,6 +93,14 @@ export const metricRegistry = {
       'FULFILLED: from the offer that a holder took to the key it sealed, what is left of the time to a key when somebody is there. UNFULFILLABLE: the whole life of a request that was offered until its attempts were used up, and answered by nobody',
     attributes: [metricAttr.keyRequestOutcome],
     buckets: keyBuckets,
+  },
+  keyRequestsPostponed: {
+    name: 'keytrail.key_requests.postponed',
+    kind: 'counter',
+    unit: '{look}',
+    describe:
+      'Looks at a key request that could not be made and are made again seconds later: peer_away (a peer could not be asked), not_heard (nobody would hear of an offer, as events do not get out) or fault',
+    attributes: [metricAttr.postponedBecause],
   },
   openKeyRequests: {
     name: 'keytrail.key_requests.open',

@@ -20,7 +20,7 @@ import {
 import { type Look, type Planned, type StandingOffers, shareRoom } from './domain/share-room.ts';
 import { holderViews, rankedHolders } from './holder-views.ts';
 import { announceDue, announceEnd, announceHolderWanted, announceOffers } from './key-request-events.ts';
-import { countMade, measureFirstOffer } from './key-request-metrics.ts';
+import { countMade, countPostponed, measureFirstOffer, type PostponedBecause } from './key-request-metrics.ts';
 import { askPeers, entitledUsers, findDevice, type PeerAnswers, type Peers } from './peers.ts';
 import {
   type HolderRows,
@@ -72,7 +72,14 @@ export function dispatchKeyRequests(dispatcher: Dispatcher, requests: readonly K
           : { [attr.keyRequestsCount]: requests.length },
       ...traceOf(requests, first),
     },
-    () => dispatch(dispatcher, first.requester, requests),
+    async () => {
+      try {
+        await dispatch(dispatcher, first.requester, requests);
+      } catch (error) {
+        countPostponed(requests.length, 'fault');
+        throw error;
+      }
+    },
   );
 }
 
@@ -118,7 +125,7 @@ async function dispatch(dispatcher: Dispatcher, requester: DeviceId, requests: r
   over.push(...endings);
   const taken = await db.transaction(async (tx) => {
     lockRequesters(tx, [requester]);
-    await postponeRequests(tx, postponed, now);
+    if (postponed) await postponeRequests(tx, postponed, now);
     const ended = await endRequests(tx, over, now);
     const steps = await takeSteps(tx, requester, looks, policy, now);
     if (ended.length > 0) await callNext(tx, requester, ended.length);
@@ -126,6 +133,12 @@ async function dispatch(dispatcher: Dispatcher, requester: DeviceId, requests: r
   });
   for (const { keyRequestId, state, attempt, holders } of taken)
     log.info({ keyRequestId, state, attempt, holders }, 'key request dispatched');
+}
+
+/** Requests that cannot be looked at now. */
+interface Postponed {
+  readonly requests: readonly KeyRequest[];
+  readonly because: PostponedBecause;
 }
 
 interface Ending {
@@ -138,12 +151,13 @@ async function lookAtHolders(
   { peers, log, isHeard }: Dispatcher,
   requester: DeviceId,
   asked: readonly { readonly request: KeyRequest; readonly rows: HolderRows }[],
-): Promise<{ looks: Look[]; endings: Ending[]; postponed: KeyRequest[] }> {
+): Promise<{ looks: Look[]; endings: Ending[]; postponed?: Postponed }> {
   const looks: Look[] = [];
   const endings: Ending[] = [];
   const requests = asked.map(({ request }) => request);
   // An offer that no holder hears of would use up an attempt: what was offered before still waits in the outbox.
-  if (asked.length === 0 || !isHeard()) return { looks, endings, postponed: requests };
+  if (asked.length === 0) return { looks, endings };
+  if (!isHeard()) return { looks, endings, postponed: { requests, because: 'not_heard' } };
 
   const sessions = asked.map(({ request, rows }) => ({
     conversationId: request.conversationId,
@@ -154,7 +168,7 @@ async function lookAtHolders(
   for (const [place, { request, rows }] of asked.entries()) {
     const { entitlement, deviceLists, online } = answers[place] as PeerAnswers;
     if (!entitlement.known || !deviceLists.known || !online.known)
-      return { looks: [], endings: [], postponed: requests };
+      return { looks: [], endings: [], postponed: { requests, because: 'peer_away' } };
     const requesterEntitled = entitledUsers(entitlement.value).has(requester.userId);
     const device = findDevice(deviceLists.value, requester);
     if (!requesterEntitled)
@@ -174,19 +188,19 @@ async function lookAtHolders(
         }),
       });
   }
-  return { looks, endings, postponed: [] };
+  return { looks, endings };
 }
 
-async function postponeRequests(tx: Transaction, requests: readonly KeyRequest[], now: Date): Promise<void> {
-  if (requests.length === 0) return;
+async function postponeRequests(tx: Transaction, { requests, because }: Postponed, now: Date): Promise<void> {
   const until = new Date(now.getTime() + postponedMs);
-  await saveKeyRequests(
+  const saved = await saveKeyRequests(
     tx,
     requests.map((request) => ({
       request: advance(request, { kind: 'postponed', until }, now),
       version: request.version,
     })),
   );
+  tx.afterCommit(() => countPostponed(saved.size, because));
 }
 
 async function endRequests(tx: Transaction, over: readonly Ending[], now: Date): Promise<KeyRequest[]> {

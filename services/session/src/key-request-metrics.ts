@@ -42,6 +42,13 @@ export function measureHolder(tx: Transaction, offeredAt: Date, { endedAt, state
   );
 }
 
+export type PostponedBecause = 'peer_away' | 'not_heard' | 'fault';
+
+/** Counts looks at requests that could not be made: each is due again so soon that it is never overdue for long. */
+export function countPostponed(requests: number, because: PostponedBecause): void {
+  if (requests > 0) count('keyRequestsPostponed', requests, { [metricAttr.postponedBecause]: because });
+}
+
 /** Tells how many requests are open, how old the oldest is, and whether anybody looks at those that are due. */
 export function startKeyRequestGauges(
   db: Database,

@@ -12,6 +12,8 @@ interface Row {
   readonly oldestState: string | null;
   /** By how much the next look at one of them is late; 0 when none is. */
   readonly overdueMs: number;
+  /** Age of the oldest that no look found a holder of, or that it has none: a look at it could not be made yet. 0 without one. */
+  readonly neverSeenMs: number;
 }
 
 export const openWarnMs = 60 * 60_000;
@@ -23,7 +25,7 @@ export const oldestOpenRequest = databaseCheck<Row>({
   statement: statement(
     'check_oldest_open_request',
     `WITH due AS MATERIALIZED (
-       SELECT key_request_id, state, requested_at, next_attempt_at FROM key_requests
+       SELECT key_request_id, state, holders, requested_at, next_attempt_at FROM key_requests
         WHERE state IN ('WAITING_FOR_HOLDER', 'OFFERED') ORDER BY next_attempt_at LIMIT 10000
      ), oldest AS (SELECT * FROM due ORDER BY requested_at LIMIT 1)
      SELECT count(*)::int AS open,
@@ -32,12 +34,13 @@ export const oldestOpenRequest = databaseCheck<Row>({
             coalesce((SELECT extract(epoch FROM now() - requested_at) * 1000 FROM oldest), 0)::float8 AS "oldestMs",
             (SELECT key_request_id::text FROM oldest) AS "oldestId",
             (SELECT state FROM oldest) AS "oldestState",
-            greatest(0, coalesce(max(extract(epoch FROM now() - next_attempt_at) * 1000), 0))::float8 AS "overdueMs"
+            greatest(0, coalesce(max(extract(epoch FROM now() - next_attempt_at) * 1000), 0))::float8 AS "overdueMs",
+            coalesce(max(extract(epoch FROM now() - requested_at) * 1000) FILTER (WHERE holders = 0), 0)::float8 AS "neverSeenMs"
        FROM due`,
   ),
   judge([row]) {
     if (!row) return { status: 'unknown', summary: 'the database told nothing' };
-    const { open, waiting, offered, oldestMs, oldestId, oldestState, overdueMs } = row;
+    const { open, waiting, offered, oldestMs, oldestId, oldestState, overdueMs, neverSeenMs } = row;
     const evidence = {
       open,
       waitingForHolder: waiting,
@@ -51,6 +54,14 @@ export const oldestOpenRequest = databaseCheck<Row>({
         summary: `key requests are not looked at: one should have been ${Math.round(overdueMs / 1000)} s ago`,
         evidence: { ...evidence, overdueSeconds: Math.round(overdueMs / 1000) },
         hint: 'no process of session sweeps: see SERVICES_REACHABLE and its log (“the sweep of key requests failed”)',
+      };
+    // It is due again a second after each look that could not be made, and so never overdue.
+    if (neverSeenMs >= overdueFailMs)
+      return {
+        status: 'fail',
+        summary: `key requests cannot be looked at: one waits for its first look for ${Math.round(neverSeenMs / 1000)} s`,
+        evidence: { ...evidence, waitsForFirstLookSeconds: Math.round(neverSeenMs / 1000) },
+        hint: 'session cannot ask a peer (SERVICES_REACHABLE), or its events do not get out (NATS, OUTBOX); keytrail_key_requests_postponed_total says which',
       };
     if (oldestMs >= openWarnMs)
       return {
