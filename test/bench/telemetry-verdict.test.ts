@@ -12,7 +12,7 @@ function verdictOf(spans: { readonly '1pct'?: readonly Spans[]; readonly '100pct
       serverMicrosecondsEach: 1_000_000 / requestsPerSecond,
     }));
   const found = { off: rounds([100, 200, 300]), '1pct': rounds([90, 190, 400]), '100pct': rounds([50, 150, 100]) };
-  const sound = [{ exported: 4, lost: 0 }];
+  const sound = [{ exported: 400, lost: 0 }];
   return telemetryVerdict({ found, spans: { '1pct': sound, '100pct': sound, ...spans } });
 }
 
@@ -27,22 +27,22 @@ test('a row of telemetry is its median against that of the same process without'
 
 test('a row is refused when a span of it was lost in any round, and the other one is not', () => {
   const lost = [
-    { exported: 9, lost: 0 },
-    { exported: 8, lost: 1 },
+    { exported: 900, lost: 0 },
+    { exported: 800, lost: 1 },
   ];
   const { rows, refused, details } = verdictOf({ '100pct': lost });
   expect(rows.map(({ name }) => name)).toEqual(['telemetry.hit.1pct']);
   expect(refused).toEqual({ 'telemetry.hit.100pct': expect.stringMatching(/^1 spans were lost, which makes hits/) });
-  expect(details['telemetry.hit.100pct']).toMatchObject({ spans: { exported: [9, 8], lost: [0, 1] } });
+  expect(details['telemetry.hit.100pct']).toMatchObject({ spans: { exported: [900, 800], lost: [0, 1] } });
 });
 
-test('a row is refused when no span was exported in a round', () => {
+test('a row is refused when fewer spans were exported in a round than its rate makes', () => {
   const { rows, refused } = verdictOf({
     '1pct': [
-      { exported: 2, lost: 0 },
-      { exported: 0, lost: 0 },
+      { exported: 200, lost: 0 },
+      { exported: 1, lost: 0 },
     ],
   });
   expect(rows.map(({ name }) => name)).toEqual(['telemetry.hit.100pct']);
-  expect(refused).toEqual({ 'telemetry.hit.1pct': expect.stringMatching(/^no span was exported in a round/) });
+  expect(refused).toEqual({ 'telemetry.hit.1pct': expect.stringMatching(/^only 1 spans were exported in a round/) });
 });
