@@ -134,6 +134,13 @@ describe('TELEMETRY', () => {
     expect(judgeTelemetry(before, { ...before, ...change }).status).toBe(status);
   });
 
+  it('does not blame the receiver where there is no room', () => {
+    const { hint } = judgeTelemetry(before, { ...before, spans: { ...spans, overflowed: 1 } });
+    expect(hint).toContain('KEYTRAIL_TRACE_RATIO');
+    expect(hint).not.toContain('refuses');
+    expect(judgeTelemetry(before, before).hint).toContain('refuses');
+  });
+
   it('says how many spans were lost in all, whether for want of room or because they were not taken', () => {
     const now = { ...before, spans: { exported: 2, failed: 3, overflowed: 4 } };
     expect(judgeTelemetry(now, { ...now, spans: { ...now.spans, exported: 5 } })).toMatchObject({

@@ -36,6 +36,7 @@ export {
   currentTraceId,
   currentTraceparent,
   followSampling,
+  forgetBeginning,
   isSampled,
   keepTrace,
   linkFromTraceparent,

@@ -83,6 +83,11 @@ export class LocalParts {
     for (const span of this.#release(part)) this.#queue.add(span);
   }
 
+  /** Forgets what waits of this part now; what ends later waits again. */
+  forget(part: LocalPart): void {
+    this.unsampled += this.#release(part).length;
+  }
+
   forgetAll(): void {
     for (const part of this.#undecided) this.#release(part);
   }

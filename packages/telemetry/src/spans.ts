@@ -177,6 +177,15 @@ export function keepTrace(why: string): void {
   if (span !== undefined) keep(span, why);
 }
 
+/**
+ * Forgets the spans of the active local part that have ended, unless it is kept: for a call that lasts, once what it began with went well.
+ * They would wait for its end, and thousands of such calls leave no room for others. When it ends with an error, its own span is kept.
+ */
+export function forgetBeginning(): void {
+  const part = localPartOf(trace.getActiveSpan());
+  if (part !== undefined) recorder?.parts.forget(part);
+}
+
 /** Exports the local part of a span because whoever called had the trace sampled, and may be believed. */
 export function followSampling(span: Span): void {
   const part = localPartOf(span);

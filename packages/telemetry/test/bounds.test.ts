@@ -45,6 +45,20 @@ test('roots that never end hold a bounded number of spans together; the oldest g
   expect(parts.unsampled).toBe(20 + 8);
 });
 
+test('roots that last and forget what they began with lose nothing, however many, and what ends later waits', () => {
+  const { recorder, parts } = recording({ spans: 8 });
+  for (let i = 0; i < 20; i += 1) {
+    const root = recorder.startSpan('Attach', {}, ROOT_CONTEXT);
+    child(recorder, root, 'assert');
+    const part = localPartOf(root);
+    if (part !== undefined) parts.forget(part);
+  }
+  expect(parts).toMatchObject({ waiting: 0, overflowed: 0, unsampled: 20 });
+  const root = recorder.startSpan('Attach', {}, ROOT_CONTEXT);
+  child(recorder, root, 'assert');
+  expect(parts.waiting).toBe(1);
+});
+
 test('a sampled root holds nothing back', () => {
   const { recorder, parts, queue } = recording({}, 1);
   const root = recorder.startSpan('root', {}, ROOT_CONTEXT);

@@ -13,6 +13,9 @@ import type { Outcome, Probe } from '../check.ts';
 const hint =
   'the receiver at KEYTRAIL_OTLP_URL refuses or does not answer: start it, or look at the network; what was lost stays lost';
 
+const noRoom =
+  'more spans are made at once than this process keeps or sends: lower KEYTRAIL_TRACE_RATIO; keytrail_telemetry_spans says whether they waited for their root (buffer_full) or for the receiver (queue_full)';
+
 /** For a receiver that is there and slow; one that is away is tried for longer than a check may take. */
 const patienceMs = 2_500;
 
@@ -58,7 +61,7 @@ export function judgeTelemetry(before: TelemetryArrivals, { exporting, spans, me
       hint,
     };
   if (spans.overflowed > before.spans.overflowed)
-    return { status: 'warn', summary: 'spans are lost, as there is no room for them', evidence, hint };
+    return { status: 'warn', summary: 'spans are lost, as there is no room for them', evidence, hint: noRoom };
   return { status: 'ok', summary: `a span that was just made was taken, ${spans.exported} in all`, evidence };
 }
 

@@ -8,6 +8,7 @@ import {
 } from '@keytrail/contracts';
 import { deviceAttached, type EventBus, publishHint } from '@keytrail/events';
 import { deviceCaller, type Rpc, refuse, serverStream } from '@keytrail/rpc';
+import { forgetBeginning } from '@keytrail/telemetry';
 import { type AskStanding, deviceRevoked, notRegistered } from '../device-standing.ts';
 import type { Admission } from '../domain/admission.ts';
 import { Attachment } from '../domain/attachment.ts';
@@ -105,7 +106,7 @@ export function attach(parts: Parts): Rpc {
         void publishHint(bus, deviceAttached, {
           device: { userId, deviceId },
           attachedAt: timestampFromDate(attachment.attachedAt),
-        });
+        }).then(forgetBeginning);
 
         call.draining.addEventListener('abort', drain, { once: true });
         if (call.draining.aborted) drain();
