@@ -58,6 +58,17 @@ describe('a database that the doctor reads itself', () => {
     });
   });
 
+  it('that takes no writes fails, and is read', async () => {
+    const full = await database('ALTER ROLE CURRENT_USER SET default_transaction_read_only = on');
+    await using(full, async (databases) => {
+      expect(await databases.run('DATABASE', 'session')).toMatchObject({
+        status: 'fail',
+        summary: expect.stringContaining('takes no writes'),
+      });
+      expect(await databases.run('SESSION_ROWS', 'session')).toMatchObject({ status: 'ok' });
+    });
+  });
+
   it('is not asked again once it did not answer', async () => {
     await using('postgres://nobody:secret@127.0.0.1:1/none', async (databases) => {
       expect(await databases.run('DATABASE', 'session')).toMatchObject({ status: 'fail' });

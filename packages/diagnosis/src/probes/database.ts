@@ -6,6 +6,8 @@ import { runDatabaseCheck } from '../run-database-check.ts';
 interface Row {
   readonly version: string;
   readonly recovering: boolean;
+  /** What new connections may do unless they ask for more. */
+  readonly readsOnly: boolean;
   readonly used: number;
   readonly limit: number;
   /** Of the oldest transaction that is open in this database; 0 without one. */
@@ -18,6 +20,7 @@ export const databaseAnswers = databaseCheck<Row>({
   statement: statement(
     'check_database',
     `SELECT current_setting('server_version') AS version, pg_is_in_recovery() AS recovering,
+            current_setting('default_transaction_read_only')::boolean AS "readsOnly",
             (SELECT count(*)::int FROM pg_stat_activity WHERE backend_type = 'client backend') AS used,
             current_setting('max_connections')::int AS limit,
             coalesce((SELECT max(extract(epoch FROM clock_timestamp() - xact_start) * 1000)::float8 FROM pg_stat_activity
@@ -26,7 +29,7 @@ export const databaseAnswers = databaseCheck<Row>({
   ),
   judge([row]) {
     if (!row) return { status: 'unknown', summary: 'PostgreSQL told nothing' };
-    const { version, recovering, used, limit, oldestMs } = row;
+    const { version, recovering, readsOnly, used, limit, oldestMs } = row;
     const evidence = { version, connections: `${used} of ${limit}`, oldestTransactionMs: Math.round(oldestMs) };
     if (recovering)
       return {
@@ -34,6 +37,13 @@ export const databaseAnswers = databaseCheck<Row>({
         summary: 'the database is a standby: it takes no writes',
         evidence,
         hint: 'let the service have the primary: KEYTRAIL_DATABASE_URL names a standby, or nobody was promoted',
+      };
+    if (readsOnly)
+      return {
+        status: 'fail',
+        summary: 'the database takes no writes: default_transaction_read_only is on',
+        evidence,
+        hint: 'a managed PostgreSQL sets it when its disk is full: make room; otherwise whoever set it (pg_db_role_setting) takes it back',
       };
     if (used >= limit * 0.9)
       return {
