@@ -1,3 +1,4 @@
+import { timestampDate } from '@bufbuild/protobuf/wkt';
 import type { Outcome } from '@keytrail/diagnosis';
 import type { Asked } from '../processes.ts';
 
@@ -27,12 +28,25 @@ function builds(asked: readonly Asked[]): Build[] {
 
 const peerIsFreshMs = 10 * 60_000;
 
+/** Of a service; of one that nobody was asked of since ever. */
+function lastStartOf(service: string, asked: readonly Asked[]): number {
+  const starts = asked.flatMap(({ described }) =>
+    described?.process?.service === service && described.process.startedAt
+      ? [timestampDate(described.process.startedAt).getTime()]
+      : [],
+  );
+  return Math.max(Number.NEGATIVE_INFINITY, ...starts);
+}
+
+/** Peers that were met lately. One that answered before the last start of its service is what that start replaced. */
 function freshPeers(asked: readonly Asked[]) {
   return asked.flatMap(({ described }) =>
-    (described?.peers ?? []).filter(
-      ({ seenAt }) =>
-        Number(described?.now?.seconds ?? 0n) * 1000 - Number(seenAt?.seconds ?? 0n) * 1000 < peerIsFreshMs,
-    ),
+    (described?.peers ?? []).flatMap(({ seenAt, ...peer }) => {
+      if (!described?.now || !seenAt) return [];
+      const seenMs = timestampDate(seenAt).getTime();
+      const fresh = timestampDate(described.now).getTime() - seenMs < peerIsFreshMs;
+      return fresh && seenMs > lastStartOf(peer.service, asked) ? [{ ...peer, seenMs }] : [];
+    }),
   );
 }
 
@@ -56,7 +70,9 @@ export function judgeMixed(asked: readonly Asked[]): Outcome {
   const running = builds(asked);
   if (running.length === 0) return { status: 'unknown', summary: 'no process told its build' };
   const direct = byValue(running.map(({ build, service }) => [build, service]));
-  const strange = freshPeers(asked).filter(({ writerBuild }) => writerBuild && !direct.has(writerBuild));
+  const strange = freshPeers(asked)
+    .filter(({ writerBuild }) => writerBuild && !direct.has(writerBuild))
+    .sort((a, b) => b.seenMs - a.seenMs);
   const hint =
     'during a roll-out this passes; otherwise a process was not replaced, or the wrong one was rolled back: see BUILD_RUNNING for when each started';
   if (direct.size > 1)
@@ -69,9 +85,9 @@ export function judgeMixed(asked: readonly Asked[]): Outcome {
   if (strange[0])
     return {
       status: 'warn',
-      summary: `a process that the doctor does not see runs another build: ${strange[0].service} ${strange[0].writerBuild}`,
+      summary: `a process that the doctor does not see answered with another build until ${new Date(strange[0].seenMs).toISOString()}: ${strange[0].service} ${strange[0].writerBuild}`,
       evidence: { builds: 2 },
-      hint: `${hint}. The targets that were given do not name it`,
+      hint: `${hint}. The targets that were given do not name it: it is gone when that time stays as it is`,
     };
   // Two trees may say the same revision: one of them was edited.
   for (const [service, some] of Map.groupBy(running, (each) => each.service))
