@@ -114,6 +114,21 @@ describe('a fault is named, and gone when it is healed:', () => {
     await doctors.isOkAgain('DATABASE,OUTBOX,SESSION_ROWS');
   });
 
+  test('a database that takes no writes, as a managed one whose disk is full', async () => {
+    const database = new URL(constellation().databaseUrls.conversation).pathname.slice(1);
+    const readsOnly = (on: boolean) =>
+      doctors.past(
+        'session',
+        `ALTER DATABASE "${database}" SET default_transaction_read_only = ${on}`,
+        `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '${database}'`,
+      );
+    await readsOnly(true);
+    await doctors.comesToName('DATABASE', 'fail', /^conversation at .*takes no writes/);
+    await doctors.names('DATABASE', 'fail', /takes no writes/, '--direct');
+    await readsOnly(false);
+    await doctors.isOkAgain('DATABASE,OUTBOX');
+  });
+
   test('Redis away', async () => {
     await constellation().redis.halt?.();
     await doctors.names('REDIS', 'fail', /Redis does not answer/);
@@ -121,6 +136,7 @@ describe('a fault is named, and gone when it is healed:', () => {
     const kept = of('REDIS').places.filter(({ where }) => where.startsWith('identity-keys at '));
     expect(kept).toMatchObject([{ status: 'warn', evidence: { withoutRedis: 'open' } }]);
     await doctors.names('GHOSTS', 'unknown', /could not be found out/);
+    expect((await doctors.findings('GHOSTS')).of('GHOSTS').hint).toBe('see REDIS, which it asks');
     await constellation().redis.restart?.();
     await doctors.isOkAgain('REDIS,PRESENCE,LEASES,GHOSTS');
   });

@@ -53,6 +53,7 @@ export function upEnvironment({
     ...(tokenCommand === undefined ? [] : [`export KEYTRAIL_TOKEN_COMMAND="${tokenCommand}"`]),
     `export KEYTRAIL_OPERATOR_TOKEN_FILE='${operatorTokenFile}'`,
     `export KEYTRAIL_TRACE_BACKEND=${traces}`,
+    `export KEYTRAIL_PROCESS_ADVICE='its log is in .local/up; make down, then make up starts all anew'`,
     ...Object.entries(databaseUrls).map(
       ([service, url]) => `export KEYTRAIL_DATABASE_URL_${variable(service)}='${url.replaceAll("'", '%27')}'`,
     ),

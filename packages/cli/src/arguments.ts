@@ -11,6 +11,13 @@ export function parseDuration(text: string): number {
   return Number(amount) * factor;
 }
 
+/** As parseDuration, of a time in which something has to be done. */
+export function parseLimit(text: string): number {
+  const ms = parseDuration(text);
+  if (ms === 0) throw new InvalidArgumentError('must be more than nothing, as 10s');
+  return ms;
+}
+
 /** As parseDuration, of an option that may stand without one: what follows it is then taken for the duration. */
 export function parseWait(text: string): number {
   if (/^[0-9a-f]{32}$|^[0-9a-f]{2}-[0-9a-f]{32}-/i.test(text))

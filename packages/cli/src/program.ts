@@ -1,6 +1,6 @@
 import { buildIdentity } from '@keytrail/telemetry';
 import { Command, CommanderError, Option } from 'commander';
-import { parseDuration } from './arguments.ts';
+import { parseLimit } from './arguments.ts';
 import { addConversation } from './commands/conversation.ts';
 import { addDeadLetters } from './commands/dead-letters.ts';
 import { addDevices } from './commands/devices.ts';
@@ -60,7 +60,7 @@ function describeProgram(terminal: Terminal, endWith: (exitCode: number) => void
     .option('--token-file <file>', "file with an operator's token (or KEYTRAIL_OPERATOR_TOKEN)")
     .addOption(
       new Option('--timeout <duration>', 'longest time that a call may take')
-        .argParser(parseDuration)
+        .argParser(parseLimit)
         .default(10_000, '10s'),
     )
     .option('--json', 'print data as JSON')

@@ -123,6 +123,7 @@ describe('each process', () => {
     expect(of('SERVICES_REACHABLE').places[0]).toMatchObject({
       status: 'fail',
       summary: 'it is presence, not session',
+      hint: expect.stringContaining('KEYTRAIL_SESSION_TARGET'),
     });
     expect({ ended, rows: of('SESSION_ROWS').status, asked: stranger.asked }).toEqual({
       ended: 1,
@@ -158,6 +159,42 @@ describe('what any process of a service can tell', () => {
       expect({ code, status: told.of(code).status, ended: told.ended }).toEqual({ code, status: 'unknown', ended: 5 });
     }
   });
+});
+
+describe('what a store keeps from being asked', () => {
+  it('follows from the check of that store', async () => {
+    const session = await start('session', { checks: { NATS: FAIL, STREAMS: UNKNOWN } });
+    const { of } = await fleet.doctor([session], ['--only', 'NATS,STREAMS']);
+    expect(of('STREAMS').places).toContainEqual(
+      expect.objectContaining({ where: `session at ${session.target}`, follows: 'NATS', hint: 'see NATS' }),
+    );
+  });
+
+  it('is not tried by REPRODUCTION, which would end there, and leave users that nobody erases', async () => {
+    const session = await start('session', { checks: { NATS: FAIL } });
+    const environment = { KEYTRAIL_TOKEN_COMMAND: 'false' };
+    const barred = await fleet.doctor([session], ['--only', 'NATS,REPRODUCTION'], environment);
+    expect(barred.of('REPRODUCTION')).toMatchObject({ status: 'unknown', places: [{ follows: 'NATS' }] });
+    const sound = await start('session', { checks: { NATS: WARN } });
+    const tried = await fleet.doctor([sound], ['--only', 'NATS,REPRODUCTION'], environment);
+    expect(tried.of('REPRODUCTION').places[0]).not.toHaveProperty('follows');
+  });
+});
+
+test('that the doctor could read the rows is said where there are rows, and no database was given', async () => {
+  const away = (service: ServiceName): ScriptedProcess => ({ service, target: '127.0.0.1:1', asked: [] });
+  const hints = async (environment: Record<string, string> = {}) => {
+    const codes = ['SOURCES_ON_DISK', 'DATABASE', 'SESSION_ROWS', 'LEASES', 'GHOSTS'] as const;
+    const { of } = await fleet.doctor([away('session'), away('presence')], ['--only', codes.join(',')], environment);
+    const told = codes.flatMap((code) =>
+      of(code)
+        .places.filter(({ hint }) => hint?.includes('--database-url'))
+        .map(({ where }) => `${code} ${where.split(' at ')[0]}`),
+    );
+    return told;
+  };
+  expect(await hints()).toEqual(['DATABASE session', 'SESSION_ROWS session']);
+  expect(await hints({ KEYTRAIL_DATABASE_URL_SESSION: 'postgres://nobody:secret@127.0.0.1:1/none' })).toEqual([]);
 });
 
 describe('CONVERSATION_SESSIONS', () => {

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { create } from '@bufbuild/protobuf';
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import { DescribeProcessResponseSchema } from '@keytrail/contracts';
-import type { Status } from '@keytrail/diagnosis';
+import type { CheckCode, Status } from '@keytrail/diagnosis';
 import { describe, expect, it, test } from 'vitest';
 import { addressesOf } from '../src/doctor/addresses.ts';
 import { databaseUrls } from '../src/doctor/databases.ts';
@@ -11,6 +11,7 @@ import { judgeContracts, judgeMixed } from '../src/doctor/fleet/builds.ts';
 import { judgeClocks } from '../src/doctor/fleet/clocks.ts';
 import { judgeReachable } from '../src/doctor/fleet/reachable.ts';
 import { judgeOldWriters } from '../src/doctor/fleet/writers.ts';
+import { followingStores } from '../src/doctor/following.ts';
 import type { Asked } from '../src/doctor/processes.ts';
 import { findingsJson, findingsTable } from '../src/doctor/rendering.ts';
 import { tokenCommand } from '../src/doctor/token-command.ts';
@@ -115,6 +116,7 @@ describe('the exit code', () => {
     [['--only', 'NO_SUCH_CHECK'], 2, 'there is no check NO_SUCH_CHECK'],
     [['-o', 'yaml'], 2, 'Allowed choices'],
     [['--wait', '5'], 2, '--wait'],
+    [['--timeout', '0s', '--only', 'nats'], 2, 'must be more than nothing'],
     [[], 2, 'nothing to ask', { KEYTRAIL_SESSION_TARGET: '' }],
     [['--only', 'nats', '--skip', 'nats'], 2, 'nothing to check'],
     [['--database-url', 'presence=postgres://localhost/x'], 2, '<service>=<url>'],
@@ -177,11 +179,30 @@ unknown  STREAMS             it is unknown
          hint: look there
          page: docs/checks/streams.md
 unknown  2 checks            could not be asked of processes that do not answer, or have no target: see SERVICES_REACHABLE
-         DATABASE, OUTBOX
-         hint: with --database-url the doctor reads the rows of such a service by itself`,
+         DATABASE, OUTBOX`,
     );
     expect(findingsTable(silenced)).toContain('hint: look there');
+    const readable = silenced.map(({ code, places }) =>
+      mergePlaces(
+        code,
+        places.map((each) => ({ ...each, ...(each.follows && { hint: 'or with --database-url' }) })),
+      ),
+    );
+    expect(findingsTable([away, ...readable])).toMatch(/DATABASE, OUTBOX\n +hint: with --database-url/);
     expect(JSON.parse(findingsJson([away, ...silenced], 1)).checks).toHaveLength(3);
+  });
+
+  it('that only follow from a store that fails are told together, too, and what failed by itself is not', () => {
+    const nats = mergePlaces('NATS', [place('fail', 'session at a:1'), place('ok', 'presence at b:1')]);
+    const blind = (code: CheckCode, where: string) =>
+      mergePlaces(code, followingStores(code, [place('unknown', where)], [nats]));
+    const table = findingsTable([nats, blind('STREAMS', 'session at a:1'), blind('CONSUMERS', 'session at a:1')]);
+    expect(table).toMatch(
+      /unknown +2 checks +could not be made without what they ask: see NATS\n +STREAMS, CONSUMERS$/,
+    );
+    expect(blind('STREAMS', 'session at a:1').hint).toBe('see NATS');
+    for (const other of [blind('STREAMS', 'presence at b:1'), blind('OUTBOX', 'session')])
+      expect(other.places[0]).not.toHaveProperty('follows');
   });
 
   it('of builds are told of each process, also when nothing is wrong', () => {
@@ -248,6 +269,25 @@ describe('FLEET_MIXED', () => {
     };
     expect(met(999_000)).toBe('warn');
     expect(met(100_000)).toBe('ok');
+  });
+
+  it('takes a peer that answered before the last start of its service for what that start replaced', () => {
+    const met = (seenMs: number, ...startedMs: number[]) => {
+      const own = asked('session', '1+a');
+      own.described?.peers.push({
+        $typeName: 'keytrail.diagnostics.v1.PeerBuild',
+        service: 'conversation',
+        writerBuild: '0+old',
+        contractDigest: 'old',
+        seenAt: timestampFromMs(seenMs),
+      });
+      const all = [own, ...startedMs.map((started) => asked('conversation', '1+a', { startedMs: started }))];
+      return [judgeMixed(all), judgeContracts(all)].map(({ status }) => status);
+    };
+    expect(met(900_500, 800_000, 900_600)).toEqual(['ok', 'ok']);
+    expect(met(900_700, 800_000, 900_600)).toEqual(['warn', 'warn']);
+    // What another service started says nothing of it.
+    expect(met(900_500)).toEqual(['warn', 'warn']);
   });
 
   it('is not ok while a process is silent', () => {
@@ -321,6 +361,15 @@ test('SERVICES_REACHABLE tells one that does not take the token from one that is
   const [refused, away] = judgeReachable([refusing, silent, asked('presence', '1+a')], [], []);
   expect(refused).toMatchObject({ status: 'fail', hint: expect.stringContaining('that others take') });
   expect(away).toMatchObject({ status: 'fail', hint: expect.stringContaining('is the process there') });
+});
+
+test('SERVICES_REACHABLE says what operators do here about a process that is away, and which target is wrong', () => {
+  const mistaken: Asked = { ...silent, problem: 'it is presence, not session', mistaken: true };
+  const hints = judgeReachable([silent, mistaken], [], [], 'call the night shift').map(({ hint }) => hint);
+  expect(hints).toEqual([
+    expect.stringMatching(/here: call the night shift$/),
+    expect.stringContaining('KEYTRAIL_SESSION_TARGET'),
+  ]);
 });
 
 describe('URLs of databases', () => {

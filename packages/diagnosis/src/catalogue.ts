@@ -96,6 +96,34 @@ export interface CatalogueEntry {
 
 export type CheckCode = (typeof checkCatalogue)[number]['code'];
 
+/** The check of the store that a check asks, where it is another: while that one fails, this one cannot be made. */
+export function storeOf(code: string): CheckCode | undefined {
+  return (Object.keys(askedOf) as (keyof typeof askedOf)[]).find((store) =>
+    (askedOf[store] as readonly string[]).includes(code),
+  );
+}
+
+const askedOf = {
+  DATABASE: [
+    'MIGRATIONS',
+    'DATABASE_RESTORED',
+    'CLOCKS',
+    'OUTBOX',
+    'DEAD_LETTERS',
+    'CONSTRAINTS',
+    'SESSION_ROWS',
+    'IDENTITY_KEYS',
+    'ENVELOPE_COUNTS',
+    'CONVERSATION_SESSIONS',
+    'OLD_BUILD_WRITES',
+    'OLDEST_OPEN_REQUEST',
+    'PREKEY_POOLS',
+    'CANDIDATES',
+  ],
+  NATS: ['STREAMS', 'CONSUMERS'],
+  REDIS: ['PRESENCE', 'LEASES', 'GHOSTS'],
+} as const satisfies Partial<Record<CheckCode, readonly CheckCode[]>>;
+
 /** The page of a check: below `base`, by default the place in this repository. */
 export function checkPage(code: string, base = 'docs/checks'): string {
   return `${base}/${code.toLowerCase().replaceAll('_', '-')}.md`;

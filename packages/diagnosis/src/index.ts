@@ -1,4 +1,4 @@
-export { type CatalogueEntry, type CheckCode, checkCatalogue, checkPage } from './catalogue.ts';
+export { type CatalogueEntry, type CheckCode, checkCatalogue, checkPage, storeOf } from './catalogue.ts';
 export { type DatabaseCheck, databaseCheck, type Outcome, type Probe, type Status } from './check.ts';
 export { constraintsCheck, type DeclaredConstraints } from './database-checks/constraints.ts';
 export { deadLettersCheck } from './database-checks/dead-letters.ts';

@@ -106,6 +106,10 @@ test('sources that changed after the start are told, with how to restart', () =>
 
 test('a process that nothing would start again is a warning', () => {
   expect(judgeBuildRunning({ ...build, supervisor: 'kubernetes' }).status).toBe('ok');
+  expect(judgeBuildRunning({ ...build, supervisor: 'launcher' })).toMatchObject({
+    status: 'ok',
+    summary: expect.stringContaining('watches nothing'),
+  });
   expect(judgeBuildRunning({ ...build, supervisor: 'none' })).toMatchObject({
     status: 'warn',
     hint: build.restartAdvice,

@@ -58,7 +58,7 @@ export const telemetrySettings = {
   supervisor: setting(
     'KEYTRAIL_SUPERVISOR',
     z.enum(supervisors).optional(),
-    'What starts the process again when it ends: kubernetes, systemd, container, launcher or none; found out when unset',
+    'What starts the process again when it ends: kubernetes, systemd, container, launcher (make up, when it is called anew) or none; found out when unset',
   ),
 };
 

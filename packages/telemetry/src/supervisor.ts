@@ -37,7 +37,7 @@ export function restartAdvice(supervisor: Supervisor, of: { service: string; hos
     case 'systemd':
       return `systemctl restart the unit of process ${pid} on ${host} (systemctl status ${pid} names it)`;
     case 'launcher':
-      return 'make down, then make up';
+      return 'make up starts it again only with all others, and not by itself: make down, then make up';
     case 'none':
       return `nothing starts it again: kill -TERM ${pid} on ${host}, then start node services/${service}/src/main.ts`;
   }

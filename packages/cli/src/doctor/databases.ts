@@ -25,6 +25,10 @@ const checksOf: Partial<Record<ServiceName, readonly DatabaseCheck[]>> = {
   conversation,
 };
 
+function checkOf(code: CheckCode, service: ServiceName): DatabaseCheck | undefined {
+  return [databaseRestored, ...(checksOf[service] ?? [])].find((each) => each.code === code);
+}
+
 /** The environment variable with the URL of a service's database. */
 export function databaseVariable(service: ServiceName): string {
   return `KEYTRAIL_DATABASE_URL_${service.toUpperCase().replace('-', '_')}`;
@@ -52,6 +56,8 @@ export function databaseUrls(given: readonly string[], environment: Environment)
 /** Databases that the doctor reads by itself. */
 export interface Databases {
   has(service: ServiceName): boolean;
+  /** Whether it could tell of a check, were it given. */
+  couldTell(code: CheckCode, service: ServiceName): boolean;
   /** Undefined for a check that is not about rows. Never throws: what cannot be found out is unknown. */
   run(code: CheckCode, service: ServiceName, subjects?: readonly string[]): Promise<Place | undefined>;
   /** Whether any of them answered, if only that it lets nobody in. */
@@ -74,6 +80,8 @@ export function openDatabases(urls: ReadonlyMap<ServiceName, string>): Databases
   };
   return {
     has: (service) => urls.has(service),
+    couldTell: (code, service) =>
+      service in checksOf && (code === 'DATABASE' || code === 'MIGRATIONS' || checkOf(code, service) !== undefined),
     async run(code, service, subjects = []) {
       if (!urls.has(service)) return undefined;
       const where = `database of ${service}`;
@@ -100,7 +108,7 @@ export function openDatabases(urls: ReadonlyMap<ServiceName, string>): Databases
         const asked: string[] = [];
         return tell(asked, () => compareMigrations(open(service), service, asked));
       }
-      const check = [databaseRestored, ...(checksOf[service] ?? [])].find((each) => each.code === code);
+      const check = checkOf(code, service);
       if (!check) return undefined;
       if (away.has(service))
         return { where, status: 'unknown', summary: 'the database does not answer', hint: 'see DATABASE' };

@@ -7,6 +7,7 @@ import { judgeContracts, judgeMixed } from './fleet/builds.ts';
 import { judgeClocks } from './fleet/clocks.ts';
 import { judgeReachable } from './fleet/reachable.ts';
 import { judgeOldWriters } from './fleet/writers.ts';
+import { followingStores, wayBarred } from './following.ts';
 import { type Asked, askProcesses, type Processes, placeOf, refuseUselessToken } from './processes.ts';
 import { reproduce } from './reproduction.ts';
 import { lookForTraces } from './trace-arrivals.ts';
@@ -56,7 +57,8 @@ export async function examine(session: Session, examination: Examination): Promi
     const findings: Finding[] = [];
     for (const { code } of checkCatalogue) {
       if (!examination.codes.has(code)) continue;
-      const finding = mergePlaces(code, await placesOf(code, parts));
+      const places = (code === 'REPRODUCTION' && wayBarred(findings)) || (await placesOf(code, parts));
+      const finding = mergePlaces(code, followingStores(code, [places].flat(), findings));
       findings.push(finding);
       examination.told(finding);
     }
@@ -91,8 +93,9 @@ async function placesOf(code: CheckCode, parts: Parts): Promise<Place[]> {
 async function everyProcess(code: CheckCode, service: ServiceName, parts: Parts): Promise<Place[]> {
   const { processes, databases, direct } = parts;
   const mine = processes.asked.filter((each) => each.service === service);
+  const hint = elsewhere(code, service, databases);
   const asked = await Promise.all(
-    mine.map((process) => (process.described ? processes.run(code, process) : silent(process))),
+    mine.map((process) => (process.described ? processes.run(code, process) : silent(process, hint))),
   );
   const places = asked.map((place, number): Place => place ?? lacksCheck(mine[number] as Asked));
   if ((direct || !mine.some(({ described }) => described)) && databases.has(service)) {
@@ -110,13 +113,19 @@ const notNamed = {
   hint: 'give its target; see SERVICES_REACHABLE',
 } as const;
 
-function silent(process: Asked): Place {
+/** Where else it could be looked at: what is in a database, while that was not named. */
+function elsewhere(code: CheckCode, service: ServiceName, databases: Databases): string {
+  const more = databases.couldTell(code, service) && !databases.has(service);
+  return `see SERVICES_REACHABLE${more ? '; with --database-url the doctor reads its rows by itself' : ''}`;
+}
+
+function silent(process: Asked, hint: string): Place {
   return {
     where: placeOf(process),
     status: 'unknown',
     follows: 'SERVICES_REACHABLE',
     summary: process.tokenRefused ? 'it does not take the token' : 'it does not answer',
-    hint: 'see SERVICES_REACHABLE; with --database-url the doctor reads its rows by itself',
+    hint,
   };
 }
 
@@ -148,14 +157,15 @@ async function once(
   if (own && (own.status !== 'unknown' || !last)) return own;
   const mine = processes.asked.filter((each) => each.service === service);
   const nobody = mine.every(({ tokenRefused }) => tokenRefused) ? noneTakesToken : noAnswer;
-  return last ?? { where: service, ...(mine.length > 0 ? nobody : notNamed) };
+  const hint = elsewhere(code, service, databases);
+  return last ?? { where: service, ...(mine.length > 0 ? { ...nobody, hint } : notNamed) };
 }
 
 const noAnswer = {
   status: 'unknown',
   follows: 'SERVICES_REACHABLE',
   summary: 'none of its processes answers',
-  hint: 'see SERVICES_REACHABLE; with --database-url the doctor reads its rows by itself',
+  hint: 'see SERVICES_REACHABLE',
 } as const;
 
 const noneTakesToken = { ...noAnswer, summary: 'none of its processes takes the token' };
@@ -181,6 +191,7 @@ async function fleetPlaces(code: CheckCode, parts: Parts): Promise<Place[]> {
         asked,
         unnamed,
         serviceNames.filter((service) => !targets.has(service)),
+        session.environment.KEYTRAIL_PROCESS_ADVICE,
       );
     }
     case 'FLEET_MIXED':

@@ -17,6 +17,8 @@ export interface Asked {
   readonly problem?: string;
   /** It answered, and did not take the token. */
   readonly tokenRefused?: boolean;
+  /** It answered, as another service. */
+  readonly mistaken?: boolean;
   /** Its clock less that of this machine, and how wrong that may be; both in ms. */
   readonly clock?: { readonly offsetMs: number; readonly withinMs: number };
 }
@@ -98,7 +100,7 @@ async function describe(connections: Connections, service: ServiceName, address:
     const described = await client.describeProcess({});
     const until = Date.now();
     const told = described.process?.service;
-    if (told !== service) return { service, address, problem: `it is ${told || 'something else'}, not ${service}` };
+    if (told !== service) return { service, address, ...mistakenFor(told, service) };
     const at = described.now ? timestampDate(described.now).getTime() : undefined;
     const clock = at === undefined ? undefined : { offsetMs: at - (from + until) / 2, withinMs: (until - from) / 2 };
     return { service, address, described, ...(clock && { clock }) };
@@ -107,6 +109,10 @@ async function describe(connections: Connections, service: ServiceName, address:
     const tokenRefused = tokenReasons.includes(describeFailure(error).reason);
     return { service, address, problem: firstLine(error), ...(tokenRefused && { tokenRefused }) };
   }
+}
+
+function mistakenFor(told: string | undefined, service: ServiceName) {
+  return { problem: `it is ${told || 'something else'}, not ${service}`, mistaken: true };
 }
 
 const tokenReasons: readonly string[] = ['TOKEN_MISSING', 'TOKEN_INVALID', 'CALLER_NOT_ALLOWED'];

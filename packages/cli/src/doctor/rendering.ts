@@ -20,6 +20,7 @@ export function findingsTable(
   const codeWidth = Math.max(5, ...findings.map(({ code }) => code.length));
   const indent = ' '.repeat(9);
   const { told, following } = withoutFollowing(findings);
+  const because = Map.groupBy(following, causeOf);
   const lines = told.flatMap((finding) => {
     const { status, code, summary, hint, page, places, step } = finding;
     const head = `${statusText(status, coloured, 7)}  ${code.padEnd(codeWidth)}  ${summary}${step ? ` [step ${step}]` : ''}`;
@@ -46,26 +47,36 @@ export function findingsTable(
       ...[...seen, ...(hint ? [`hint: ${hint}`] : []), `page: ${page}`, ...queries].map((line) => indent + line),
     ];
   });
-  if (following.length > 0)
+  for (const [cause, some] of because) {
+    const why =
+      cause === 'SERVICES_REACHABLE'
+        ? 'could not be asked of processes that do not answer, or have no target'
+        : 'could not be made without what they ask';
+    const elsewhere = some.some(({ places }) => places.some(({ hint }) => hint?.includes('--database-url')));
     lines.push(
-      `${statusText('unknown', coloured, 7)}  ${`${following.length} checks`.padEnd(codeWidth)}  could not be asked of processes that do not answer, or have no target: see SERVICES_REACHABLE`,
-      ...listed(following.map(({ code }) => code)).map((line) => `${indent}${line}`),
-      `${indent}hint: with --database-url the doctor reads the rows of such a service by itself`,
+      `${statusText('unknown', coloured, 7)}  ${`${some.length} checks`.padEnd(codeWidth)}  ${why}: see ${cause}`,
+      ...listed(some.map(({ code }) => code)).map((line) => `${indent}${line}`),
+      ...(elsewhere
+        ? [`${indent}hint: with --database-url the doctor reads the rows of such a service by itself`]
+        : []),
     );
+  }
   return [`STATUS   ${'CHECK'.padEnd(codeWidth)}  WHAT`, ...lines].join('\n');
 }
 
-/** Apart: what is unknown only because of what SERVICES_REACHABLE says. The same words below each of them would bury the rest. */
+/** Apart: what is unknown only because of what another finding says. The same words below each of them would bury the rest. */
 function withoutFollowing(findings: readonly Finding[]): { told: readonly Finding[]; following: readonly Finding[] } {
-  const cause = findings.find(({ code }) => code === 'SERVICES_REACHABLE');
-  const following = findings.filter(
-    ({ code, status, places }) =>
-      status === 'unknown' &&
-      !toldOfEach.has(code) &&
-      places.every((place) => place.status === 'ok' || place.status === 'skip' || place.follows === cause?.code),
-  );
-  if (cause === undefined || cause.status === 'ok' || following.length < 2) return { told: findings, following: [] };
+  const causes = findings.filter(({ status }) => status !== 'ok').map(({ code }) => code);
+  const all = findings.filter((finding) => causes.some((code) => code === causeOf(finding)));
+  const following = all.filter((finding) => all.filter((each) => causeOf(each) === causeOf(finding)).length > 1);
   return { told: findings.filter((finding) => !following.includes(finding)), following };
+}
+
+/** The one finding that a finding only follows from, if any; the last one that its places name where there are several. */
+function causeOf({ code, status, places }: Finding): CheckCode | undefined {
+  if (status !== 'unknown' || toldOfEach.has(code)) return undefined;
+  const wrong = places.filter((place) => place.status !== 'ok' && place.status !== 'skip');
+  return wrong.every(({ follows }) => follows) ? wrong.at(-1)?.follows : undefined;
 }
 
 /** Five in a line. */

@@ -19,7 +19,8 @@ export function judgeBuildRunning(build: BuildIdentity): Outcome {
     restartAdvice,
     ...(image !== '' && { image }),
   };
-  const summary = `${writerBuild} since ${startedAt}, process ${pid} on ${host}, supervised by ${supervisor}`;
+  const by = supervisor === 'launcher' ? 'started by make up, which watches nothing' : `supervised by ${supervisor}`;
+  const summary = `${writerBuild} since ${startedAt}, process ${pid} on ${host}, ${by}`;
   if (supervisor !== 'none') return { status: 'ok', summary, evidence };
   return { status: 'warn', summary, evidence, hint: restartAdvice };
 }

@@ -9,7 +9,8 @@ export function probeConsumers(bus: EventBus): Probe {
   return {
     code: 'CONSUMERS',
     async run() {
-      if (!bus.isConnected()) return { status: 'unknown', summary: 'NATS is away: its consumers cannot be looked at' };
+      if (!bus.isConnected())
+        return { status: 'unknown', summary: 'NATS is away: its consumers cannot be looked at', hint: 'see NATS' };
       return judgeConsumers(await bus.consumerLags());
     },
   };

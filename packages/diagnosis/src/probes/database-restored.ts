@@ -83,7 +83,7 @@ export function probeDatabaseRestored(db: Database, fence: RestoreFence | undefi
           ...outcome,
           status: 'warn',
           summary: 'the store outside the database (NATS) does not answer: this process goes by what it saw last',
-          hint: 'start NATS; do not restart the service before',
+          hint: 'start NATS; do not restart the service before: it would have seen nothing, and serve nothing until NATS answers',
         };
       return outcome;
     },

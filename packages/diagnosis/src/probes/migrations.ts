@@ -11,7 +11,11 @@ export function probeMigrations(compare: () => Promise<SchemaReadiness>): Probe 
         return judgeMigrations(await compare());
       } catch (error) {
         if (!(error instanceof DatabaseAway)) throw error;
-        return { status: 'unknown', summary: `the migrations of the database cannot be read: ${error.message}` };
+        return {
+          status: 'unknown',
+          summary: `the migrations of the database cannot be read: ${error.message}`,
+          hint: 'see DATABASE',
+        };
       }
     },
   };

@@ -9,7 +9,8 @@ export function probeStreams(bus: EventBus): Probe {
   return {
     code: 'STREAMS',
     async run() {
-      if (!bus.isConnected()) return { status: 'unknown', summary: 'NATS is away: its streams cannot be looked at' };
+      if (!bus.isConnected())
+        return { status: 'unknown', summary: 'NATS is away: its streams cannot be looked at', hint: 'see NATS' };
       return judgeStreams(await bus.differences(), bus.lastMended(), new Date());
     },
   };

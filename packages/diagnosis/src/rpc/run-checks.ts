@@ -1,7 +1,7 @@
 import { CheckStatus, DiagnosticsService } from '@keytrail/contracts';
 import { type Rpc, unary } from '@keytrail/rpc';
 import { describeError } from '@keytrail/telemetry';
-import { checkCatalogue } from '../catalogue.ts';
+import { checkCatalogue, storeOf } from '../catalogue.ts';
 import type { DatabaseCheck, Outcome, Probe, Status } from '../check.ts';
 import type { DiagnosticsParts } from '../parts.ts';
 import { processProbes } from '../probes/index.ts';
@@ -74,6 +74,15 @@ async function outcomeOf(
     return await Promise.race([run(), late]);
   } catch (error) {
     const { type, message } = describeError(error);
-    return { status: 'unknown', summary: `it could not be found out: ${message}`, evidence: { error: type } };
+    const store = storeOf(check.code);
+    return {
+      status: 'unknown',
+      summary: `it could not be found out: ${message}`,
+      // What every error is called says nothing.
+      ...(type !== 'Error' && { evidence: { error: type } }),
+      hint: store
+        ? `see ${store}, which it asks`
+        : 'look again; when it stays so, the log of this process and what it stands on',
+    };
   }
 }
