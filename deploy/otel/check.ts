@@ -360,8 +360,8 @@ async function main(stack: AsyncDisposableStack): Promise<void> {
     asked.set(name, labels);
   }
   const series = new Set(Object.values(metricRegistry).flatMap((instrument) => prometheusSeries(instrument)));
-  // No delivery failed here.
-  const unheard = new Set(['keytrail_messaging_redeliveries_total']);
+  // No delivery failed here, and no look at a request.
+  const unheard = new Set(['keytrail_messaging_redeliveries_total', 'keytrail_key_requests_postponed_total']);
   for (const [name, labels] of asked) {
     if (!series.has(name)) continue;
     if (unheard.has(name)) continue;

@@ -19,6 +19,38 @@ export const seenByOperators: readonly Guard[] = [
     },
   },
   {
+    name: 'unanswered-requests-are-late',
+    invariant: 'I6',
+    what: 'A request whose offers no holder answered counts against the objective of the time to a key.',
+    switchOff: [
+      {
+        file: 'services/session/src/key-request-metrics.ts',
+        find: "endedBecause === 'attempts_exhausted' && attempt > attemptBase",
+        replace: 'endedBecause === undefined && attempt > attemptBase',
+      },
+    ],
+    test: {
+      file: 'services/session/test/key-request-metrics.test.ts',
+      name: 'the objective counts a request that no holder answered, and not one that ends for the envelopes rejected before',
+    },
+  },
+  {
+    name: 'postponed-looks-are-counted',
+    invariant: 'I6',
+    what: 'A look at a request that a silent peer keeps from being made is counted: the request is never overdue for long.',
+    switchOff: [
+      {
+        file: 'services/session/src/dispatch-key-request.ts',
+        find: '  tx.afterCommit(() => countPostponed(saved.size, because));\n',
+        replace: '',
+      },
+    ],
+    test: {
+      file: 'services/session/test/key-request-metrics.test.ts',
+      name: 'a look that cannot be made is counted, each time',
+    },
+  },
+  {
     name: 'collector-keeps-misses',
     invariant: 'I10',
     what: 'The collector keeps every trace of a miss, whose status is no error, by its attribute.',
