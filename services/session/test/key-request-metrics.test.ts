@@ -86,6 +86,6 @@ it('a look that cannot be made is counted, each time', async () => {
   const { keyRequestId } = await (await missing()).ask();
   await world.peers.stop();
   await world.sql.query('UPDATE key_requests SET next_attempt_at = now() WHERE key_request_id = $1', [keyRequestId]);
-  await vi.waitFor(() => expect(points('postponed')[0]?.asDouble).toBeGreaterThan(1), { timeout: 10_000 });
+  await vi.waitFor(() => expect(points('postponed')[0]?.asDouble ?? 0).toBeGreaterThan(1), { timeout: 10_000 });
   expect(points('postponed').map(labelOf)).toEqual(['peer_away']);
 });
