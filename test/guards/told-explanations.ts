@@ -29,8 +29,8 @@ export const toldExplanations: readonly Guard[] = [
     switchOff: [
       {
         file: 'services/session/src/domain/cause-findings.ts',
-        find: 'recovery: recoveryName(recovery) }, remedy, explainsMiss: true };',
-        replace: 'recovery: recoveryName(recovery) }, remedy, explainsMiss: false };',
+        find: 'return { code, summary, evidence: told, remedy, explainsMiss: true };',
+        replace: 'return { code, summary, evidence: told, remedy, explainsMiss: false };',
       },
     ],
     test: { file: anyFacts, name: 'an unreadable key is explained, or what could not be found out is named' },
@@ -87,8 +87,8 @@ export const toldExplanations: readonly Guard[] = [
     switchOff: [
       {
         file: damage,
-        find: "if (standing?.standing !== 'committed' && !committed) return undefined;",
-        replace: "if (standing?.standing !== 'committed' || committed) return undefined;",
+        find: "return standing?.standing === 'committed' || epochs.some(",
+        replace: "return standing?.standing !== 'committed' && epochs.some(",
       },
     ],
     test: { file: findings, name: 'of rows that are gone, of a session that is committed, with its epoch' },

@@ -12,7 +12,7 @@ import type {
   PresenceRecord,
   RequestFacts,
 } from './domain/key-facts.ts';
-import { explain, gatherFacts, holderFacts } from './miss.ts';
+import { explain, explainCause, gatherFacts, holderFacts } from './miss.ts';
 import type { OperatorPeers } from './operator-peers.ts';
 import type { Parts } from './parts.ts';
 import { isHit, readInitialSession } from './store/initial-session.ts';
@@ -59,13 +59,15 @@ export async function gatherKeyFacts(
   );
   const readable = newest !== undefined && isHit(newest);
   const { local, ranked, answers } = gathered;
+  const miss = readable ? undefined : explain(parts, asked, reader, gathered);
   return {
     ...asked,
     reader,
     ...own,
     runningBuild: parts.writerBuild,
     readable,
-    miss: readable ? undefined : explain(parts, asked, reader, gathered),
+    miss,
+    decided: miss?.kind === 'incomplete' ? explainCause(parts, asked, reader, gathered) : undefined,
     requests: requests.map(requestFacts),
     locallyRevokedAt: local.revokedAt,
     conversation: conversation.known

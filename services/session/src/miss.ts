@@ -74,9 +74,33 @@ export async function gatherFactsOfMany(
 /** Why the device has no key, as though it had no envelope. */
 export function explain(
   parts: MissParts,
+  session: SessionName,
+  device: DeviceId,
+  gathered: GatheredFacts,
+): Explanation | Incomplete {
+  const { local, ranked, answers } = gathered;
+  return explainWith(parts, session, device, gathered, holderFacts(local, ranked, answers));
+}
+
+/** As explain, of the cause alone, which does not rest on who could help. Undefined when a peer that decides it could not be asked. */
+export function explainCause(
+  parts: MissParts,
+  session: SessionName,
+  device: DeviceId,
+  gathered: GatheredFacts,
+): Pick<Explanation, 'cause' | 'evidence'> | undefined {
+  const told = explainWith(parts, session, device, gathered, { known: true, value: { eligible: 0, online: 0 } });
+  if (told.kind === 'incomplete') return undefined;
+  const { holders: _holders, holders_online: _online, ...evidence } = told.evidence;
+  return { cause: told.cause, evidence };
+}
+
+function explainWith(
+  parts: MissParts,
   { conversationId, sessionId }: SessionName,
   device: DeviceId,
-  { local, ranked, answers }: GatheredFacts,
+  { local, answers }: GatheredFacts,
+  holders: Answer<HolderFacts>,
 ): Explanation | Incomplete {
   return explainMiss(
     {
@@ -88,7 +112,7 @@ export function explain(
       openRequest: local.openRequest,
       entitlement: entitlementFacts(answers, device.userId),
       registration: registrationFacts(answers, device),
-      holders: holderFacts(local, ranked, answers),
+      holders,
     },
     { offeredRetryMs: parts.config.offerMs, waitingRetryMs: parts.config.waitMs },
   );

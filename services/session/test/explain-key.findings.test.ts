@@ -190,6 +190,21 @@ describe('CONVERSATION_WITHOUT_SESSION', () => {
   });
 });
 
+it('a session whose rows are gone is told as that: that it is unknown is what clients hear of it', () => {
+  const gone = { session: undefined, miss: { ...facts.miss, cause: MissCause.SESSION_UNKNOWN } };
+  expect(explains('SESSION_UNKNOWN', gone)).toBe(false);
+  const another = { standing: undefined, epochs: [] };
+  expect(explains('SESSION_UNKNOWN', { ...gone, ...ofConversation(another) })).toBe(true);
+});
+
+it('a cause that the silent peer has no part in is told, with what cannot be said', () => {
+  const miss = { kind: 'incomplete', peer: 'presence' };
+  const decided = { cause: MissCause.DEVICE_ADDED_AFTER_SESSION, evidence: {} };
+  const away = { miss, holders: { known: false, peer: 'presence' }, presence: { known: false, peer: 'presence' } };
+  expect(codes({ ...away, decided })).toEqual(['DEVICE_ADDED_AFTER_SESSION', 'EXPLANATION_INCOMPLETE']);
+  expect(codes(away)).toEqual(['EXPLANATION_INCOMPLETE']);
+});
+
 describe('PRESENCE_LOST', () => {
   const dead = { ...gateway, gatewayId: 'two', alive: false, isOwn: false };
   const attached = { ...alice, gatewayId: 'two', online: false };

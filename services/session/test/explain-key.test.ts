@@ -178,12 +178,14 @@ describe('a reader without a right', () => {
     const { made, bob } = await session();
     const mallory = createPerson('mallory');
     const stranger = mallory.addDevice();
-    expect(explaining(await explain(made, stranger))).toEqual(['NEVER_A_MEMBER', 'NOT_FOUND_OR_NOT_PERMITTED']);
+    const ofStranger = await explain(made, stranger);
+    expect(codes(ofStranger)).toEqual(['NEVER_A_MEMBER', 'NOT_FOUND_OR_NOT_PERMITTED']);
+    expect(explaining(ofStranger)).toEqual(['NEVER_A_MEMBER']);
+    expect(ofStranger.findings[0]?.evidence).toMatchObject({ device_registered: 'false' });
+    world.peers.people.set(mallory.userId, mallory);
+    expect((await explain(made, stranger)).findings[0]?.evidence).toMatchObject({ device_registered: 'true' });
     const nowhere = { ...made, session: { ...made.session, conversationId: randomUUID() } };
-    expect(explaining(await explain(nowhere, stranger))).toEqual([
-      'CONVERSATION_UNKNOWN',
-      'NOT_FOUND_OR_NOT_PERMITTED',
-    ]);
+    expect(explaining(await explain(nowhere, stranger))).toEqual(['CONVERSATION_UNKNOWN']);
     const revoked = bob.addDevice();
     world.peers.revoked.set(keyOf(revoked), new Date());
     const ofRevoked = await explain(made, revoked);
@@ -242,7 +244,9 @@ describe('the device that is asked about', () => {
     const { made, reader, bob } = await session();
     const late = bob.addDevice();
     const { conversationId, sessionId } = made.session;
-    for (const device of [reader, late]) {
+    const stranger = createPerson('mallory');
+    world.peers.people.set(stranger.userId, stranger);
+    for (const device of [reader, late, stranger.addDevice()]) {
       const named = { userPseudonym: pseudonym(device.userId), devicePseudonym: pseudonym(device.deviceId) };
       expect(await world.operator.explainKey({ conversationId, ...named })).toMatchObject({
         device: { userId: device.userId, deviceId: device.deviceId },
@@ -252,6 +256,13 @@ describe('the device that is asked about', () => {
     const nobody = { userPseudonym: '0'.repeat(16), devicePseudonym: '0'.repeat(16) };
     expect(await refusalOf(world.operator.explainKey({ conversationId, ...nobody }))).toMatchObject({
       reason: 'NOT_FOUND_OR_NOT_PERMITTED',
+      metadata: { user_pseudonym: nobody.userPseudonym },
+    });
+    const erased = { userPseudonym: pseudonym('erased-of-late'), devicePseudonym: nobody.devicePseudonym };
+    world.peers.erased.set('erased-of-late', new Date(0));
+    expect(await refusalOf(world.operator.explainKey({ conversationId, ...erased }))).toMatchObject({
+      reason: 'NOT_FOUND_OR_NOT_PERMITTED',
+      metadata: { user_pseudonym: erased.userPseudonym, erased_at: new Date(0).toISOString() },
     });
     expect(await refusalOf(world.operator.explainKey({ conversationId, userId: reader.userId }))).toMatchObject({
       code: Code.InvalidArgument,
@@ -294,6 +305,9 @@ describe('the device that is asked about', () => {
 });
 
 describe('while a peer is away', { timeout: 30_000 }, () => {
+  /** Who is online decides how the key may come, not why it is not there. */
+  const decided = (peer: string) => (peer === 'presence' ? ['DEVICE_ADDED_AFTER_SESSION'] : []);
+
   it.each([
     ['conversation', { peerConversation: '127.0.0.1:1' }],
     ['identity-keys', { peerIdentityKeys: '127.0.0.1:1' }],
@@ -307,8 +321,10 @@ describe('while a peer is away', { timeout: 30_000 }, () => {
       const { userId, deviceId } = late;
       const explained = await instance.operator.explainKey({ conversationId, sessionId, userId, deviceId });
       expect(explained).toMatchObject({ readable: false, notAsked: [peer], session: { envelopesPresent: 2 } });
-      expect(codes(explained)).toEqual(['EXPLANATION_INCOMPLETE', 'NEVER_REQUESTED']);
-      expect(explained.findings[0]?.evidence).toEqual({ peer });
+      expect(codes(explained)).toEqual([...decided(peer), 'EXPLANATION_INCOMPLETE', 'NEVER_REQUESTED']);
+      const incomplete = explained.findings.find(({ code }) => code === 'EXPLANATION_INCOMPLETE');
+      expect(incomplete?.evidence).toEqual({ peer });
+      expect(explaining(explained)).toEqual(decided(peer));
     } finally {
       await instance.stop();
     }
@@ -331,7 +347,7 @@ describe('while a peer is away', { timeout: 30_000 }, () => {
     try {
       const named = await instance.operator.explainKey({ conversationId, sessionId, userId, deviceId }, limit);
       expect(named).toMatchObject({ readable: false, notAsked: [peer] });
-      expect(codes(named)).toEqual(['EXPLANATION_INCOMPLETE', 'NEVER_REQUESTED']);
+      expect(codes(named)).toEqual([...decided(peer), 'EXPLANATION_INCOMPLETE', 'NEVER_REQUESTED']);
       const current = instance.operator.explainKey({ conversationId, userId, deviceId }, limit);
       if (peer === 'conversation')
         expect(await refusalOf(current)).toMatchObject({ reason: 'EXPLANATION_INCOMPLETE', metadata: { peer } });

@@ -186,7 +186,10 @@ export async function startStandIns(server: Server): Promise<StandIns> {
     rpcs: [
       unary(IdentityKeysOperatorService.method.findDevices, {
         allow: ['service:session', 'operator'],
-        handle({ userId }) {
+        handle({ userId: named, userPseudonym }) {
+          const userId =
+            named || [...people.keys(), ...erased.keys()].find((known) => pseudonym(known) === userPseudonym);
+          if (userId === undefined) throw refuse('NOT_FOUND_OR_NOT_PERMITTED', 'no user here has this pseudonym');
           const devices = people.get(userId)?.devices.filter((device) => !unregistered.has(keyOf(device))) ?? [];
           const erasedAt = erased.get(userId);
           return {

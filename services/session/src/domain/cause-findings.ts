@@ -1,4 +1,6 @@
 import { MissCause, missCauseName } from '@keytrail/contracts';
+import { rowsAreGone } from './damage-findings.ts';
+import { sameDevice } from './device.ts';
 import type { Explanation } from './explain-miss.ts';
 import type { FindingCode, KeyFinding } from './findings.ts';
 import type { KeyFacts } from './key-facts.ts';
@@ -23,7 +25,10 @@ const words: Readonly<Record<Exclude<CauseCode, 'UNSPECIFIED'>, readonly [summar
     'The user joined after the epoch of this session, and the conversation does not share its history.',
     'Nothing: that is the policy of the conversation. Messages after the next rotation can be read.',
   ],
-  DEVICE_UNKNOWN: ['The device has not been registered.', 'Have the client register the device.'],
+  DEVICE_UNKNOWN: [
+    'The device has not been registered.',
+    'Is its id right (keytrail devices <user>)? Then have the client register the device.',
+  ],
   DEVICE_REVOKED: ['The device has been revoked.', 'Nothing for this device: its user registers a new one.'],
   KEY_WITHHELD: [
     'The initiator withheld the key from this device.',
@@ -73,19 +78,46 @@ export function causeFindings(facts: KeyFacts): KeyFinding[] {
         remedy: `See to it that ${miss.peer} answers (keytrail doctor --only SERVICES_REACHABLE), then ask again.`,
         explainsMiss: false,
       },
+      ...decidedCause(facts),
     ];
-  const told = toldCause(facts, miss);
-  return [...behindTheCause(facts, miss.cause), ...(told ? [told] : [])];
+  const behind = behindTheCause(facts, miss.cause);
+  const isBehind =
+    behind.some(({ explainsMiss }) => explainsMiss) || (miss.cause === MissCause.SESSION_UNKNOWN && rowsAreGone(facts));
+  const told = toldCause(facts, miss.cause, { ...miss.evidence, recovery: recoveryName(miss.recovery) });
+  if (!told) return behind;
+  return [...behind, isBehind ? asTold(told) : told];
 }
 
-function toldCause({ session }: KeyFacts, { cause, evidence, recovery }: Explanation): KeyFinding | undefined {
+/** The cause that stands whatever the silent peer would have said. */
+function decidedCause(facts: KeyFacts): KeyFinding[] {
+  if (!facts.decided) return [];
+  const { cause, evidence } = facts.decided;
+  const told = toldCause(facts, cause, { ...evidence, recovery: 'unknown' });
+  return told ? [told] : [];
+}
+
+/** What clients are told, where the reason of it stands by itself. */
+function asTold(told: KeyFinding): KeyFinding {
+  return {
+    ...told,
+    summary: `${told.code} is what the device is told: why, stands above.`,
+    remedy: 'Nothing besides.',
+    explainsMiss: false,
+  };
+}
+
+function toldCause(
+  { session }: KeyFacts,
+  cause: MissCause,
+  evidence: Readonly<Record<string, string>>,
+): KeyFinding | undefined {
   const code = missCauseName(cause);
   const [summary, remedy] = words[code];
   // The row itself says so, with who wrote it.
   if (cause === MissCause.INITIATOR_EPHEMERAL_MISSING && session?.hasEphemeralKey === false) return undefined;
   if (cause === MissCause.INITIATOR_IDENTITY_MISSING && session?.hasIdentityKey === false) return undefined;
   const { conversation_id: _conversation, session_id: _session, ...told } = evidence;
-  return { code, summary, evidence: { ...told, recovery: recoveryName(recovery) }, remedy, explainsMiss: true };
+  return { code, summary, evidence: told, remedy, explainsMiss: true };
 }
 
 function recoveryName(recovery: Explanation['recovery']): string {
@@ -138,13 +170,23 @@ function behindTheCause(facts: KeyFacts, cause: MissCause): KeyFinding[] {
         : 'Check the id: is it of this deployment?',
       explainsMiss: true,
     });
-  else if (record.memberships.length === 0)
+  else if (record.memberships.length === 0) {
+    const isNowhere = facts.devices.known && !facts.devices.value.some((device) => sameDevice(device, facts.reader));
     found.push({
       code: 'NEVER_A_MEMBER',
-      summary: 'The user never was a member of the conversation.',
-      evidence: { user_id: facts.reader.userId, current_epoch: String(record.currentEpoch) },
-      remedy: 'Nothing, unless the user should be one: then have an admin of the conversation add the user.',
+      summary: isNowhere
+        ? 'The user never was a member of the conversation, and has no such device.'
+        : 'The user never was a member of the conversation.',
+      evidence: {
+        user_id: facts.reader.userId,
+        current_epoch: String(record.currentEpoch),
+        ...(facts.devices.known && { device_registered: String(!isNowhere) }),
+      },
+      remedy: isNowhere
+        ? 'Are the ids right (keytrail devices <user>)? Of a user who was erased nothing is left, either.'
+        : 'Nothing, unless the user should be one: then have an admin of the conversation add the user.',
       explainsMiss: true,
     });
+  }
   return found;
 }

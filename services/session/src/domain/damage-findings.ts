@@ -19,18 +19,18 @@ export function damageFindings(facts: KeyFacts, mayRead: boolean): KeyFinding[] 
         ? undefined
         : {
             code: 'INITIATOR_EPHEMERAL_MISSING',
-            summary: `The row of the session has no ephemeral key of its initiator: its first envelopes cannot be opened by anybody.`,
+            summary: `The row of the session has no ephemeral key of its initiator: what was sealed with it cannot be opened by anybody.`,
             evidence: { column: 'sessions.initiator_ephemeral_key', imported: String(session.imported), ...written },
-            remedy: `The device requests the key: a holder seals it again with keys of its own. A rotation gives messages to come a key. ${whoWroteIt(session)}`,
+            remedy: `The device requests the key: the initiator, or another that has it, seals it again with keys of its own. Where none is left (NO_HOLDER_EXISTS), rotate: messages to come get a key. ${whoWroteIt(session)}`,
             explainsMiss: explains,
           },
       session.hasIdentityKey
         ? undefined
         : {
             code: 'INITIATOR_IDENTITY_MISSING',
-            summary: `The row of the session has no identity key of its initiator: its first envelopes cannot be opened by anybody.`,
+            summary: `The row of the session has no identity key of its initiator: what was sealed with it cannot be opened by anybody.`,
             evidence: { column: 'sessions.initiator_identity_key', imported: String(session.imported), ...written },
-            remedy: `The device requests the key: a holder seals it again with keys of its own. A rotation gives messages to come a key. ${whoWroteIt(session)}`,
+            remedy: `The device requests the key: the initiator, or another that has it, seals it again with keys of its own. Where none is left (NO_HOLDER_EXISTS), rotate: messages to come get a key. ${whoWroteIt(session)}`,
             explainsMiss: explains,
           },
       session.hasHeader || session.imported
@@ -48,12 +48,18 @@ export function damageFindings(facts: KeyFacts, mayRead: boolean): KeyFinding[] 
   return found.filter((finding) => finding !== undefined);
 }
 
-function conversationWithoutSession(facts: KeyFacts, explains: boolean): KeyFinding | undefined {
-  const { conversation, session, sessionId } = facts;
-  if (session || !conversation.known || conversation.value === undefined) return undefined;
+/** Whether conversation has the session as an epoch, and there is no row of it. */
+export function rowsAreGone({ conversation, session, sessionId }: KeyFacts): boolean {
+  if (session || !conversation.known || conversation.value === undefined) return false;
   const { standing, epochs } = conversation.value;
-  const committed = epochs.find((epoch) => epoch.sessionId === sessionId);
-  if (standing?.standing !== 'committed' && !committed) return undefined;
+  return standing?.standing === 'committed' || epochs.some((epoch) => epoch.sessionId === sessionId);
+}
+
+function conversationWithoutSession(facts: KeyFacts, explains: boolean): KeyFinding | undefined {
+  const record = facts.conversation.known ? facts.conversation.value : undefined;
+  if (!record || !rowsAreGone(facts)) return undefined;
+  const { standing, epochs } = record;
+  const committed = epochs.find(({ sessionId }) => sessionId === facts.sessionId);
   const discarded = facts.discardedAt && { discarded_at: facts.discardedAt.toISOString() };
   return {
     code: 'CONVERSATION_WITHOUT_SESSION',

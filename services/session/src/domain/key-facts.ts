@@ -15,6 +15,8 @@ export interface KeyFacts {
   readonly readable: boolean;
   /** What GetInitialSession would say; undefined when it is readable. */
   readonly miss: Explanation | Incomplete | undefined;
+  /** The cause of a miss that is incomplete, where it does not rest on the peer that could not be asked: only its recovery does. */
+  readonly decided?: Pick<Explanation, 'cause' | 'evidence'> | undefined;
   readonly session: SessionRowFacts | undefined;
   readonly discardedAt: Date | undefined;
   /** Of session's database, in the order of their names. */

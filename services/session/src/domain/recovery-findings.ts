@@ -71,7 +71,7 @@ function presenceLost({ presence, holders, now }: KeyFacts, request: RequestFact
       ...(holders.known && { holders: String(holders.value.eligible), holders_online: String(online) }),
     },
     remedy:
-      'Wait for one lease: gateways write their entries anew, and the request goes on by itself. When it stays so, keytrail doctor --only PRESENCE,LEASES,REDIS.',
+      'Wait for one lease (10 s): gateways write their entries anew, and devices of one that died attach elsewhere; then the request goes on by itself. What stays of a gateway that died is swept within three minutes: a device of it that has not come back is offline. When it stays longer, keytrail online and keytrail doctor --only PRESENCE,LEASES,REDIS,GHOSTS.',
     explainsMiss: waits && online === 0,
   };
 }
@@ -181,7 +181,7 @@ function silence(request: RequestFacts, now: Date): KeyFinding | undefined {
     summary: `${silent.length} offer${silent.length === 1 ? '' : 's'} lapsed without an answer.`,
     evidence: { ...aboutRequest(request, now), silent: holdersOf(silent) },
     remedy:
-      'Others are asked by themselves. A device that is online and stays silent runs an application that is stuck or does not answer offers: look at its trace.',
+      'Others are asked by themselves. A device that is online and stays silent runs an application that is stuck, or its answers are refused, which looks the same from here: session logs a refused FulfillKeyRequest with its reason and trace, and the SDK of the holder throws it.',
     explainsMiss: false,
   };
 }

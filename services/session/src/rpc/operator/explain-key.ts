@@ -48,10 +48,14 @@ async function factsOf(parts: ExplainParts, request: ExplainKeyRequest, call: Ca
   );
   const current = conversation.known ? conversation.value?.currentSessionId : undefined;
   if (request.sessionId === '' && !conversation.known)
-    throw refuse('EXPLANATION_INCOMPLETE', 'which session is the current one could not be found out', {
-      metadata: { peer: 'conversation' },
-      retryAfterMs: 1000,
-    });
+    throw refuse(
+      'EXPLANATION_INCOMPLETE',
+      'which session is the current one could not be found out: name one by its session_id',
+      {
+        metadata: { peer: 'conversation' },
+        retryAfterMs: 1000,
+      },
+    );
   const sessionId = request.sessionId || current || (await readNewestSessionId(parts.db, conversationId));
   if (!sessionId) throw refuse('NOT_FOUND_OR_NOT_PERMITTED', 'nothing is known of a session of such a conversation');
   const asked = { conversationId, sessionId };
