@@ -127,6 +127,6 @@ const missMessages: Readonly<Record<ReturnType<typeof missCauseName>, string>> =
   DEVICE_ADDED_AFTER_SESSION: 'the device was registered after the session was made',
   KEY_WITHHELD: 'the initiator withheld the key from this device',
   ENVELOPE_MISSING: 'the session has no envelope for this device, though it should',
-  INITIATOR_EPHEMERAL_MISSING: 'the imported session has no initiator ephemeral key',
-  INITIATOR_IDENTITY_MISSING: 'the imported session has no initiator identity key',
+  INITIATOR_EPHEMERAL_MISSING: 'the row of the session has no initiator ephemeral key',
+  INITIATOR_IDENTITY_MISSING: 'the row of the session has no initiator identity key',
 };

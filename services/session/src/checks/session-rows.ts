@@ -47,7 +47,7 @@ export const sessionRows = databaseCheck<Row>({
         status: 'fail',
         summary: `${withoutEphemeral} of ${looked} session rows lack their ephemeral key, ${withoutIdentity} their identity key`,
         evidence,
-        hint: 'nobody can open these sessions: have each conversation rotated. See CONSTRAINTS for how such a row could be written, and the writer build for by whom',
+        hint: 'what was sealed with these keys cannot be opened: devices without the key request it from one that has it; keytrail explain says where none is left (NO_HOLDER_EXISTS), and there a rotation helps. See CONSTRAINTS for how such a row could be written, and the writer build for by whom',
       };
     if (importedWithoutKeys > 0)
       return {
