@@ -143,4 +143,65 @@ export const doctorAsksTheFleet: readonly Guard[] = [
       name: 'is read with --direct, whatever a process tells',
     },
   },
+  {
+    name: 'doctor-asks-whether-writes-are-taken',
+    invariant: 'I10',
+    what: 'A database that answers, and takes no writes, is not called sound.',
+    switchOff: [
+      {
+        file: 'packages/diagnosis/src/probes/database.ts',
+        find: 'if (readsOnly)',
+        replace: 'if (readsOnly && recovering)',
+      },
+    ],
+    test: { file: 'packages/cli/test/doctor-databases.test.ts', name: 'that takes no writes fails, and is read' },
+  },
+  {
+    name: 'doctor-knows-what-was-replaced',
+    invariant: 'I10',
+    what: 'A peer that answered before the last start of its service is not told as one that runs.',
+    switchOff: [
+      {
+        file: 'packages/cli/src/doctor/fleet/builds.ts',
+        find: 'fresh && seenMs > lastStartOf(peer.service, asked)',
+        replace: 'fresh && lastStartOf(peer.service, asked) !== seenMs',
+      },
+    ],
+    test: {
+      file: 'packages/cli/test/doctor.test.ts',
+      name: 'takes a peer that answered before the last start of its service for what that start replaced',
+    },
+  },
+  {
+    name: 'doctor-leaves-no-users-for-nothing',
+    invariant: 'I10',
+    what: 'The way of a key is not walked where a check has failed that it would end at.',
+    switchOff: [
+      {
+        file: 'packages/cli/src/doctor/following.ts',
+        find: "finding.code === code && finding.status === 'fail'",
+        replace: "finding.code === code && finding.status === 'skip'",
+      },
+    ],
+    test: {
+      file: fleet,
+      name: 'is not tried by REPRODUCTION, which would end there, and leave users that nobody erases',
+    },
+  },
+  {
+    name: 'lost-migration-is-tried-first',
+    invariant: 'I10',
+    what: 'A migration that can be applied is not noted as applied.',
+    switchOff: [
+      {
+        file: 'packages/storage/src/mark-applied.ts',
+        find: 'await tryOut(client, name, migration.sql, lockTimeoutMs);',
+        replace: 'if (name === lockTimeoutMs.toString()) await tryOut(client, name, migration.sql, lockTimeoutMs);',
+      },
+    ],
+    test: {
+      file: 'packages/cli/test/migrate.test.ts',
+      name: 'is not noted while it can be applied, nor before one that comes earlier, and the trial leaves nothing',
+    },
+  },
 ];

@@ -181,6 +181,20 @@ describe('what a store keeps from being asked', () => {
   });
 });
 
+test('where no process answers, each check says what it follows from', async () => {
+  const { of } = await fleet.doctor(
+    [{ service: 'session', target: '127.0.0.1:1', asked: [] }],
+    ['--skip', 'SERVICES_REACHABLE,REPRODUCTION'],
+  );
+  for (const { code } of checkCatalogue)
+    for (const { where, status, follows, hint } of of(code)?.places ?? [])
+      expect({ code, where, status, follows, hint: hint !== '' && hint !== undefined }).toMatchObject({
+        status: 'unknown',
+        follows: 'SERVICES_REACHABLE',
+        hint: true,
+      });
+});
+
 test('that the doctor could read the rows is said where there are rows, and no database was given', async () => {
   const away = (service: ServiceName): ScriptedProcess => ({ service, target: '127.0.0.1:1', asked: [] });
   const hints = async (environment: Record<string, string> = {}) => {

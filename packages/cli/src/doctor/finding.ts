@@ -10,6 +10,16 @@ export interface Place extends Outcome {
   readonly follows?: CheckCode;
 }
 
+/** Of what processes tell of themselves, while none answers. */
+export function nobodyTold(what: string): Omit<Place, 'where'> {
+  return {
+    status: 'unknown',
+    follows: 'SERVICES_REACHABLE',
+    summary: `no process told its ${what}`,
+    hint: 'see SERVICES_REACHABLE',
+  };
+}
+
 /** One check, over all places that it was run at. */
 export interface Finding {
   readonly code: CheckCode;

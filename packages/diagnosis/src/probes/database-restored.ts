@@ -27,7 +27,7 @@ export const databaseRestored = databaseCheck<Row>({
                            WHERE accepted_at IS NULL ORDER BY noticed_at DESC LIMIT 1) r ON true`,
   ),
   judge([row]) {
-    if (!row) return { status: 'unknown', summary: 'the database has no restore_fence' };
+    if (!row) return { status: 'unknown', summary: 'the database has no restore_fence', hint: 'see MIGRATIONS' };
     const { incarnation, position, place, here, closed, restores, because, noticedAt, handledAt } = row;
     const evidence = {
       incarnation,

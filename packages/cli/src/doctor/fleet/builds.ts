@@ -1,5 +1,5 @@
 import { timestampDate } from '@bufbuild/protobuf/wkt';
-import type { Outcome } from '@keytrail/diagnosis';
+import { nobodyTold, type Place } from '../finding.ts';
 import type { Asked } from '../processes.ts';
 
 interface Build {
@@ -66,9 +66,9 @@ function tellGroups(groups: ReadonlyMap<string, readonly string[]>): string {
 }
 
 /** FLEET_MIXED. */
-export function judgeMixed(asked: readonly Asked[]): Outcome {
+export function judgeMixed(asked: readonly Asked[]): Omit<Place, 'where'> {
   const running = builds(asked);
-  if (running.length === 0) return { status: 'unknown', summary: 'no process told its build' };
+  if (running.length === 0) return nobodyTold('build');
   const direct = byValue(running.map(({ build, service }) => [build, service]));
   const strange = freshPeers(asked)
     .filter(({ writerBuild }) => writerBuild && !direct.has(writerBuild))
@@ -110,10 +110,16 @@ export function judgeMixed(asked: readonly Asked[]): Outcome {
 }
 
 /** CONTRACTS_AGREE. */
-export function judgeContracts(asked: readonly Asked[]): Outcome {
+export function judgeContracts(asked: readonly Asked[]): Omit<Place, 'where'> {
   const running = builds(asked);
   const telling = running.filter(({ contract }) => contract !== '');
-  if (telling.length === 0) return { status: 'unknown', summary: 'no process told its contract' };
+  if (running.length === 0) return nobodyTold('contract');
+  if (telling.length === 0)
+    return {
+      status: 'unknown',
+      summary: 'no process told its contract',
+      hint: 'older builds run: see FLEET_MIXED',
+    };
   const groups = byValue([
     ...telling.map(({ contract, service }) => [contract, service] as const),
     ...freshPeers(asked)

@@ -1,13 +1,13 @@
-import type { Outcome } from '@keytrail/diagnosis';
+import { nobodyTold, type Place } from '../finding.ts';
 import { type Asked, placeOf } from '../processes.ts';
 
 export const clockWarnMs = 500;
 export const clockFailMs = 5_000;
 
 /** CLOCKS over the fleet: the processes' clocks against each other, less what the way there and back may hide. */
-export function judgeClocks(asked: readonly Asked[]): Outcome {
+export function judgeClocks(asked: readonly Asked[]): Omit<Place, 'where'> {
   const known = asked.flatMap(({ clock, ...process }) => (clock ? [{ ...clock, where: placeOf(process) }] : []));
-  if (known.length === 0) return { status: 'unknown', summary: 'no process told its time' };
+  if (known.length === 0) return nobodyTold('time');
   const first = known.reduce((one, other) =>
     other.offsetMs + other.withinMs < one.offsetMs + one.withinMs ? other : one,
   );
