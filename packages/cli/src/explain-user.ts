@@ -9,7 +9,7 @@ import {
 } from '@keytrail/contracts';
 import type { Connections } from './connection.ts';
 import { exitCodes } from './exit-codes.ts';
-import { exitCodeOf, explanationsTable, explanationText, type Looked } from './explanation-text.ts';
+import { canRead, exitCodeOf, explanationsTable, explanationText, type Looked } from './explanation-text.ts';
 import { type AskedSession, lookAtDevices } from './look-at-devices.ts';
 import type { Output } from './terminal.ts';
 
@@ -36,7 +36,7 @@ export async function explainUser(asked: AskedUser, connections: Connections, ou
   const explained = looked.filter((each) => each.explanation !== undefined);
   const missing = looked.filter(({ explanation }) => explanation === undefined);
   const explanations = explained.flatMap(({ explanation }) => explanation ?? []);
-  const unread = explained.filter(({ explanation, revoked }) => explanation && !explanation.readable && !revoked);
+  const unread = explained.filter(({ explanation, revoked }) => explanation && !canRead(explanation) && !revoked);
   const blind = unread.filter((each, at) => unread.findIndex(({ deviceId }) => deviceId === each.deviceId) === at);
   const known = isKnown(found);
   if (output.json) {

@@ -5,6 +5,11 @@ import { type LookedSession, sessionOf } from './newest-sessions.ts';
 import { table } from './rendering.ts';
 import type { Output } from './terminal.ts';
 
+/** A key is there, and nothing speaks against it: a device that rejected it said that it cannot use it. */
+export function canRead({ readable, findings }: ExplainKeyResponse): boolean {
+  return readable && !findings.some(({ explainsMiss }) => explainsMiss);
+}
+
 /** Verdict first, then what it rests on and what to do, then everything that happened. `asked`: the session that was named, if any. */
 export function explanationText(explanation: ExplainKeyResponse, asked = ''): string {
   const { device, session, findings, timeline, notAsked } = explanation;
@@ -32,7 +37,7 @@ export function explanationText(explanation: ExplainKeyResponse, asked = ''): st
     ...(notAsked.length > 0 ? [['not asked', `${notAsked.join(', ')}: what rests on them is not said`]] : []),
   ];
   const parts = [
-    `${who} ${explanation.readable ? 'can read' : 'cannot read'} this session: ${first?.code ?? ''}`,
+    `${who} ${canRead(explanation) ? 'can read' : 'cannot read'} this session: ${first?.code ?? ''}`,
     table(about),
     ...(first ? [findingText(first, 1)] : []),
     ...more.map((finding, place) => findingText(finding, place + 2)),
@@ -57,7 +62,7 @@ export function explanationsTable(looked: readonly Looked[]): string {
     return [
       `${look.userId}/${look.deviceId}`,
       explanation?.devicePseudonym ?? '-',
-      explanation ? (explanation.readable ? 'yes' : 'NO') : '?',
+      explanation ? (canRead(explanation) ? 'yes' : 'NO') : '?',
       explanation ? (explanation.findings[0]?.code ?? '-') : failure ? failure.reason || 'no answer' : 'not looked at',
       epoch > 0n ? String(epoch) : '-',
       sessionId || '-',

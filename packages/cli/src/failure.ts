@@ -1,4 +1,5 @@
 import { Code } from '@connectrpc/connect';
+import { helpUrl, type MissCauseName, type ReasonName } from '@keytrail/contracts';
 import { readRefusal } from '@keytrail/rpc';
 
 /** Whom a call went to. */
@@ -17,6 +18,11 @@ const callees = new WeakMap<Error, Callee>();
 export function noteCallee<E extends Error>(error: E, callee: Callee): E {
   callees.set(error, callee);
   return error;
+}
+
+/** The page about a refusal, below the root of the documentation. */
+export function reasonPage(reason: string): string {
+  return helpUrl(reason as ReasonName | MissCauseName);
 }
 
 /**
@@ -47,6 +53,7 @@ export function describeFailure(error: unknown): {
       ? [`what answers at ${callee.target} is not ${callee.service}, or an older build of it: see ${callee.saidBy}`]
       : []),
     ...(traceId ? [`trace id ${traceId}`] : []),
+    ...(reason ? [`page ${reasonPage(reason)}`] : []),
   ];
   return { answered, reason, why: told.split('\n')[0] ?? '', text: lines.join('\n') };
 }

@@ -31,7 +31,15 @@ What is asked of a service is written to its audit log, also where it only looks
 Options of the program stand before or behind a command; targets before it where it has an option of that name (--session and --conversation, for ids).
 
 Data goes to stdout, words to stderr.
-Exit codes: 0 ok, 1 refused or failed (the reason and the trace id are on stderr), 2 usage, 3 unreachable, 4 not whole.`;
+Exit codes: 0 ok, 1 refused or failed (the reason, its page and the trace id are on stderr), 2 usage, 3 unreachable, 4 not whole.`;
+
+/** What a service refuses for what the command line said, as the command itself does where it can tell. */
+const refusedUsage: ReadonlySet<string> = new Set([
+  'INVALID_FIELD',
+  'TOKEN_MISSING',
+  'TOKEN_INVALID',
+  'CALLER_NOT_ALLOWED',
+]);
 
 /** Runs the command line `args` (without node and script), and returns the exit code. */
 export async function run(args: readonly string[], terminal: Terminal): Promise<number> {
@@ -48,8 +56,9 @@ export async function run(args: readonly string[], terminal: Terminal): Promise<
       terminal.say(`keytrail: ${error.message}`);
       return exitCodes.usage;
     }
-    const { answered, text } = describeFailure(error);
+    const { answered, reason, text } = describeFailure(error);
     terminal.say(`keytrail: ${answered ? text : `nothing answered: ${text}`}`);
+    if (refusedUsage.has(reason)) return exitCodes.usage;
     return answered ? exitCodes.refused : exitCodes.unreachable;
   }
 }

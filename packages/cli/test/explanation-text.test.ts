@@ -1,7 +1,7 @@
 import { create } from '@bufbuild/protobuf';
 import { ExplainKeyResponseSchema } from '@keytrail/contracts';
 import { expect, test } from 'vitest';
-import { exitCodeOf } from '../src/explanation-text.ts';
+import { exitCodeOf, explanationsTable, explanationText } from '../src/explanation-text.ts';
 
 function ended(...notAsked: readonly (readonly string[])[]): { code: number; said: string } {
   let said = '';
@@ -25,4 +25,18 @@ test('an explanation that all services took part in ends with 0, and one that la
   expect(ended(['presence'], ['presence', 'conversation']).said).toBe(
     'could not be asked: presence, conversation; what rests on them is not said',
   );
+});
+
+test('a device that rejected the key that is there is told as one that cannot read', () => {
+  const explanation = create(ExplainKeyResponseSchema, {
+    device: { userId: 'bob', deviceId: 'phone' },
+    readable: true,
+    findings: [{ code: 'KEY_REJECTED', summary: 'It could not use it.', remedy: 'Wait.', explainsMiss: true }],
+  });
+  expect(explanationText(explanation)).toContain('bob/phone cannot read this session: KEY_REJECTED');
+  const session = { sessionId: 'one', epoch: 1n };
+  expect(explanationsTable([{ userId: 'bob', deviceId: 'phone', session, explanation }])).toMatch(/ NO +KEY_REJECTED/);
+  const [rejected] = explanation.findings;
+  if (rejected) rejected.explainsMiss = false;
+  expect(explanationText(explanation)).toContain('bob/phone can read this session');
 });

@@ -227,6 +227,14 @@ describe('keytrail explain --user', () => {
     expect(JSON.parse(json.out)).toEqual({ userId: misspelt, known: false, explanations: [], notLookedAt: [] });
   });
 
+  it('of one device that nobody knows, says that it may be misspelt, and ends with 1', async () => {
+    const { conversationId } = await chat();
+    const ran = await keytrail(['--conversation', conversationId, '--device', 'nosuch/phone']);
+    expect(ran.code).toBe(1);
+    expect(ran.out).toContain('NEVER_A_MEMBER');
+    expect(ran.err).toContain('nothing is known of nosuch/phone: is the id right, or was the user erased?');
+  });
+
   it('names the service that did not answer', { timeout: 20_000 }, async () => {
     const { conversationId, bob } = await chat();
     const silent = await startSilentPeer();
@@ -269,6 +277,7 @@ describe('keytrail explain ends with 4', () => {
       const ran = await keytrail([...asked, '--timeout', '4s'], target);
       expect(ran.code).toBe(4);
       expect(ran.err).toMatch(/EXPLANATION_INCOMPLETE: .*\(peer=conversation\)/);
+      expect(ran.err).toContain('with --session <id> the rest is told');
     } finally {
       await instance.stop();
       await silent.stop();
@@ -335,6 +344,17 @@ describe('keytrail explain of a trace', () => {
     expect(chosen.out).toContain(`${third.userId}/${third.deviceId} cannot read this session`);
     expect(chosen.err).not.toContain('more miss');
     expect((await keytrail(['--latest-miss', '--trace', traceId])).code).toBe(2);
+  });
+
+  it('of a trace that was refused and holds no miss, tells the reason and its page, without waiting for more', async () => {
+    const traceId = 'd'.repeat(32);
+    const refused = missed(traceId, { 'keytrail.reason': 'SIGNATURE_INVALID' });
+    await send([{ ...refused, name: 'FulfillKeyRequest', attributes: { 'keytrail.reason': 'SIGNATURE_INVALID' } }]);
+    const ran = await keytrail(['--trace', traceId, '--wait', '1d']);
+    expect(ran).toMatchObject({ code: 1, out: '' });
+    expect(ran.err).toContain(
+      'holds no miss: FulfillKeyRequest was refused with SIGNATURE_INVALID, see docs/reasons/signature-invalid.md',
+    );
   });
 
   it('without any miss there is nothing to explain', async () => {

@@ -161,14 +161,16 @@ describe('keytrail requests', () => {
 });
 
 describe('a refusal', () => {
-  it('ends the command with 1, its reason and trace id', async () => {
+  it('ends the command with 1, or 2 where the token is to blame, its reason, trace id and page', async () => {
     const { keyRequestId } = await waitingRequest();
     await world.operator.endKeyRequest({ keyRequestId });
     const ended = await keytrail(['requests', 'nudge', keyRequestId]);
     expect(ended).toMatchObject({ code: 1, out: '' });
-    expect(ended.err).toMatch(/^keytrail: KEY_REQUEST_ENDED: .*state=CANCELLED.*\ntrace id [0-9a-f]{32}\n$/);
+    expect(ended.err).toMatch(
+      /^keytrail: KEY_REQUEST_ENDED: .*state=CANCELLED.*\ntrace id [0-9a-f]{32}\npage docs\/reasons\/key-request-ended\.md\n$/,
+    );
     const nobody = await keytrail(['requests', 'list'], { KEYTRAIL_OPERATOR_TOKEN: 'nobodys.token' });
-    expect(nobody).toMatchObject({ code: 1, err: expect.stringMatching(/^keytrail: UNAUTHENTICATED|TOKEN/) });
+    expect(nobody).toMatchObject({ code: 2, err: expect.stringMatching(/^keytrail: UNAUTHENTICATED|TOKEN/) });
   });
 
   it.each([['show'], ['nudge'], ['replay'], ['cancel', '--note', 'gone']])(
@@ -177,7 +179,7 @@ describe('a refusal', () => {
       const ran = await keytrail(['requests', command, randomUUID(), ...more]);
       expect(ran).toMatchObject({ code: 1, out: '' });
       expect(ran.err).toMatch(
-        /^keytrail: NOT_FOUND_OR_NOT_PERMITTED: there is no such key request \(field=key_request_id\)\ntrace id [0-9a-f]{32}\n$/,
+        /^keytrail: NOT_FOUND_OR_NOT_PERMITTED: there is no such key request \(field=key_request_id\)\ntrace id [0-9a-f]{32}\npage docs\/reasons\/not-found-or-not-permitted\.md\n$/,
       );
     },
   );

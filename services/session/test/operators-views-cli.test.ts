@@ -168,9 +168,9 @@ describe('keytrail sessions', () => {
     expect(left.err).toContain('in epoch 1, and none of its sessions is stored');
   });
 
-  it('ends with 1 when it is refused, and with 2 when the command line cannot be used', async () => {
+  it('ends with 2 when the command line cannot be used, whoever says so', async () => {
     expect(await keytrail('sessions', randomUUID(), '--session', 'no session')).toMatchObject({
-      code: 1,
+      code: 2,
       err: expect.stringContaining('INVALID_FIELD'),
     });
     expect((await keytrail('sessions')).code).toBe(2);

@@ -13,7 +13,7 @@ import { type Command, Option } from 'commander';
 import { parseDevice, parseDuration, parseTraceId, parseUuid } from '../arguments.ts';
 import { exitCodes, UsageError } from '../exit-codes.ts';
 import { explainUser } from '../explain-user.ts';
-import { exitCodeOf, explanationText } from '../explanation-text.ts';
+import { canRead, exitCodeOf, explanationText } from '../explanation-text.ts';
 import { describeFailure } from '../failure.ts';
 import type { RunCommand, Session } from '../terminal.ts';
 import { type AskedKey, askedByTrace, NothingToExplain } from '../trace/asked-by-trace.ts';
@@ -40,7 +40,7 @@ the trace id out of a refusal: conversation, session and device are read from th
 Of several misses in one trace the first is explained; --conversation and --session choose another.
 Ends with 0 when it could be explained, whatever the explanation is; with 4 when a service could not be asked, so that what rests on it is not said,
 or when a device or a session could not be looked at, whose line says ?;
-with 1 when nothing is known of the user.`;
+with 1 when nothing is known of the user or of the device.`;
 
 export function addExplain(program: Command, run: RunCommand): void {
   program
@@ -75,14 +75,14 @@ export function addExplain(program: Command, run: RunCommand): void {
     .action((options: ExplainOptions) =>
       run((session) =>
         (options.user === undefined ? explain(options, session) : explainDevices(options, session)).catch((error) =>
-          endedBy(error, session),
+          endedBy(error, options, session),
         ),
       ),
     );
 }
 
 /** The exit code of what kept an explanation away. Throws what is for every command alike. */
-function endedBy(error: unknown, { output }: Session): number {
+function endedBy(error: unknown, options: ExplainOptions, { output }: Session): number {
   if (error instanceof BackendUnreachable) {
     output.say(`keytrail: nothing answered: ${printable(error.message)}`);
     return exitCodes.unreachable;
@@ -98,6 +98,10 @@ function endedBy(error: unknown, { output }: Session): number {
   }
   if (readRefusal(error).reason === 'EXPLANATION_INCOMPLETE') {
     output.say(`keytrail: ${describeFailure(error).text}`);
+    if (options.conversation !== undefined && options.session === undefined)
+      output.say(
+        `with --session <id> the rest is told; keytrail sessions ${options.conversation} lists what session has stored`,
+      );
     return exitCodes.incomplete;
   }
   throw error;
@@ -112,12 +116,18 @@ async function explain(options: ExplainOptions, session: Session): Promise<numbe
     output.out(JSON.stringify(toJson(ExplainKeyResponseSchema, explanation, { alwaysEmitImplicit: true })));
   else output.out(explanationText(explanation, asked.sessionId));
   const [first] = explanation.findings;
-  output.say(explanation.readable ? 'the device can read it' : `the device cannot read it: ${first?.code ?? ''}`);
+  output.say(canRead(explanation) ? 'the device can read it' : `the device cannot read it: ${first?.code ?? ''}`);
   if (more > 0)
     output.say(
       `${more} more ${more === 1 ? 'miss' : 'misses'} in this trace, not explained here: --conversation and --session choose one`,
     );
-  return exitCodeOf([explanation], output);
+  const exitCode = exitCodeOf([explanation], output);
+  const { userId, deviceId } = explanation.device ?? {};
+  if (first?.evidence.device_registered !== 'false') return exitCode;
+  output.say(
+    `keytrail: nothing is known of ${userId}/${deviceId}: is the id right, or was the user erased? keytrail devices ${userId}`,
+  );
+  return exitCodes.refused;
 }
 
 function explainDevices(

@@ -1,5 +1,6 @@
 import { awaitTrace, type TraceSpan } from '@keytrail/traces';
-import { firstNamed, isMiss, namedMisses } from './named-misses.ts';
+import { reasonPage } from '../failure.ts';
+import { firstNamed, isMiss, namedMisses, refusedWith } from './named-misses.ts';
 import type { TraceSource } from './source.ts';
 
 /** What to explain: of the device the ids, or the pseudonyms that traces show. */
@@ -45,10 +46,16 @@ export async function askedByTrace(
   const { spans } = await awaitTrace(read, traceId, {
     timeoutMs,
     pollMs: 250,
-    until: (tree) => tree.spans.some(isMiss) && missingOf(ask(tree.spans, given).asked) === undefined,
+    until: ({ spans }) =>
+      refusedWith(spans) !== undefined || (spans.some(isMiss) && missingOf(ask(spans, given).asked) === undefined),
   });
   const found = ask(spans, given);
   const missing = missingOf(found.asked);
+  const refused = refusedWith(spans);
+  if (missing && refused)
+    throw new NothingToExplain(
+      `trace ${traceId} holds no miss: ${refused.name} was refused with ${refused.reason}, see ${reasonPage(refused.reason)} and keytrail trace ${traceId}`,
+    );
   if (missing) throw new NothingToExplain(`trace ${traceId} names no ${missing}: give --${missing}`);
   return found;
 }

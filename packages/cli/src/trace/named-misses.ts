@@ -14,6 +14,16 @@ export function isMiss({ attributes }: TraceSpan): boolean {
   return attributes[attr.miss] === true;
 }
 
+/** What the first call of a trace without a miss was refused with. */
+export function refusedWith(
+  spans: readonly TraceSpan[],
+): { readonly name: string; readonly reason: string } | undefined {
+  if (spans.some(isMiss)) return undefined;
+  const [first] = spans.filter(({ kind }) => kind === 'server').sort((a, b) => a.startMs - b.startMs);
+  const reason = first?.attributes[attr.reason];
+  return first && typeof reason === 'string' && reason !== '' ? { name: first.name, reason } : undefined;
+}
+
 /**
  * The misses that a trace names in full, earliest first, each once. All ids of one are of the span that answered with it: an application that reads several
  * sessions in one trace misses several.
