@@ -125,7 +125,7 @@ it.each<[what: string, code: number, words: string, ran: () => Promise<Ran>]>([
   ],
   ['a user without a root key', 4, 'root key is missing', () => devices({ deviceListVersion: 1n, devices: [{}] })],
   ['a user of whom nothing is known', 1, 'nothing is known of', () => devices({ userId: 'bob' })],
-  ['a user who was erased', 0, 'who was erased at', () => devices({ userId: 'bob', erasedAt: at })],
+  ['a user who was erased', 0, 'bob was erased at', () => devices({ userId: 'bob', erasedAt: at })],
   ['gateways that live', 0, 'bob is offline', () => online({ storeReachable: true, gateways: [gateway] })],
   [
     'a gateway that is gone, with entries',

@@ -70,8 +70,8 @@ export function conversationText(seen: DescribeConversationResponse): string {
     ['history', seen.historyPolicy || '-'],
     [
       'rotation due',
-      seen.rotationDueReason
-        ? `${seen.rotationDueReason} since ${time(seen.rotationDueSince)}, by ${seen.rotationDueWriterBuild || '-'}, trace ${seen.rotationDueTraceId || '-'}`
+      seen.rotationDueReason && !seen.closedAt
+        ? `${seen.rotationDueReason} ${seen.rotationDueSince ? `since ${time(seen.rotationDueSince)}` : 'since a time that is not known'}, by ${seen.rotationDueWriterBuild || '-'}, trace ${seen.rotationDueTraceId || '-'}`
         : '-',
     ],
     ['messages', String(seen.messages)],

@@ -30,7 +30,9 @@ async function showDevices(
   { connections, output }: Session,
 ): Promise<number> {
   if ((userId === undefined) === (pseudonym === undefined))
-    throw new UsageError('whose devices: give a user, or else --pseudonym');
+    throw new UsageError(
+      userId === undefined ? 'whose devices: give a user, or --pseudonym' : 'give a user or --pseudonym, not both',
+    );
   const found = await connections
     .client(IdentityKeysOperatorService, 'identity-keys')
     .findDevices({ userId: userId ?? '', userPseudonym: pseudonym ?? '' });
@@ -39,12 +41,14 @@ async function showDevices(
   const { devices, deviceListVersion, erasedAt } = found;
   const erased = erasedAt ? `, who was erased at ${time(erasedAt)}` : '';
   output.say(
-    deviceListVersion === 0n
-      ? `nothing is known of ${found.userId}${erased}`
+    deviceListVersion === 0n && devices.length === 0
+      ? erasedAt
+        ? `${found.userId} was erased at ${time(erasedAt)}: nothing else is left`
+        : `nothing is known of ${found.userId}`
       : `${devices.length} device${devices.length === 1 ? '' : 's'} of ${found.userId} (${found.userPseudonym} in traces), list version ${deviceListVersion}${erased}`,
   );
   const damaged = devices.filter(({ keysMissing }) => keysMissing.length > 0).length;
-  if (deviceListVersion === 0n && !erasedAt) return exitCodes.refused;
+  if (deviceListVersion === 0n && devices.length === 0 && !erasedAt) return exitCodes.refused;
   const rootless = deviceListVersion > 0n && !found.rootKeyPresent;
   if (damaged > 0) output.say(`${damaged} of them ${damaged === 1 ? 'lacks' : 'lack'} keys: nobody can seal to them`);
   if (rootless) output.say("the user's root key is missing: nobody can verify these devices");
