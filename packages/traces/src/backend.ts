@@ -176,5 +176,6 @@ function firstLine(text: string): string {
 function causeOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   if (error.name === 'TimeoutError') return 'the time is over';
+  if (error.message === 'bad port') return 'its port is one of other protocols, which is never asked';
   return error.cause instanceof Error ? causeOf(error.cause) : ((error as NodeJS.ErrnoException).code ?? error.message);
 }

@@ -126,7 +126,9 @@ describe('what is no answer of a backend is told as it is', () => {
   });
 
   test('nobody there', async () => {
-    await expect(readTrace({ url: 'http://127.0.0.1:1' }, traceId)).rejects.toBeInstanceOf(BackendUnreachable);
+    const failure = await readTrace({ url: 'http://127.0.0.1:1' }, traceId).catch((error: unknown) => error);
+    expect(failure).toBeInstanceOf(BackendUnreachable);
+    expect((failure as Error).message).toContain('its port is one of other protocols');
   });
 
   test('an answer without end is not read on', async () => {

@@ -6,5 +6,6 @@ export function whatToTry(traceId: string): string {
     '  sampled?   misses, errors and slow calls are always kept; others at the rate of KEYTRAIL_TRACE_RATIO',
     '  too old?   a backend keeps traces for a time; the local store the newest ones, misses longest',
     "  elsewhere? what the services' KEYTRAIL_OTLP_URL sends to must be what is asked here (--backend, --dialect)",
+    '  a backend? any server may answer 404: --dialect says what of a backend it should be',
   ].join('\n');
 }
