@@ -609,7 +609,7 @@ export type ExplainKeyRequest = Message<"keytrail.session.v1.ExplainKeyRequest">
   deviceId: string;
 
   /**
-   * user_pseudonym is looked for among the members, past and present, and the requesters.
+   * user_pseudonym is looked for among the members, past and present, the requesters, and then among all users.
    *
    * @generated from field: string user_pseudonym = 5;
    */
