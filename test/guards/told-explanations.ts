@@ -132,4 +132,49 @@ export const toldExplanations: readonly Guard[] = [
     ],
     test: { file: findings, name: 'a request whose offer was declined' },
   },
+  {
+    name: 'explanations-believe-the-device',
+    invariant: 'I10',
+    what: 'keytrail explain does not say that a device can read a key that it rejected.',
+    switchOff: [
+      {
+        file: 'packages/cli/src/explanation-text.ts',
+        find: 'return readable && !findings.some(({ explainsMiss }) => explainsMiss);',
+        replace: 'return readable || findings.length === 0;',
+      },
+    ],
+    test: {
+      file: 'packages/cli/test/explanation-text.test.ts',
+      name: 'a device that rejected the key that is there is told as one that cannot read',
+    },
+  },
+  {
+    name: 'explanations-tell-a-reason-once',
+    invariant: 'I10',
+    what: 'Of a session whose rows are gone it is not told besides that the conversation never had it.',
+    switchOff: [
+      {
+        file: 'services/session/src/domain/cause-findings.ts',
+        find: 'return [...behind, isBehind ? asTold(told) : told];',
+        replace: 'return [...behind, isBehind ? told : told];',
+      },
+    ],
+    test: {
+      file: findings,
+      name: 'a session whose rows are gone is told as that: that it is unknown is what clients hear of it',
+    },
+  },
+  {
+    name: 'explanations-tell-what-is-decided',
+    invariant: 'I10',
+    what: 'A cause that does not rest on the peer that stays silent is told.',
+    switchOff: [
+      {
+        file: 'services/session/src/domain/cause-findings.ts',
+        find: 'if (!facts.decided) return [];',
+        replace: 'if (!facts.decided || facts.miss) return [];',
+      },
+    ],
+    test: { file: findings, name: 'a cause that the silent peer has no part in is told, with what cannot be said' },
+  },
 ];

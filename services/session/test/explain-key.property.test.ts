@@ -190,6 +190,17 @@ const anyFacts: fc.Arbitrary<KeyFacts> = fc
     readable: fc.boolean(),
     miss,
     session: maybe(session),
+    decided: maybe(
+      fc.record({
+        cause: fc.constantFrom(
+          MissCause.INITIATOR_EPHEMERAL_MISSING,
+          MissCause.KEY_WITHHELD,
+          MissCause.DEVICE_ADDED_AFTER_SESSION,
+          MissCause.ENVELOPE_MISSING,
+        ),
+        evidence: fc.constant({ conversation_id: 'c', session_id: 'session' }),
+      }),
+    ),
     discardedAt: maybe(dates),
     migrations: fc.array(
       fc.record({ name: fc.constantFrom('20261101000000_sessions', '20261125020000_writer_schema'), appliedAt: dates }),
@@ -204,7 +215,8 @@ const anyFacts: fc.Arbitrary<KeyFacts> = fc
     holders: answered(fc.record({ eligible: fc.nat(3), online: fc.nat(3) }), 'presence'),
     presence: answered(presence, 'presence'),
   })
-  .map((facts) => ({ ...facts, miss: facts.readable ? undefined : facts.miss }));
+  .map((facts) => ({ ...facts, miss: facts.readable ? undefined : facts.miss }))
+  .map((facts) => ({ ...facts, decided: facts.miss?.kind === 'incomplete' ? facts.decided : undefined }));
 
 /** What only a peer can know. */
 const needs: Readonly<Partial<Record<FindingCode, 'conversation' | 'devices' | 'holders' | 'presence'>>> = {
