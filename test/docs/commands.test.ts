@@ -11,6 +11,7 @@ const uuid = '0b6b1f0e-52a2-4a39-9a3a-3d2f5d9b7f11';
 const values: Readonly<Record<string, string>> = {
   conversation: uuid,
   session: 'session_1',
+  user: 'alice',
   'user/device': 'alice/phone',
   'trace id': traceId,
   service: 'session',
