@@ -336,3 +336,13 @@ test('a key that is there is told as that, with everything that happened', async
     expect.arrayContaining(['device_registered', 'session_stored', 'epoch_committed', 'conversation_created']),
   );
 });
+
+test('a reader who never was a member is found by the pseudonyms that traces show', async () => {
+  const [made, another] = [await chat(), await chat()];
+  const { userPseudonym, devicePseudonym } = await explain(another, another.bob);
+  const operator = createClient(SessionOperatorService, asOperator(currentSession()));
+  const { conversationId, sessionId } = made;
+  const explained = await operator.explainKey({ conversationId, sessionId, userPseudonym, devicePseudonym });
+  expect(explained.device).toMatchObject({ userId: another.bob.user, deviceId: another.bob.device });
+  expect(explained.findings[0]).toMatchObject({ code: 'NEVER_A_MEMBER', evidence: { device_registered: 'true' } });
+});
