@@ -29,7 +29,7 @@ export const rotationsAndChanges: readonly Guard[] = [
     what: 'A rotation that is due, whoever made it due, is one that a device is asked for (trigger).',
     switchOff: [
       {
-        file: migration,
+        file: 'services/conversation/prisma/migrations/20261126000000_rotation_due_writers/migration.sql',
         find: 'IF NEW.rotation_due = 0 OR NEW.closed_at IS NOT NULL THEN',
         replace: 'IF true THEN',
       },
