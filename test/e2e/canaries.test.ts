@@ -6,7 +6,7 @@ import { createWebTransports } from '@keytrail/client/web';
 import { attr, ROOT_CONTEXT, type Telemetry, withSpan } from '@keytrail/telemetry';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
 import pg from 'pg';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { Canaries, type Find, plantingPrimitives } from './canaries.ts';
 import { incidents, type Scene } from './canary-incidents.ts';
 import { recordDevices } from './devices-telemetry.ts';
@@ -248,9 +248,10 @@ async function allTold(): Promise<void> {
         .filter(({ path }) => path === '/v1/metrics')
         .flatMap(({ text }) => /"service\.name","value":\{"stringValue":"([\w-]+)"/.exec(text)?.[1] ?? []),
     );
-  for (let left = 200; services().size < 4 && left > 0; left -= 1) await pause(50);
-  expect([...services()].sort()).toEqual(
-    expect.arrayContaining(['conversation', 'identity-keys', 'presence', 'session']),
+  await vi.waitFor(
+    () =>
+      expect([...services()]).toEqual(expect.arrayContaining(['conversation', 'identity-keys', 'presence', 'session'])),
+    20_000,
   );
   await tap.flush();
 }
