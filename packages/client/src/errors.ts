@@ -164,7 +164,6 @@ export class SessionRefusedError extends Error {
   constructor(problem: SessionProblem, message: string, options: { cause?: unknown } = {}) {
     super(`session refused (${problem}): ${message}`, { cause: options.cause });
     this.problem = problem;
-    this.traceId = undefined;
   }
 }
 
@@ -182,7 +181,6 @@ export class DeviceListRefusedError extends Error {
     super(`device list of ${userId} refused (${problem})`, { cause });
     this.userId = userId;
     this.problem = problem;
-    this.traceId = undefined;
   }
 }
 
@@ -207,14 +205,12 @@ export class RosterRefusedError extends Error {
     super(`roster of ${conversationId} refused (${problem})`, { cause });
     this.conversationId = conversationId;
     this.problem = problem;
-    this.traceId = undefined;
   }
 }
 
 /** Gives an error that says nothing of its trace the one in which it came up: what the device found out by itself leads to the answers it was found in. */
 export function tellTrace(error: unknown, traceId: string): void {
-  const says = [KeyMissError, RefusalError, SessionRefusedError, DeviceListRefusedError, RosterRefusedError];
-  if (!says.some((kind) => error instanceof kind)) return;
+  if (!(error instanceof RefusalError) && !isAboutTheSession(error)) return;
   const told = error as { traceId: string | undefined };
   told.traceId ??= traceId || undefined;
 }

@@ -80,7 +80,7 @@ export class OfferAnswers {
   /** Answers the offer that a notification tells of, in the trace that led to it; of several it only tells that there are some, and they are listed. */
   answerOffer(notification: Notification, signal: AbortSignal): Promise<void> {
     const { keyRequestId, attempt, requester, offers, traceparent } = notification;
-    if (offers > 1 || keyRequestId === '') return this.#answerAll({ within: contextOf(traceparent), signal });
+    if (offers > 1 || keyRequestId === '') return this.answerAll(signal, contextOf(traceparent));
     return this.#run({ within: contextOf(traceparent), signal, keyRequestId }, async (operation) => {
       const told = requester !== undefined && attempt > 0;
       // One that comes alone is not part of a storm, whoever makes one meanwhile.
@@ -96,13 +96,9 @@ export class OfferAnswers {
     if (waiting === undefined || waiting.offers > 0) await this.answerAll(signal);
   }
 
-  /** Answers whatever is offered to this device now. */
-  answerAll(signal: AbortSignal): Promise<void> {
-    return this.#answerAll({ signal });
-  }
-
-  #answerAll(about: { within?: ReturnType<typeof contextOf>; signal: AbortSignal }): Promise<void> {
-    return this.#run(about, async (operation) => {
+  /** Answers whatever is offered to this device now; `within` is the trace that led to it, where one did. */
+  answerAll(signal: AbortSignal, within?: ReturnType<typeof contextOf>): Promise<void> {
+    return this.#run({ within, signal }, async (operation) => {
       // Offers are listed once, however many notifications say that there are some; those that come meanwhile, once more.
       this.#again = true;
       this.#listing ??= this.#takeAll(operation);

@@ -154,7 +154,7 @@ export function startConsumer({
         [metricAttr.messagingOutcome]: outcome,
       });
     const alive = setInterval(() => message.working(), bus.ackWaitMs / 3);
-    let outcome: 'handled' | 'again' | 'dead_letter' = 'handled';
+    let outcome: 'handled' | 'again' | 'dead_letter' | undefined;
     try {
       await withSpan(
         `process ${subject}`,
@@ -185,12 +185,13 @@ export function startConsumer({
         },
       );
       message.ack();
+      outcome = 'handled';
     } catch (error) {
       // Else it was told above.
-      if (outcome === 'handled') throw error;
+      if (!outcome) throw error;
     } finally {
       clearInterval(alive);
-      handled(outcome);
+      if (outcome) handled(outcome);
     }
   }
 
